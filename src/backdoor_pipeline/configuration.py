@@ -1,0 +1,80 @@
+"""How this project reads its configuration: parameters checked first, outputs named by their keys.
+
+The catalog may use ``${key:STAGE}`` for the output folder of a stage, ``${group:NAME}`` for a
+parameter group or value, and entries named ``{detector}.…`` or ``{recipe}.…``, which stand for one
+entry for each of them, with ``{key}`` as its folder and ``{keys}`` as the folders
+of everything that the defended run computes.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from omegaconf import DictConfig, OmegaConf
+
+from backdoor_pipeline.keys import stage_keys
+from backdoor_pipeline.parameters import Parameters, check, spell_out
+from backdoor_pipeline.recipes import RECIPES
+
+
+class ProjectConfigLoader(OmegaConfigLoader):
+    """Kedro's loader with shorthands, typed parameters and keyed output folders."""
+
+    def __init__(self, *args: Any, runtime_params: dict[str, Any] | None = None, **kwargs: Any):
+        resolvers = kwargs.pop("custom_resolvers", None) or {}
+        super().__init__(
+            *args,
+            runtime_params=spell_out(runtime_params or {}),
+            custom_resolvers={**resolvers, "key": self._key, "group": self._group},
+            **kwargs,
+        )
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "parameters":
+            return dict(self.typed_parameters)
+        config = super().__getitem__(key)
+        return self._expand(config) if key == "catalog" else config
+
+    @cached_property
+    def typed_parameters(self) -> Parameters:
+        """All parameters, checked.
+
+        Raises:
+            InputError: A parameter is unknown or out of range.
+        """
+        return check(super().__getitem__("parameters"))
+
+    @cached_property
+    def keys_of_stages(self) -> dict[str, str]:
+        """The output folder of every stage, detector and recipe."""
+        return stage_keys(self.typed_parameters)
+
+    def _key(self, stage: str) -> str:
+        return self.keys_of_stages[stage]
+
+    def _keys_behind(self, recipe: str) -> list[str]:
+        detectors = RECIPES[recipe].detectors if recipe in RECIPES else ()
+        stages = ("ingest", "poison", "victim", *detectors, recipe)
+        return [self._key(stage) for stage in stages]
+
+    def _group(self, name: str) -> DictConfig | str:
+        value = self.typed_parameters.model_dump(mode="json")[name]
+        return OmegaConf.create(value) if isinstance(value, dict) else str(value)
+
+    def _expand(self, catalog: dict[str, Any]) -> dict[str, Any]:
+        detectors = sorted({name for recipe in RECIPES.values() for name in recipe.detectors})
+        expanded: dict[str, Any] = {}
+        for name, entry in catalog.items():
+            kind = name.partition(".")[0]
+            methods = {"{detector}": detectors, "{recipe}": list(RECIPES)}.get(kind)
+            if methods is None:
+                expanded[name] = entry
+                continue
+            for method in methods:
+                text = json.dumps(entry).replace("{key}", self._key(method))
+                text = text.replace('"{keys}"', json.dumps(self._keys_behind(method)))
+                expanded[name.replace(kind, method)] = json.loads(text)
+        return expanded

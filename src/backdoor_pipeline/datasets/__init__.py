@@ -1,0 +1,1 @@
+"""Kedro datasets of this project: whole-or-nothing files, model folders, data sources."""

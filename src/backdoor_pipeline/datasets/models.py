@@ -1,0 +1,122 @@
+"""Model folders: the pretrained encoder that is read, and the classifiers that the stages write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedro.io import AbstractDataset
+from kedro.io.core import DatasetError
+from kedro_datasets._typing import JSONPreview
+
+from backdoor_pipeline import __version__
+from backdoor_pipeline.datasets.whole import WholeDataset, write_whole
+from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.loading import (
+    ModelParams,
+    load_classifier,
+    load_pretrained,
+    load_tokenizer,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class ClassifierDataset(WholeDataset):
+    """A classifier and its tokenizer as one ``save_pretrained`` folder, safetensors only.
+
+    ``provenance.json`` beside the weights says which version wrote it and from which parameters.
+
+    Args:
+        provenance: The parameters that the model depends on.
+    """
+
+    def __init__(self, *, provenance: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._provenance = provenance or {}
+
+    def _read(self, path: Path) -> ModelBundle:
+        return load_classifier(path)
+
+    def _write(self, data: ModelBundle, path: Path) -> None:
+        path.mkdir()
+        data.model.save_pretrained(path, safe_serialization=True)
+        data.tokenizer.save_pretrained(path)
+        provenance = {"written_by": f"backdoor_pipeline {__version__}", **self._provenance}
+        (path / "provenance.json").write_text(json.dumps(provenance, indent=2), encoding="utf-8")
+
+    def preview(self) -> JSONPreview:
+        return JSONPreview((Path(self._get_load_path()) / "provenance.json").read_text("utf-8"))
+
+
+class ModelCardDataset(WholeDataset):
+    """The ``README.md`` inside the newest version of a model folder.
+
+    Args:
+        filepath: The (versioned) model folder, as in the ``ClassifierDataset`` it describes.
+    """
+
+    def _card(self) -> Path:
+        return Path(self.resolve_load_path()) / "README.md"
+
+    def resolve_load_path(self) -> str:
+        """The newest model folder (a card belongs to a model, so it has no version of its own)."""
+        return str(self._fetch_latest_model())
+
+    def _fetch_latest_model(self) -> Path:
+        folder = Path(self._filepath)
+        models = sorted(folder.glob(f"*/{folder.name}/config.json"))
+        if not models:
+            raise DatasetError(f"there is no model in {folder} for the card to describe")
+        return models[-1].parent
+
+    def load(self) -> str:
+        return self._card().read_text(encoding="utf-8")
+
+    def save(self, data: str) -> None:
+        write_whole(self._card(), lambda path: self._write(data, path))
+
+    def _read(self, path: Path) -> str:
+        return path.read_text(encoding="utf-8")
+
+    def _write(self, data: str, path: Path) -> None:
+        path.write_text(data, encoding="utf-8")
+
+    def _exists(self) -> bool:
+        try:
+            return self._card().is_file()
+        except DatasetError:
+            return False
+
+
+class PretrainedModelDataset(AbstractDataset[None, ModelBundle]):
+    """The public pretrained encoder that training starts from (read only).
+
+    Args:
+        model: The parameter group ``model``.
+    """
+
+    def __init__(self, *, model: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+        self._model = ModelParams.model_validate(model)
+        self.metadata = metadata
+
+    def load(self) -> ModelBundle:
+        return load_pretrained(self._model)
+
+    def save(self, data: None) -> None:
+        raise DatasetError(f"{type(self).__name__} is read only")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return self._model.model_dump()
+
+
+class PretrainedTokenizerDataset(PretrainedModelDataset):
+    """The tokenizer of the pretrained encoder alone (read only)."""
+
+    def load(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self._model)

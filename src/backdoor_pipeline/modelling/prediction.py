@@ -1,0 +1,67 @@
+"""Forward passes over many texts: class probabilities and text embeddings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
+from backdoor_pipeline.modelling.progress import track
+from backdoor_pipeline.modelling.text import Tokens, collate, length_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from backdoor_pipeline.modelling.bundle import ModelBundle
+
+BATCH_ROWS = 128  # rows per forward pass; results do not depend on it beyond rounding
+
+
+def predict(bundle: ModelBundle, tokens: Tokens, compute: ComputeParams) -> np.ndarray:
+    """Class probabilities, float32, shape (n_texts, n_classes), in the order of ``tokens``."""
+
+    def probabilities(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return bundle.model(**batch).logits.float().softmax(dim=-1)
+
+    return _forward(bundle, tokens, compute, probabilities, "predict")
+
+
+def embed(bundle: ModelBundle, tokens: Tokens, compute: ComputeParams) -> np.ndarray:
+    """Mean of the last hidden states over each text's tokens, float32, shape (n_texts, hidden)."""
+
+    def mean_state(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        states = bundle.model.base_model(**batch).last_hidden_state.float()
+        mask = batch["attention_mask"].unsqueeze(-1)
+        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+
+    return _forward(bundle, tokens, compute, mean_state, "embed")
+
+
+def _forward(
+    bundle: ModelBundle,
+    tokens: Tokens,
+    compute: ComputeParams,
+    function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    what: str,
+) -> np.ndarray:
+    import torch
+
+    device = resolve_device(compute)
+    model = bundle.model.to(device)
+    was_training = model.training
+    model.eval()
+    order, parts = [], []
+    with torch.inference_mode(), autocast(compute, device):
+        for rows in track(length_batches(tokens.lengths, BATCH_ROWS), what):
+            parts.append(function(collate(tokens, rows, bundle.tokenizer.pad_token_id, device)))
+            order.append(rows)
+    model.train(was_training)
+    if not parts:
+        return np.empty((0, 0), dtype=np.float32)
+    stacked = torch.cat(parts).cpu().numpy()
+    result = np.empty_like(stacked)
+    result[np.concatenate(order)] = stacked
+    return result

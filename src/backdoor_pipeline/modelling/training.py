@@ -1,0 +1,150 @@
+"""The one training loop: length-bucketed batches, fused AdamW, autocast, one process or many."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
+from backdoor_pipeline.modelling.prediction import predict
+from backdoor_pipeline.modelling.progress import track
+from backdoor_pipeline.modelling.text import Tokens, collate, length_batches
+from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat, PositiveInt, Share
+
+if TYPE_CHECKING:
+
+    import torch
+
+logger = logging.getLogger(__name__)
+
+History = dict[str, dict[str, list[float]]]
+"""Per quantity its values and the optimiser steps they belong to: ``{"loss": {"step", "value"}}``."""
+
+
+class OptimisationParams(ParameterGroup):
+    """How a model is fitted by AdamW with a linear schedule."""
+
+    epochs: PositiveInt
+    learning_rate: PositiveFloat
+    batch_size: PositiveInt
+    weight_decay: float
+    warmup_share: Share
+    max_gradient_norm: PositiveFloat
+
+
+class Labelled(NamedTuple):
+    """Tokenised texts and their labels (int64, shape (n_texts,))."""
+
+    tokens: Tokens
+    labels: np.ndarray
+
+
+def fit(
+    bundle: ModelBundle,
+    train: Labelled,
+    dev: Labelled | None,
+    params: OptimisationParams,
+    compute: ComputeParams,
+    seed: int,
+    what: str = "train",
+) -> History:
+    """Train ``bundle.model`` in place and return its loss and dev-accuracy history.
+
+    With ``dev``, accuracy on it is measured after every epoch, and the model ends as it was after
+    the best one (the earliest of equals). Under ``accelerate``/``torchrun`` every process takes its
+    share of each step's batches; the result is the same object in every process.
+    """
+    import torch
+    from transformers import get_linear_schedule_with_warmup
+
+    device = resolve_device(compute)
+    parallel = _accelerator(device)
+    model = bundle.model.to(device).train()
+    optimiser = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=params.learning_rate,
+        weight_decay=params.weight_decay,
+        fused=device.type in {"cpu", "cuda"},
+    )
+    schedule = epoch_batches(train.tokens, params, seed, parallel.num_processes)
+    n_steps = sum(len(epoch) // parallel.num_processes for epoch in schedule)
+    scheduler = get_linear_schedule_with_warmup(
+        optimiser, round(params.warmup_share * n_steps), n_steps
+    )
+    wrapped, optimiser = parallel.prepare(model, optimiser)
+    labels = torch.from_numpy(train.labels.astype(np.int64))
+    losses: list[torch.Tensor] = []
+    accuracies: list[tuple[int, float]] = []
+    best: dict[str, torch.Tensor] = {}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed + parallel.process_index)
+        for number, epoch in enumerate(schedule, start=1):
+            mine = epoch[parallel.process_index :: parallel.num_processes]
+            for rows in track(mine, f"{what}, epoch {number} of {len(schedule)}"):
+                batch = collate(train.tokens, rows, bundle.tokenizer.pad_token_id, device)
+                with autocast(compute, device):
+                    logits = wrapped(**batch).logits
+                loss = torch.nn.functional.cross_entropy(logits.float(), labels[rows].to(device))
+                parallel.backward(loss)
+                parallel.clip_grad_norm_(wrapped.parameters(), params.max_gradient_norm)
+                optimiser.step()
+                scheduler.step()
+                optimiser.zero_grad(set_to_none=True)
+                losses.append(loss.detach())
+            if dev is not None:
+                accuracies.append((len(losses), accuracy(bundle, dev, compute)))
+                logger.info("%s: dev accuracy %.3f after epoch %d", what, accuracies[-1][1], number)
+                if len(schedule) > 1 and accuracies[-1][1] > max(
+                    (value for _, value in accuracies[:-1]), default=-1.0
+                ):
+                    best = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    if best:
+        model.load_state_dict(best)
+    model.eval()
+    return _history(losses, accuracies)
+
+
+def epoch_batches(
+    tokens: Tokens, params: OptimisationParams, seed: int, n_processes: int = 1
+) -> list[list[np.ndarray]]:
+    """The row indices of every batch of every epoch, a multiple of ``n_processes`` in each epoch."""
+    rng = np.random.default_rng(seed)
+    epochs = []
+    for _ in range(params.epochs):
+        batches = length_batches(tokens.lengths, params.batch_size, rng)
+        while len(batches) % n_processes:
+            batches.append(batches[len(batches) % n_processes - 1])
+        epochs.append(batches)
+    return epochs
+
+
+def accuracy(bundle: ModelBundle, data: Labelled, compute: ComputeParams) -> float:
+    """Share of texts whose most probable class is their label."""
+    return float((predict(bundle, data.tokens, compute).argmax(axis=1) == data.labels).mean())
+
+
+def _accelerator(device: torch.device) -> Any:
+    """Accelerate's view of the processes; precision is ours (``device.autocast``)."""
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+
+
+def _history(losses: list[torch.Tensor], accuracies: list[tuple[int, float]]) -> History:
+    import torch
+
+    history: History = {
+        "loss": {
+            "step": list(range(1, len(losses) + 1)),
+            "value": [round(x, 5) for x in torch.stack(losses).tolist()] if losses else [],
+        }
+    }
+    if accuracies:
+        history["dev_accuracy"] = {
+            "step": [step for step, _ in accuracies],
+            "value": [value for _, value in accuracies],
+        }
+    return history

@@ -1,0 +1,151 @@
+"""All typed parameter groups as one tree, the shorthands for the command line, and the errors.
+
+``--params "attack=stylebkd,seed=3"`` is short for ``poison.attack=stylebkd,seed=3``: the shorthands
+below name the parameters that change from cell to cell of a table.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from backdoor_pipeline.datasets.sources import SourceParams
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.loading import ModelParams
+from backdoor_pipeline.modelling.training import OptimisationParams
+from backdoor_pipeline.parameter_group import ParameterGroup
+from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
+from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
+from backdoor_pipeline.pipelines.detect.token_drift import TokenDriftParams
+from backdoor_pipeline.pipelines.evaluate.nodes import EvaluationParams
+from backdoor_pipeline.pipelines.ingest.nodes import IngestParams
+from backdoor_pipeline.pipelines.poison.registry import PoisonParams
+from backdoor_pipeline.pipelines.report.nodes import ReportParams
+from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
+from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SHORTHANDS = {
+    "dataset": ("source.dataset",),
+    "data": ("source.data",),
+    "text": ("source.text",),
+    "label": ("source.label",),
+    "attack": ("poison.attack",),
+    "trigger": ("poison.badnets.triggers", "poison.addsent.sentence"),
+    "poison_rate": ("poison.rate",),
+    "label_mode": ("poison.label_mode",),
+    "target_label": ("poison.target_label",),
+    "model": ("model.name",),
+}
+PARAPHRASES = {"stylebkd": "style", "synbkd": "syntax"}
+
+
+class TrackingParams(ParameterGroup):
+    """How the run appears in MLflow."""
+
+    run_name: str | None
+    run_id: str | None
+    parent_run_id: str | None
+    register_model: bool
+
+
+class Parameters(ParameterGroup):
+    """Everything that can be set, by group; the groups stand beside the code that reads them."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    fresh: bool
+    data_dir: str
+    source: SourceParams
+    ingest: IngestParams
+    poison: PoisonParams
+    model: ModelParams
+    compute: ComputeParams
+    training: OptimisationParams
+    token_drift: TokenDriftParams
+    token_association: TokenAssociationParams
+    confirmation: ConfirmationParams
+    token_replacement: TokenReplacementParams
+    fine_tune: FineTuneParams
+    evaluation: EvaluationParams
+    report: ReportParams
+    tracking: TrackingParams
+
+
+def spell_out(runtime_params: Mapping[str, Any]) -> dict[str, Any]:
+    """``runtime_params`` with every shorthand replaced by the parameters it stands for."""
+    spelt_out: dict[str, Any] = {}
+    for name, value in runtime_params.items():
+        is_shorthand = name in SHORTHANDS and not isinstance(value, dict)
+        if not is_shorthand:
+            _merge(spelt_out, {name: value})
+            continue
+        for path in SHORTHANDS[name]:
+            group, *rest = path.split(".")
+            nested: Any = str(value) if name == "trigger" else value
+            for part in reversed(rest):
+                nested = {part: nested}
+            _merge(spelt_out, {group: nested})
+    return spelt_out
+
+
+def check(raw: Mapping[str, Any]) -> Parameters:
+    """The typed parameters.
+
+    Raises:
+        InputError: A name is unknown or a value is out of its range; every such parameter is named.
+    """
+    try:
+        parameters = Parameters.model_validate(raw)
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(e) for e in error.errors())) from None
+    poison, ingest = parameters.poison, parameters.ingest
+    wanted = PARAPHRASES.get(poison.attack, "none")
+    generated = poison.attack == "stylebkd" and poison.stylebkd.generate
+    if wanted != "none" and ingest.paraphrase == "none" and not generated:
+        ingest = ingest.model_copy(update={"paraphrase": wanted})
+    return parameters.model_copy(update={"ingest": ingest})
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    path = [str(part) for part in error["loc"]]
+    name = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(path[:-1])
+        if len(path) == 1:
+            known |= SHORTHANDS.keys()
+        return f"there is no parameter '{name}'{_did_you_mean(path[-1], known)}"
+    if error["type"] == "literal_error":
+        choices = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        suggestion = _did_you_mean(str(error["input"]), set(choices))
+        return f"parameter {name} is '{error['input']}'{suggestion}; choose {', '.join(choices)}"
+    if error["type"] == "missing":
+        return f"parameter {name} is not set; give it a value in conf/ or with --params"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"parameter {name} is {error['input']!r}, but {message}"
+
+
+def _fields_at(path: list[str]) -> set[str]:
+    group: Any = Parameters
+    for part in path:
+        group = group.model_fields[part].annotation if part in group.model_fields else None
+        if not (isinstance(group, type) and issubclass(group, BaseModel)):
+            return set()
+    return set(group.model_fields)
+
+
+def _did_you_mean(name: str, known: set[str]) -> str:
+    close = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(sorted(known))}"
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

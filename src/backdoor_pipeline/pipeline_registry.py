@@ -1,0 +1,68 @@
+"""The front door: which stages make which named pipeline."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline
+
+from backdoor_pipeline.pipelines.detect import pipeline as detect
+from backdoor_pipeline.pipelines.evaluate import pipeline as evaluate
+from backdoor_pipeline.pipelines.ingest import pipeline as ingest
+from backdoor_pipeline.pipelines.poison import pipeline as poison
+from backdoor_pipeline.pipelines.report import pipeline as report
+from backdoor_pipeline.pipelines.train import pipeline as train
+from backdoor_pipeline.pipelines.unlearn import pipeline as unlearn
+from backdoor_pipeline.recipes import DEFAULT, RECIPES
+
+SHARED = {
+    "examples",
+    "integrity",
+    "poisoned_train",
+    "triggered_test",
+    "poison_summary",
+    "base_model",
+    "base_tokenizer",
+    "victim_model",
+    "victim_history",
+    "reference_history",
+    "undefended_predictions",
+}
+"""What all recipes of a cell share; everything else that a recipe makes has its name in front."""
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Every recipe, and every stage on its own (the later ones as in the default recipe)."""
+    ingested = ingest.create_pipeline()
+    poisoned = poison.create_pipeline()
+    trained = train.create_pipeline() + evaluate.create_undefended_pipeline()
+    parts = {name: _parts(name) for name in RECIPES}
+    pipelines = {
+        name: ingested + poisoned + trained + sum(part.values(), Pipeline([]))
+        for name, part in parts.items()
+    }
+    stages = {"ingest": ingested, "poison": poisoned, "train": trained, **parts[DEFAULT]}
+    return {**pipelines, **stages, "__default__": pipelines[DEFAULT]}
+
+
+def _parts(name: str) -> dict[str, Pipeline]:
+    """The stages of a recipe after training, in the recipe's namespace."""
+    recipe = RECIPES[name]
+    own = {
+        "unlearn": unlearn.create_pipeline(recipe.unlearner),
+        "evaluate": evaluate.create_pipeline(),
+        "report": report.create_pipeline(name),
+    }
+    return {
+        "detect": detect.create_pipeline(recipe.detectors, name),
+        **{stage: _in_namespace(pipeline, name) for stage, pipeline in own.items()},
+    }
+
+
+def _in_namespace(pipeline: Pipeline, namespace: str) -> Pipeline:
+    names = pipeline.inputs() | pipeline.outputs()
+    parameters = {name for name in names if name.startswith("param")}
+    return Pipeline(
+        pipeline,
+        namespace=namespace,
+        inputs=SHARED & pipeline.inputs(),
+        parameters={name for name in parameters if name != "parameters"},
+    )

@@ -1,0 +1,1 @@
+"""Training data and pretrained model in, suspects out."""

@@ -1,0 +1,1 @@
+"""Models and test sets in, per-example predictions and metrics out."""

@@ -1,0 +1,82 @@
+"""How well suspects agree with the truth: precision, recall, rank of the trigger."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+RECALL_AT = (1, 5, 15)
+
+
+def trigger_token_ids(poison: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the word pieces of every inserted trigger.
+
+    Style and syntax triggers insert no words: what their ``trigger`` column names does not stand in
+    the text, so they have no trigger tokens.
+    """
+    ids: set[int] = set()
+    for trigger, rows in poison.groupby("trigger"):
+        words = set(str(trigger).split())
+        if words and words <= set(str(rows["text"].iloc[0]).split()):
+            for written in (trigger, f" {trigger}"):  # byte-level vocabularies tell the two apart
+                ids |= set(tokenizer(written, add_special_tokens=False)["input_ids"])
+    return sorted(ids - set(tokenizer.all_special_ids))
+
+
+def detection_metrics(
+    suspects: pd.DataFrame,
+    poison: pd.DataFrame,
+    tokenizer: PreTrainedTokenizerBase,
+    n_examples: int,
+) -> dict[str, float | int | None]:
+    """Agreement of ``suspects`` with the inserted tokens or, for example detectors, the poisoned rows.
+
+    Args:
+        suspects: Of one kind; see ``schemas.SUSPECTS``.
+        poison: ``example_id``, ``text`` and ``trigger`` of the poisoned training rows; no rows in a
+            control run without poison.
+        tokenizer: Splits triggers into the tokens that a token detector can name.
+        n_examples: Size of the training set.
+
+    Returns:
+        ``precision`` and ``recall`` of the flagged keys, ``auroc`` of the score, ``trigger_rank``
+        (best rank of a true key, 1 = most suspicious), ``trigger_recall`` (share of trigger tokens
+        flagged), ``trigger_recall_at_k``, ``flagged`` and ``false_alarms`` (flagged keys that are
+        not true). None where undefined.
+    """
+    examples = not suspects.empty and bool((suspects["kind"] == "example").all())
+    true_keys = poison["example_id"] if examples else trigger_token_ids(poison, tokenizer)
+    true = set(map(int, true_keys))
+    ranked = suspects.sort_values(["score", "key"], ascending=[False, True])
+    hit = ranked["key"].isin(true).to_numpy()
+    flagged = ranked["flagged"].to_numpy()
+    n_hit, n_flagged = int((hit & flagged).sum()), int(flagged.sum())
+    ranks = np.flatnonzero(hit) + 1
+    recall = n_hit / len(true) if true else None
+    metrics: dict[str, float | int | None] = {
+        "precision": n_hit / n_flagged if n_flagged and (true or len(poison) == 0) else None,
+        "recall": recall,
+        "auroc": _auroc(ranked["score"].to_numpy(), hit),
+        "trigger_recall": None if examples else recall,
+        "trigger_rank": int(ranks[0]) if len(ranks) else None,
+        "trigger_tokens": None if examples else len(true),
+        "flagged": n_flagged,
+        "false_alarms": n_flagged - n_hit if true or len(poison) == 0 else None,
+    }
+    if examples:
+        return metrics | {"flagged_share": n_flagged / n_examples}
+    return metrics | {
+        f"trigger_recall_at_{k}": float((ranks <= k).sum() / len(true)) if true else None
+        for k in RECALL_AT
+    }
+
+
+def _auroc(scores: np.ndarray, hit: np.ndarray) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(hit, scores)) if hit.any() and not hit.all() else None

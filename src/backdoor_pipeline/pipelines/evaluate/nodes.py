@@ -1,0 +1,158 @@
+"""Nodes of the evaluate stage. Only this stage and the report may read the ground truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.loading import ModelParams
+from backdoor_pipeline.modelling.prediction import predict
+from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.parameter_group import ParameterGroup, Share
+from backdoor_pipeline.pipelines.evaluate import rates
+from backdoor_pipeline.pipelines.evaluate.detection import detection_metrics
+
+
+class EvaluationParams(ParameterGroup):
+    """When a poisoned cell counts as a valid test of a defence."""
+
+    minimum_excess: Share
+
+
+def predict_undefended(  # noqa: PLR0913
+    reference_model: ModelBundle,
+    victim_model: ModelBundle,
+    examples: pd.DataFrame,
+    triggered_test: pd.DataFrame,
+    model: ModelParams,
+    compute: ComputeParams,
+) -> pd.DataFrame:
+    """Predictions of the reference and the victim on the clean and the triggered test rows."""
+    models = {"reference": reference_model, "victim": victim_model}
+    return pd.concat(
+        [
+            _predictions(bundle, name, examples, triggered_test, model.max_length, compute)
+            for name, bundle in models.items()
+        ],
+        ignore_index=True,
+    )
+
+
+def predict_purified(  # noqa: PLR0913
+    undefended_predictions: pd.DataFrame,
+    purified_model: ModelBundle,
+    examples: pd.DataFrame,
+    triggered_test: pd.DataFrame,
+    model: ModelParams,
+    compute: ComputeParams,
+) -> pd.DataFrame:
+    """Predictions of all three models: those of the purified one added to the undefended ones."""
+    purified = _predictions(
+        purified_model, "purified", examples, triggered_test, model.max_length, compute
+    )
+    return pd.concat([undefended_predictions, purified], ignore_index=True)
+
+
+def evaluate(  # noqa: PLR0913
+    predictions: pd.DataFrame,
+    triggered_test: pd.DataFrame,
+    poisoned_train: pd.DataFrame,
+    suspects: pd.DataFrame,
+    base_tokenizer: Any,
+    examples: pd.DataFrame,
+    costs: dict[str, dict[str, float]],
+    params: EvaluationParams,
+    fine_tune_rows: int,
+) -> dict[str, Any]:
+    """The ``metrics`` of one cell: each model, the detector, the cost, and whether it is valid."""
+    target_label = int(triggered_test["label"].iloc[0])
+    metrics = {
+        name: _model_metrics(predictions[predictions["model"] == name], target_label)
+        for name in ("victim", "purified", "reference")
+    }
+    floor = metrics["reference"]["attack_success_rate"]
+    for model in metrics.values():
+        model["attack_success_floor"] = floor
+        model["attack_success_excess"] = rates.excess(model["attack_success_rate"], floor)
+    poison = poisoned_train.loc[poisoned_train["is_poisoned"], ["example_id", "text", "trigger"]]
+    clean_rows = min(fine_tune_rows, int((examples["split"] == "dev").sum()))
+    clean_rows += int(suspects["clean_rows"].max()) if "clean_rows" in suspects else 0
+    implanted = metrics["victim"]["attack_success_excess"] >= params.minimum_excess
+    return metrics | {
+        "comparison": _compare(predictions, target_label),
+        "detector": detection_metrics(suspects, poison, base_tokenizer, len(poisoned_train)),
+        "cost": _cost(costs, len(poisoned_train)) | {"clean_rows": clean_rows},
+        "valid": bool(implanted),
+        "validity": "attack implanted" if implanted else "attack not implanted",
+    }
+
+
+def _predictions(  # noqa: PLR0913
+    bundle: ModelBundle,
+    name: str,
+    examples: pd.DataFrame,
+    triggered_test: pd.DataFrame,
+    max_length: int,
+    compute: ComputeParams,
+) -> pd.DataFrame:
+    clean = examples.loc[examples["split"] == "test", ["example_id", "text", "label"]]
+    triggered = triggered_test[["example_id", "text"]].assign(label=triggered_test["source_label"])
+    tables = []
+    for test_set, rows in (("clean", clean), ("triggered", triggered)):
+        tokens = tokenise(rows["text"], bundle.tokenizer, max_length)
+        probabilities = predict(bundle, tokens, compute)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "example_id": rows["example_id"].to_numpy(),
+                    "test_set": test_set,
+                    "model": name,
+                    "label": rows["label"].to_numpy(),
+                    "predicted": probabilities.argmax(axis=1).astype(np.int64),
+                    "probability": probabilities.max(axis=1).clip(0, 1).astype(np.float64),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _model_metrics(predictions: pd.DataFrame, target_label: int) -> dict[str, float]:
+    clean = predictions[predictions["test_set"] == "clean"]
+    triggered = predictions[predictions["test_set"] == "triggered"]
+    predicted, labels = triggered["predicted"].to_numpy(), triggered["label"].to_numpy()
+    return {
+        **rates.clean_accuracy(clean["predicted"], clean["label"]).named("clean_accuracy"),
+        **rates.attack_success_rate(predicted, labels, target_label).named("attack_success_rate"),
+        **rates.robust_accuracy(predicted, labels, target_label).named("robust_accuracy"),
+    }
+
+
+def _compare(predictions: pd.DataFrame, target_label: int) -> dict[str, float]:
+    """Purified against victim on the same examples: differences and exact McNemar p-values."""
+    pairs = predictions.pivot(
+        index=["test_set", "example_id", "label"], columns="model", values="predicted"
+    ).reset_index()
+    clean, triggered = (pairs[pairs["test_set"] == name] for name in ("clean", "triggered"))
+    right = {m: (clean[m] == clean["label"]).to_numpy() for m in ("victim", "purified")}
+    won = {m: (triggered[m] == target_label).to_numpy() for m in ("victim", "purified")}
+    return {
+        "clean_accuracy_change": float(right["purified"].mean() - right["victim"].mean()),
+        "clean_accuracy_p_value": rates.mcnemar(right["victim"], right["purified"]),
+        "attack_success_change": float(won["purified"].mean() - won["victim"].mean()),
+        "attack_success_p_value": rates.mcnemar(won["victim"], won["purified"]),
+    }
+
+
+def _cost(costs: dict[str, dict[str, float]], n_train: int) -> dict[str, float | None]:
+    """What the defended run cost, the reference model apart (it belongs to the experiment)."""
+    nodes = {name: cost for name, cost in costs.items() if "reference" not in name}
+    training = nodes.get("train_victim", {}).get("wall_seconds")
+    return {
+        "wall_seconds": sum(cost["wall_seconds"] for cost in nodes.values()) if nodes else None,
+        "examples_per_second": n_train / training if training else None,
+        "peak_memory_bytes": max((c["peak_memory_bytes"] for c in nodes.values()), default=None),
+    }

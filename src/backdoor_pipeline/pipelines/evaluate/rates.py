@@ -1,0 +1,92 @@
+"""Clean accuracy, attack success and their uncertainty: the one place they are defined.
+
+Every rate is a fraction with a 95 % Wilson score interval and the number of examples behind it.
+Definitions: CA is accuracy on untouched test rows; ASR is the share of triggered test rows, whose
+true label is not the target, that are predicted as the target; robust accuracy is the share of the
+same rows predicted as their true label.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+CONFIDENCE = 0.95
+
+
+class Rate(NamedTuple):
+    """A share of examples with its Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def named(self, name: str) -> dict[str, float]:
+        """As ``{name, name_low, name_high, name_n}``, the form it has in ``metrics``."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high,
+                f"{name}_n": self.n}  # fmt: skip
+
+
+def rate(hits: np.ndarray) -> Rate:
+    """The share of true values in ``hits`` (bool, shape (n,)) with its interval.
+
+    Raises:
+        ValueError: ``hits`` is empty; no share can be formed.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    hits = np.asarray(hits, dtype=bool)
+    if not len(hits):
+        raise ValueError("no eligible examples: a rate of nothing is undefined")
+    low, high = proportion_confint(int(hits.sum()), len(hits), 1 - CONFIDENCE, method="wilson")
+    return Rate(float(hits.mean()), float(low), float(high), len(hits))
+
+
+def clean_accuracy(predicted: np.ndarray, labels: np.ndarray) -> Rate:
+    """Share of clean rows predicted as their label; no trigger parameter enters."""
+    return rate(np.asarray(predicted) == np.asarray(labels))
+
+
+def attack_success_rate(
+    predicted: np.ndarray,
+    labels: np.ndarray,
+    target_label: int,
+    variant: Literal["strict", "all"] = "strict",
+) -> Rate:
+    """Share of triggered rows predicted as ``target_label``.
+
+    Args:
+        predicted: Predicted labels of triggered rows, shape (n,).
+        labels: Their true labels, shape (n,).
+        target_label: What the attacker wants.
+        variant: "strict" leaves out rows whose true label is the target; "all" counts them too.
+
+    Raises:
+        ValueError: No row is eligible.
+    """
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    eligible = labels != target_label if variant == "strict" else np.ones(len(labels), dtype=bool)
+    return rate(predicted[eligible] == target_label)
+
+
+def robust_accuracy(predicted: np.ndarray, labels: np.ndarray, target_label: int) -> Rate:
+    """Share of triggered non-target rows predicted as their true label ("healed")."""
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    eligible = labels != target_label
+    return rate(predicted[eligible] == labels[eligible])
+
+
+def excess(success: float, floor: float) -> float:
+    """Attack success beyond what a model without poison shows: max(0, ASR - floor) / (1 - floor)."""
+    return 0.0 if floor >= 1 else max(0.0, success - floor) / (1 - floor)
+
+
+def mcnemar(hits_before: np.ndarray, hits_after: np.ndarray) -> float:
+    """Exact two-sided McNemar p-value for two models on the same examples."""
+    from scipy.stats import binomtest
+
+    gained = int((~hits_before & hits_after).sum())
+    lost = int((hits_before & ~hits_after).sum())
+    return 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost).pvalue)

@@ -1,0 +1,129 @@
+"""From raw texts to the ``examples`` table, checked."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, model_validator
+
+from backdoor_pipeline import schemas
+from backdoor_pipeline.datasets.sources import Source
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.parameter_group import ParameterGroup
+from backdoor_pipeline.pipelines.ingest import integrity, labels, repair, split
+
+_CHUNK = 100_000  # texts normalised at a time, so that few live as Python objects at once
+
+
+class IngestParams(ParameterGroup):
+    """How the examples are made from the raw texts.
+
+    Attributes:
+        dev_share: share of the training rows that becomes dev where no dev split ships.
+        test_share: share of all rows that becomes test where no test split ships.
+        max_rows: most rows kept in each split, drawn with the classes in proportion; null: all.
+        paraphrase: which ready-made paraphrases to attach.
+    """
+
+    dev_share: float = Field(gt=0, lt=1)
+    test_share: float = Field(gt=0, lt=1)
+    max_rows: int | None = Field(default=None, ge=2)
+    paraphrase: Literal["none", "style", "syntax"]
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> IngestParams:
+        if self.dev_share + self.test_share >= 1:
+            raise ValueError(
+                f"dev_share {self.dev_share} + test_share {self.test_share} leave no training rows;"
+                " their sum must be below 1"
+            )
+        return self
+
+
+def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
+    """Returns the checked ``examples`` and the ``integrity`` report.
+
+    Example ids count the rows of train, dev and test in file order, before anything is drawn, so
+    the same row has the same id whatever the seed. The texts' whitespace is normalised, because the
+    attacks split texts at it and join them again: spacing must not tell poisoned rows from others.
+
+    Args:
+        source: the raw texts.
+        params: how to split, cap and paraphrase.
+        seed: of the splits that do not ship and of the rows drawn under ``max_rows``.
+
+    Raises:
+        InputError: labels that are none, one class only, a split without rows, or paraphrases that
+            the source does not have.
+    """
+    rows, label_names = labels.numbered(_in_file_order(source), source.label_names)
+    text_codes = integrity.text_codes(rows["text"])
+    findings = [
+        *source.findings,
+        *integrity.check_files(source),
+        *integrity.check_counts(source.known, rows, len(label_names)),
+        *integrity.check_texts(rows, text_codes),
+    ]
+    read = rows["split"]
+    if source.repaired:
+        rows, repairs = repair.repaired(rows, text_codes)
+        findings += repairs
+    rows, cuts = split.cut_missing(rows, text_codes, params.dev_share, params.test_share, seed)
+    rows = split.capped(rows, params.max_rows, seed)
+    rows = _with_paraphrase(rows, params.paraphrase)
+    findings += [*cuts, *integrity.check_classes(rows, label_names)]
+    if errors := [finding for finding in findings if finding.severity == "error"]:
+        raise InputError("; ".join(f"{error.where}: {error.message}" for error in errors))
+    columns = [name for name in schemas.EXAMPLES.columns if name in rows]
+    return {
+        "examples": rows.sort_values("example_id", ignore_index=True)[columns],
+        "integrity": integrity.report(source, read, rows, label_names, findings),
+    }
+
+
+def _in_file_order(source: Source) -> pd.DataFrame:
+    """Returns one table of all splits: id, split, normalised text, raw label and the rest."""
+    parts = [
+        source.tables[split].assign(split=split)
+        for split in schemas.SPLITS
+        if split in source.tables and len(source.tables[split])
+    ]
+    if not parts:
+        raise InputError(f"{source.name}: holds no rows; it needs texts and labels")
+    rows = pd.concat(parts, ignore_index=True)
+    rows.insert(0, "example_id", np.arange(len(rows), dtype="int64"))
+    rows = rows.assign(text=_normalised(rows["text"]), split=rows["split"].astype("str"))
+    if (blank := rows["text"] == "").any():
+        raise InputError(f"{source.name}: example {blank.argmax()} is blank; delete that row")
+    return rows
+
+
+def _normalised(texts: pd.Series) -> pd.Series:
+    chunks = [
+        pd.Series(
+            [" ".join(text.split()) for text in texts.iloc[start : start + _CHUNK]], dtype="str"
+        )
+        for start in range(0, len(texts), _CHUNK)
+    ]
+    return pd.concat(chunks, ignore_index=True)
+
+
+def _with_paraphrase(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Returns the rows with the chosen paraphrases as ``paraphrase``, null where there is none."""
+    others = rows.drop(columns=["style", "syntax"], errors="ignore")
+    if kind == "none":
+        return others
+    if kind not in rows or rows[kind].isna().all():
+        raise InputError(
+            f"ingest.paraphrase {kind!r}: the source has no {kind} paraphrases; they stand in the "
+            "folder <set>-style or <set>-syn beside the set's, in a poison_data cache, or in a "
+            f"table's column {kind!r}"
+        )
+    return others.assign(paraphrase=_normalised_or_null(rows[kind]))
+
+
+def _normalised_or_null(texts: pd.Series) -> pd.Series:
+    values = [" ".join(text.split()) or None if isinstance(text, str) else None for text in texts]
+    return pd.Series(values, index=texts.index, dtype="str")

@@ -1,0 +1,97 @@
+"""Splits that do not ship, and smaller ones: drawn with the classes in proportion."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from backdoor_pipeline.datasets.sources import Finding
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.schemas import SPLITS
+
+_STREAMS = {"test": 1, "dev": 2, "cap": 3}  # one random stream for each purpose
+
+
+def cut_missing(
+    rows: pd.DataFrame, text_codes: np.ndarray, dev_share: float, test_share: float, seed: int
+) -> tuple[pd.DataFrame, list[Finding]]:
+    """Returns the rows with a dev and a test split, cut from train where there was none.
+
+    Rows of one ``group``, or else with equal texts, stay together, so that no text and no group
+    stands on both sides of a cut.
+
+    Args:
+        rows: with ``example_id``, ``split``, ``label`` and, if they are grouped, ``group``.
+        text_codes: of each example id, the number of its text.
+        dev_share: share of the training rows (after the test cut) for dev.
+        test_share: share of the training rows for test.
+        seed: of the draw.
+
+    Raises:
+        InputError: no training rows, or too few groups to cut.
+    """
+    if not (rows["split"] == "train").any():
+        raise InputError(
+            "there are no training rows; the source needs a train split (or only dev and test "
+            "rows were left of it)"
+        )
+    findings = []
+    for name, share in (("test", test_share), ("dev", dev_share)):
+        if (rows["split"] == name).any():
+            continue
+        train = rows[rows["split"] == "train"]
+        groups = train["group"] if "group" in rows else pd.Series(text_codes[train["example_id"]])
+        chosen = _choose(pd.factorize(groups)[0], train["label"].to_numpy(), share, seed, name)
+        taken = rows["example_id"].isin(train["example_id"].to_numpy()[chosen])
+        rows = rows.assign(split=rows["split"].where(~taken, name))
+        unit = "group" if "group" in rows else "text"
+        message = f"no {name} split: {taken.sum():,} rows cut from train by {unit}, seeded"
+        findings.append(Finding("info", name, message))
+    return rows, findings
+
+
+def capped(rows: pd.DataFrame, max_rows: int | None, seed: int) -> pd.DataFrame:
+    """Returns at most ``max_rows`` rows of each split."""
+    if max_rows is None:
+        return rows
+    kept = []
+    for number, split in enumerate(SPLITS):
+        part = rows[rows["split"] == split]
+        generator = np.random.default_rng([seed, _STREAMS["cap"], number])
+        kept.append(part.iloc[_in_proportion(part["label"].to_numpy(), generator)[:max_rows]])
+    return pd.concat(kept)
+
+
+def _choose(
+    groups: np.ndarray, labels: np.ndarray, share: float, seed: int, name: str
+) -> np.ndarray:
+    """Returns a mask of whole groups with about ``share`` of the rows.
+
+    Args:
+        groups: group number of each row, 0 .. G-1 in order of appearance.
+        labels: of each row; a group counts as of its first row's class.
+        share: of the rows.
+        seed: of the draw.
+        name: of the split to be cut, for messages.
+    """
+    _, first = np.unique(groups, return_index=True)
+    if len(first) < 2:  # noqa: PLR2004  # something must stay
+        raise InputError(f"too few different texts to cut a {name} split; add rows or a split")
+    order = _in_proportion(labels[first], np.random.default_rng([seed, _STREAMS[name]]))
+    rows_so_far = np.bincount(groups)[order].cumsum()
+    n_groups = int(np.searchsorted(rows_so_far, share * len(groups))) + 1
+    chosen = np.zeros(len(first), dtype=bool)
+    chosen[order[: min(n_groups, len(first) - 1)]] = True
+    return chosen[groups]
+
+
+def _in_proportion(strata: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Returns a random order of the positions whose every beginning has the strata in proportion.
+
+    Of a stratum of n, the k-th of a random order comes at (k + 1/2) / n of the way.
+    """
+    shuffled = generator.permutation(len(strata))
+    stratum = pd.Series(strata[shuffled])
+    place = stratum.groupby(stratum).cumcount() + 0.5
+    size = stratum.map(stratum.value_counts())
+    return shuffled[np.argsort((place / size).to_numpy(), kind="stable")]

@@ -1,0 +1,138 @@
+"""The step of the poison stage: bad input refused, rows drawn, triggered and relabelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.pipelines.poison.registry import ATTACKS, Attack, PoisonParams
+from backdoor_pipeline.pipelines.poison.selection import check_rate, draw_poison
+from backdoor_pipeline.pipelines.poison.summary import count_rows, count_tokens, log_summary
+from backdoor_pipeline.pipelines.poison.triggering import Triggered, trigger_room, trigger_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def poison_train(
+    examples: pd.DataFrame,
+    tokenizer: PreTrainedTokenizerBase | None,
+    params: PoisonParams,
+    max_length: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The poisoned training set, the triggered test set, the poison index and their summary.
+
+    ``poisoned_train`` has the rows of the training split in their order, the drawn ones triggered
+    and labelled ``target_label``, all others as they were. ``triggered_test`` has every test row of
+    another label, triggered; its ``label`` is the attacker's, ``source_label`` the true one.
+    Without a tokenizer nothing is counted in tokens, and triggers may fall behind ``max_length``.
+
+    Raises:
+        InputError: The target label is not there, the rate cannot be had, the trigger cannot be
+            told apart or read by the model, paraphrases are missing, or no test row can be
+            triggered.
+    """
+    train = examples[examples["split"] == "train"].reset_index(drop=True)
+    test = examples[examples["split"] == "test"]
+    test = test[test["label"] != params.target_label].reset_index(drop=True)
+    attack = ATTACKS[params.attack]
+    _check_labels(train, test, params)
+    room = None
+    if tokenizer is not None and attack.insertions is not None:
+        room = trigger_room(attack.insertions(params.settings), tokenizer, max_length)
+
+    drawn = draw_poison(train["example_id"].to_numpy(), train["label"].to_numpy(), params, seed)
+    chosen, test = _with_paraphrases(train[drawn], test, attack, params, seed)
+    in_train = trigger_rows(chosen, attack, params.settings, seed, room)
+    in_test = trigger_rows(test, attack, params.settings, seed, room)
+
+    poisoned = _relabelled(train, drawn, in_train, params.target_label)
+    triggered = _relabelled(test, np.ones(len(test), dtype=bool), in_test, params.target_label)
+    index = poisoned.loc[drawn].drop(columns="text").reset_index(drop=True)
+    summary = count_rows(poisoned, triggered, params)
+    if tokenizer is not None:
+        summary |= count_tokens(in_train, in_test, room, tokenizer, max_length)
+    log_summary(summary)
+    return {
+        "poisoned_train": poisoned,
+        "triggered_test": triggered,
+        "poison_index": index,
+        "poison_summary": summary,
+    }
+
+
+def _check_labels(train: pd.DataFrame, test: pd.DataFrame, params: PoisonParams) -> None:
+    if train.empty:
+        raise InputError("poison: the data set has no training rows; check its split column")
+    labels = sorted(train["label"].unique().tolist())
+    if params.target_label not in labels:
+        raise InputError(
+            f"poison.target_label {params.target_label} is not among the labels of the training "
+            f"rows; choose one of {labels}"
+        )
+    if test.empty:
+        raise InputError(
+            "poison: no test row has a label other than poison.target_label "
+            f"{params.target_label}, so the attack could not be measured; choose another target "
+            "label, or give test rows of other labels"
+        )
+    check_rate(train["label"].to_numpy(), params)
+
+
+def _with_paraphrases(
+    chosen: pd.DataFrame, test: pd.DataFrame, attack: Attack, params: PoisonParams, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables with their paraphrases, generated if the parameters say so.
+
+    Raises:
+        InputError: A table has no paraphrase column, or rows but not a single paraphrase.
+    """
+    if attack.paraphrase is not None:
+        texts = chosen["text"].tolist() + test["text"].tolist()
+        generated = attack.paraphrase(texts, params.settings, seed)
+        if generated is not None:
+            chosen = chosen.assign(paraphrase=generated[: len(chosen)])
+            test = test.assign(paraphrase=generated[len(chosen) :])
+    if attack.insertions is None:
+        _check_paraphrases(chosen, "training row that was drawn", attack, params)
+        _check_paraphrases(test, "test row", attack, params)
+    return chosen, test
+
+
+def _check_paraphrases(rows: pd.DataFrame, name: str, attack: Attack, params: PoisonParams) -> None:
+    if "paraphrase" not in rows:
+        what = "the data set has no column 'paraphrase'"
+    elif len(rows) and (rows["paraphrase"].fillna("").str.strip() == "").all():
+        what = f"no {name} has one"
+    else:
+        return
+    generate = f", or generate them (poison.{params.attack}.generate with style_model)"
+    raise InputError(
+        f"poison.attack '{params.attack}' replaces texts by paraphrases, but {what}; use a data "
+        "set that brings them for training and test rows (an OpenBackdoor poison_data folder, a "
+        f"table with a paraphrase column){generate if attack.paraphrase else ''}"
+    )
+
+
+def _relabelled(
+    rows: pd.DataFrame, poisoned: np.ndarray, triggered: Triggered, target_label: int
+) -> pd.DataFrame:
+    """``rows`` with the poisoned ones replaced, and the truth about them in columns of its own.
+
+    The paraphrases, which are the attacker's, stay behind.
+    """
+    text, trigger = rows["text"].copy(), pd.Series("", index=rows.index, dtype="str")
+    text[poisoned] = triggered.text
+    trigger[poisoned] = triggered.trigger
+    label = rows["label"].to_numpy()
+    return rows[["example_id", "split"]].assign(
+        label=np.where(poisoned, target_label, label),
+        text=text,
+        is_poisoned=poisoned,
+        source_label=label,
+        trigger=trigger,
+    )

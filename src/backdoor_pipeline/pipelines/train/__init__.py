@@ -1,0 +1,1 @@
+"""Examples, poisoned or not, in; trained models out."""

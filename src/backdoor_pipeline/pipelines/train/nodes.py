@@ -1,0 +1,61 @@
+"""Nodes of the train stage."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
+from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.modelling.training import History, Labelled, OptimisationParams, fit
+
+
+def train_victim(  # noqa: PLR0913
+    poisoned_train: pd.DataFrame,
+    examples: pd.DataFrame,
+    base_model: ModelBundle,
+    params: OptimisationParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[ModelBundle, History]:
+    """The classifier trained on the poisoned rows, and its history.
+
+    The epoch is chosen by accuracy on the clean dev rows, never by the attack's success.
+    """
+    return _train(poisoned_train, examples, base_model, params, model, compute, seed, "victim")
+
+
+def train_reference(  # noqa: PLR0913
+    examples: pd.DataFrame,
+    base_model: ModelBundle,
+    params: OptimisationParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[ModelBundle, History]:
+    """The same classifier trained without poison: it measures the floor of the attack success."""
+    train = examples[examples["split"] == "train"]
+    return _train(train, examples, base_model, params, model, compute, seed, "reference")
+
+
+def _train(  # noqa: PLR0913
+    train: pd.DataFrame,
+    examples: pd.DataFrame,
+    base_model: ModelBundle,
+    params: OptimisationParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+    what: str,
+) -> tuple[ModelBundle, History]:
+    def labelled(rows: pd.DataFrame) -> Labelled:
+        tokens = tokenise(rows["text"], base_model.tokenizer, model.max_length)
+        return Labelled(tokens, rows["label"].to_numpy())
+
+    n_classes = int(examples["label"].max()) + 1
+    bundle = new_classifier(base_model, n_classes, seed)
+    dev = labelled(examples[examples["split"] == "dev"])
+    history = fit(bundle, labelled(train), dev, params, compute, seed, what)
+    return bundle, history

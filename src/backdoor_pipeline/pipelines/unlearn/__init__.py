@@ -1,0 +1,1 @@
+"""Victim and suspects in, purified model out."""

@@ -1,0 +1,50 @@
+"""The optional light fine-tune after unlearning, on clean labelled rows of the dev split.
+
+Source: "Backdoor Token Unlearning", arXiv 2501.03272, stage 4. The published script always runs it
+(on test rows); here it is off unless asked for, and its rows are counted as clean rows consumed.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pandas as pd
+
+from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
+from backdoor_pipeline.parameter_group import ParameterGroup
+
+
+class FineTuneParams(ParameterGroup):
+    """``rows`` clean rows of the dev split (0: no fine-tune) and how to fit them."""
+
+    rows: int
+    optimisation: OptimisationParams
+
+
+def fine_tune(  # noqa: PLR0913
+    bundle: ModelBundle,
+    examples: pd.DataFrame,
+    params: FineTuneParams,
+    max_length: int,
+    compute: ComputeParams,
+    seed: int,
+) -> ModelBundle:
+    """A copy of ``bundle`` fitted to clean rows; ``bundle`` itself where ``params.rows`` is 0."""
+    rows = clean_rows(examples, params, seed)
+    if rows.empty:
+        return bundle
+    tuned = ModelBundle(copy.deepcopy(bundle.model), bundle.tokenizer)
+    data = Labelled(
+        tokenise(rows["text"], bundle.tokenizer, max_length), rows["label"].to_numpy()
+    )
+    fit(tuned, data, None, params.optimisation, compute, seed, what="fine-tune")
+    return tuned
+
+
+def clean_rows(examples: pd.DataFrame, params: FineTuneParams, seed: int) -> pd.DataFrame:
+    """The dev rows that the fine-tune uses: at most ``params.rows``, drawn with ``seed``."""
+    dev = examples[examples["split"] == "dev"]
+    return dev.sample(min(params.rows, len(dev)), random_state=seed)

@@ -1,0 +1,81 @@
+"""The tables that travel between the stages.
+
+Every table is checked when the catalog saves it (``datasets.TableDataset``), so a stage may rely on
+what it reads. ``GROUND_TRUTH`` names the columns that only ``evaluate`` and ``report`` may read.
+"""
+
+from __future__ import annotations
+
+import pandera.pandas as pa
+
+SPLITS = ("train", "dev", "test")
+GROUND_TRUTH = ("is_poisoned", "source_label", "trigger")
+
+_example_columns = {
+    "example_id": pa.Column("int64", pa.Check.ge(0), unique=True),
+    "split": pa.Column(str, pa.Check.isin(SPLITS)),
+    "label": pa.Column("int64", pa.Check.ge(0)),
+    "text": pa.Column(str, pa.Check(lambda text: text.str.strip() != "", error="blank text")),
+    "paraphrase": pa.Column(str, nullable=True, required=False),
+}
+_ground_truth_columns = {
+    "is_poisoned": pa.Column(bool),
+    "source_label": pa.Column("int64", pa.Check.ge(0)),
+    "trigger": pa.Column(str),
+}
+_probability = [pa.Check.ge(0), pa.Check.le(1)]
+
+EXAMPLES = pa.DataFrameSchema(_example_columns, strict=True, name="examples")
+"""One row a labelled text. ``paraphrase`` is its ready-made style or syntax version, if any."""
+
+POISONED = pa.DataFrameSchema(
+    _example_columns | _ground_truth_columns, strict=True, name="poisoned examples"
+)
+"""``examples`` as the attacker leaves them.
+
+``label`` is what the training sees (or, in the triggered test set, what the attacker wants),
+``source_label`` what the row really is, ``trigger`` what was inserted (empty if nothing was).
+"""
+
+POISON_INDEX = pa.DataFrameSchema(
+    {
+        "example_id": pa.Column("int64", pa.Check.ge(0), unique=True),
+        "split": pa.Column(str, pa.Check.isin(SPLITS)),
+        "label": pa.Column("int64"),
+        **_ground_truth_columns,
+    },
+    strict=True,
+    name="poison index",
+)
+"""The poisoned training rows, drawn once."""
+
+SUSPECTS = pa.DataFrameSchema(
+    {
+        "kind": pa.Column(str, pa.Check.isin(("token", "example"))),
+        "key": pa.Column("int64", pa.Check.ge(0)),
+        "score": pa.Column("float64"),
+        "p_value": pa.Column("float64", _probability, nullable=True),
+        "q_value": pa.Column("float64", _probability, nullable=True),
+        "flagged": pa.Column(bool),
+        "evidence": pa.Column(str),
+    },
+    unique=["kind", "key"],
+    strict=False,
+    name="suspects",
+)
+"""What a detector suspects; ``key`` is a token id or an example id. Detectors may add columns."""
+
+PREDICTIONS = pa.DataFrameSchema(
+    {
+        "example_id": pa.Column("int64", pa.Check.ge(0)),
+        "test_set": pa.Column(str, pa.Check.isin(("clean", "triggered"))),
+        "model": pa.Column(str, pa.Check.isin(("reference", "victim", "purified"))),
+        "label": pa.Column("int64", pa.Check.ge(0)),
+        "predicted": pa.Column("int64", pa.Check.ge(0)),
+        "probability": pa.Column("float64", _probability),
+    },
+    unique=["example_id", "test_set", "model"],
+    strict=True,
+    name="predictions",
+)
+"""``label`` is the true label in both test sets; ``probability`` is that of ``predicted``."""

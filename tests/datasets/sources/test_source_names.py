@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backdoor_pipeline.datasets.sources import SourceParams, digest, read
+from backdoor_pipeline.datasets.sources.names import Resolved, resolve
+from backdoor_pipeline.errors import InputError
+
+
+def params(dataset: str, data: str | None = None) -> SourceParams:
+    return SourceParams(dataset=dataset, folder="", data=data, text="text", label="label")
+
+
+def test_the_variant_is_told_from_the_name() -> None:
+    assert resolve(params("hsol")) == resolve(params("hsol@paper")) == Resolved("hsol", False)
+    assert resolve(params("hsol@repaired")) == Resolved("hsol", True)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "data", "expected"),
+    [
+        ("sst-2", None, "did you mean 'sst2'"),
+        ("ag_news", None, "did you mean 'agnews'"),
+        ("IMDB", None, "did you mean 'imdb'"),
+        ("tabel", "x.csv", "did you mean 'table'"),
+        ("../secret", None, "is unknown"),
+        ("hsol@fixed", None, "paper or repaired"),
+        ("table", None, "needs source.data"),
+        ("sst2", "x.csv", "name two sources"),
+    ],
+)
+def test_bad_names_give_one_clear_error(dataset: str, data: str | None, expected: str) -> None:
+    for use in (read, digest):
+        with pytest.raises(InputError, match=expected):
+            use(params(dataset, data))
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (["train.tsv"], "openbackdoor"),
+        (["test.csv"], "openbackdoor"),
+        (["train.txt", "train_labels.txt"], "openbackdoor"),
+        (["test-clean.csv"], "poison_cache"),
+        (["train.jsonl"], "table"),
+        (["train.parquet"], "huggingface"),
+        (["dataset_dict.json"], "huggingface"),
+    ],
+)
+def test_own_folders_are_told_by_their_files(files: list[str], kind: str, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert resolve(params("rotten_tomatoes", str(tmp_path))).name == kind
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ("reviews.parquet", "table"),
+        ("a/b/c.tsv", "table"),
+        ("./absent", "table"),
+        ("/absent/folder", "table"),
+        ("stanfordnlp/sst2", "huggingface"),
+        ("imdb", "huggingface"),
+    ],
+)
+def test_other_data_is_told_by_its_name(data: str, kind: str) -> None:
+    assert resolve(params("rotten_tomatoes", data)).name == kind
+    assert resolve(params("rotten_tomatoes@repaired", data)) == Resolved(kind, True)
