@@ -1,8 +1,8 @@
 """How this project reads its configuration: parameters checked first, outputs named by their keys.
 
 The catalog may use ``${key:STAGE}`` for the output folder of a stage, ``${group:NAME}`` for a
-parameter group or value, and entries named ``{detector}.…`` or ``{recipe}.…``, which stand for one
-entry for each of them, with ``{key}`` as its folder and ``{keys}`` as the folders
+parameter group or value, and entries with ``{detector}`` or ``{recipe}`` in their
+name, which stand for one entry for each of them, with ``{key}`` as its folder and ``{keys}`` as the folders
 of everything that the defended run computes.
 """
 
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from backdoor_pipeline.keys import stage_keys
 from backdoor_pipeline.parameters import Parameters, check, spell_out
-from backdoor_pipeline.recipes import RECIPES
+from backdoor_pipeline.recipes import DETECTORS, RECIPES
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
@@ -65,15 +65,14 @@ class ProjectConfigLoader(OmegaConfigLoader):
         return OmegaConf.create(value) if isinstance(value, dict) else str(value)
 
     def _expand(self, catalog: dict[str, Any]) -> dict[str, Any]:
-        detectors = sorted({name for recipe in RECIPES.values() for name in recipe.detectors})
+        methods = {"{detector}": DETECTORS, "{recipe}": list(RECIPES)}
         expanded: dict[str, Any] = {}
         for name, entry in catalog.items():
-            kind = name.partition(".")[0]
-            methods = {"{detector}": detectors, "{recipe}": list(RECIPES)}.get(kind)
-            if methods is None:
+            kind = next((kind for kind in methods if kind in name), None)
+            if kind is None:
                 expanded[name] = entry
                 continue
-            for method in methods:
+            for method in methods[kind]:
                 text = json.dumps(entry).replace("{key}", self._key(method))
                 text = text.replace('"{keys}"', json.dumps(self._keys_behind(method)))
                 expanded[name.replace(kind, method)] = json.loads(text)

@@ -16,7 +16,7 @@ from backdoor_pipeline.datasets import sources
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.loading import model_digest, short_name
 from backdoor_pipeline.parameters import Parameters
-from backdoor_pipeline.recipes import RECIPES
+from backdoor_pipeline.recipes import DETECTORS, RECIPES
 
 HASH_LENGTH = 8
 
@@ -41,7 +41,7 @@ def stage_keys(parameters: Parameters) -> dict[str, str]:
     keys["undefended"] = _key(
         f"{cell}.{model}.s{p.seed}.undefended", keys["victim"], keys["reference"]
     )
-    for detector in sorted({name for recipe in RECIPES.values() for name in recipe.detectors}):
+    for detector in DETECTORS:
         keys[detector] = _key(
             f"{cell}.{model}.s{p.seed}.{detector}", keys["victim"], getattr(p, detector)
         )

@@ -26,3 +26,4 @@ RECIPES = {
     "btu_calibrated": Recipe(("token_drift", "token_association"), "token_replacement"),
     "association": Recipe(("token_association",), "token_replacement"),
 }
+DETECTORS = sorted({detector for recipe in RECIPES.values() for detector in recipe.detectors})

@@ -158,6 +158,7 @@ BAD = {
     "ragged": ({"train.tsv": "a\t1\nb\tc\t0\n"}, ["line 2", "3 cells"]),
     "wrong separator": ({"train.tsv": "sentence,label\na,1\n"}, ["','", "separator"]),
     "empty text": ({"train.tsv": "sentence\tlabel\na\t1\n\t0\n"}, ["line 3", "text is empty"]),
+    "empty text in a first row without header": ({"train.tsv": "\t0\na\t1\n"}, ["line 1", "empty"]),
     "empty file": ({"train.tsv": ""}, ["train.tsv", "empty"]),
     "header only": ({"train.tsv": "sentence\tlabel\n"}, ["no rows"]),
     "blank lines": ({"train.tsv": "\n\n"}, ["no rows"]),

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from backdoor_pipeline import schemas
 from backdoor_pipeline.datasets.sources import Finding, Source, SourceParams, read
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.pipelines.ingest import create_pipeline
+from backdoor_pipeline.pipelines.ingest.pipeline import create_pipeline
 from backdoor_pipeline.pipelines.ingest.nodes import IngestParams, ingest
 
 

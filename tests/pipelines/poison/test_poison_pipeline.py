@@ -5,7 +5,7 @@ from __future__ import annotations
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
-from backdoor_pipeline.pipelines.poison import create_pipeline
+from backdoor_pipeline.pipelines.poison.pipeline import create_pipeline
 
 OUTPUTS = {"poisoned_train", "triggered_test", "poison_index", "poison_summary"}
 

@@ -10,9 +10,9 @@ from backdoor_pipeline.datasets.sources import (
     table,
 )
 from backdoor_pipeline.datasets.sources.names import resolve
-from backdoor_pipeline.datasets.sources.source import Finding, Source, SourceParams
+from backdoor_pipeline.datasets.sources.source import DEFAULT_DATASET, Finding, Source, SourceParams
 
-__all__ = ["Finding", "Source", "SourceParams", "digest", "read"]
+__all__ = ["DEFAULT_DATASET", "Finding", "Source", "SourceParams", "digest", "read"]
 
 _READERS = {
     "rotten_tomatoes": movie_reviews,

@@ -224,7 +224,7 @@ def _read_table(path: Path, params: SourceParams) -> tuple[_Rows, list[Finding]]
 
 def _is_header(cells: list[str]) -> bool:
     """Says whether a first row names columns: no class number in it, or pandas' own numbering."""
-    return cells[0] == "" or not any(_INTEGER.fullmatch(cell) for cell in cells)
+    return cells[:3] == ["", "0", "1"] or not any(_INTEGER.fullmatch(cell) for cell in cells)
 
 
 def _named_columns(

@@ -10,46 +10,27 @@ from backdoor_pipeline.pipelines.detect.nodes import DETECTORS, adopt_suspects, 
 def create_pipeline(detectors: tuple[str, ...], recipe: str) -> Pipeline:
     """The nodes of the named detectors, then the one that settles the recipe's suspects.
 
-    A detector's own suspects (``token_drift.suspects``) are shared by all recipes that use it.
+    A detector's own suspects (``token_drift_suspects``) are shared by all recipes that use it.
     """
-    names = ("raised", "confirming")[: len(detectors)]
-    if len(detectors) == 1:
-        settle = Node(adopt_suspects, list(names), "suspects", name="settle_suspects")
-    else:
-        inputs = [*names, "params:confirmation"]
-        settle = Node(confirm_suspects, inputs, "suspects", name="settle_suspects")
+    inputs = [f"{detector}_suspects" for detector in detectors]
+    settle = adopt_suspects
+    if len(detectors) > 1:
+        settle, inputs = confirm_suspects, [*inputs, "params:confirmation"]
     settled = Pipeline(
-        [settle],
-        tags="detect",
+        [Node(settle, inputs, "suspects", name="settle_suspects", tags="detect")],
         namespace=recipe,
-        inputs={n: f"{d}.suspects" for n, d in zip(names, detectors, strict=True)},
-        parameters={"params:confirmation"} & set(settle.inputs),
+        inputs={name for name in inputs if not name.startswith("params:")},
+        parameters={name for name in inputs if name.startswith("params:")},
     )
-    return sum((_detector(name) for name in detectors), settled)
+    return Pipeline([_detector(name) for name in detectors]) + settled
 
 
-def _detector(name: str) -> Pipeline:
-    template = Pipeline(
-        [
-            Node(
-                DETECTORS[name],
-                [
-                    "poisoned_train",
-                    "base_model",
-                    f"params:{name}",
-                    "params:model",
-                    "params:compute",
-                    "params:seed",
-                ],
-                "suspects",
-                name="detect",
-            )
-        ],
+def _detector(name: str) -> Node:
+    settings = [f"params:{name}", "params:model", "params:compute", "params:seed"]
+    return Node(
+        DETECTORS[name],
+        ["poisoned_train", "base_model", *settings],
+        f"{name}_suspects",
+        name=f"detect_{name}",
         tags="detect",
-    )
-    return Pipeline(
-        template,
-        namespace=name,
-        inputs={"poisoned_train", "base_model"},
-        parameters={f"params:{name}", "params:model", "params:compute", "params:seed"},
     )

@@ -1,5 +1,1 @@
-"""Raw source → examples."""
-
-from backdoor_pipeline.pipelines.ingest.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+"""Raw texts in, checked examples out."""

@@ -1,0 +1,51 @@
+"""The small table that a run prints at its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backdoor_pipeline.pipelines.report.formatting import duration, number, percent, rate, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROWS = {"reference": "reference (no poison)", "victim": "victim", "purified": "purified"}
+FIRST, OTHER = 24, 26  # widths of the columns, in characters
+
+
+def summary_table(metrics: Mapping[str, Any], recipe: str) -> str:
+    """Clean accuracy and attack success of the three models, the detection, and the cost.
+
+    At most 12 lines of at most 100 characters, rates in per cent with 95 % intervals.
+    """
+    lines = [f"{recipe[:FIRST - 2]:<{FIRST}}{'clean accuracy':<{OTHER}}attack success"]
+    for name, label in ROWS.items():
+        model = metrics.get(name)
+        accuracy, success = (rate(model, key) for key in ("clean_accuracy", "attack_success_rate"))
+        lines.append(f"{label:<{FIRST}}{accuracy:<{OTHER}}{success}")
+    lines.append(_detection(metrics.get("detector") or {}))
+    lines.append(_cost(metrics.get("cost") or {}))
+    if not metrics.get("valid", True):
+        lines.append("attack not implanted: this cell is no test of a defence")
+    return "\n".join(lines)
+
+
+def _detection(detector: Mapping[str, Any]) -> str:
+    parts = [f"flagged {number(detector.get('flagged'))}"]
+    if detector.get("trigger_tokens"):
+        parts.append(f"trigger recall {percent(detector.get('trigger_recall'))}")
+    parts.append(f"trigger rank {number(detector.get('trigger_rank'))}")
+    parts.append(f"false alarms {number(detector.get('false_alarms'))}")
+    return f"{'detector':<{FIRST}}{', '.join(parts)}"
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    parts = [
+        duration(cost.get("wall_seconds")),
+        f"{number(round(cost['examples_per_second']))} examples/s in training"
+        if cost.get("examples_per_second")
+        else None,
+        f"peak {size(cost.get('peak_memory_bytes'))}",
+        f"clean rows used: {number(cost.get('clean_rows'))}",
+    ]
+    return f"{'cost':<{FIRST}}{', '.join(part for part in parts if part)}"

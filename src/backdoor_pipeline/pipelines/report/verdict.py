@@ -1,0 +1,132 @@
+"""What was found and what it did, in plain sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from backdoor_pipeline.pipelines.report.formatting import (
+    counted,
+    is_missing,
+    percent,
+    points,
+    rate,
+    token,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+    from backdoor_pipeline.pipelines.report.params import ReportParams
+
+NAMED_TOKENS = 5
+
+
+class Verdict(NamedTuple):
+    """The outcome of a cell.
+
+    Attributes:
+        kind: How it went; "void" where there was nothing to defend against.
+        headline: One short sentence.
+        sentences: What the detector flagged, then what became of attack and accuracy.
+    """
+
+    kind: Literal["good", "mixed", "bad", "void"]
+    headline: str
+    sentences: list[str]
+
+
+def judge(
+    metrics: Mapping[str, Any],
+    suspects: pd.DataFrame,
+    poison_summary: Mapping[str, Any],
+    params: ReportParams,
+) -> Verdict:
+    """The verdict on one cell: control run, attack not implanted, or how the defence did."""
+    sentences = [describe_flagged(metrics, suspects), *_effects(metrics)]
+    n_flagged = metrics["detector"].get("flagged") or 0
+    if poison_summary.get("poisoned_rows") == 0:
+        if not n_flagged:
+            return Verdict("good", "Control run without poison: no alarm.", sentences)
+        noun = _noun(suspects)
+        headline = f"Control run without poison: false alarm, {counted(n_flagged, noun)} flagged."
+        return Verdict("bad", headline, sentences)
+    if not metrics.get("valid", True):
+        floor = percent(metrics["victim"].get("attack_success_floor"))
+        why = (
+            "This cell says nothing about the defence: the undefended model hardly follows the "
+            f"trigger more often than a model trained without poison does ({floor})."
+        )
+        return Verdict("void", "Attack not implanted.", [why, *sentences])
+    return _judge_defence(metrics, sentences, params)
+
+
+def _judge_defence(
+    metrics: Mapping[str, Any], sentences: list[str], params: ReportParams
+) -> Verdict:
+    excess = metrics["purified"].get("attack_success_excess")
+    removed = not is_missing(excess) and excess <= params.removed_excess
+    recall = metrics["detector"].get("recall")
+    if removed:
+        kind: Literal["good", "mixed"] = "good"
+        headline = "Backdoor found and removed"
+        if recall is None:
+            headline = "Backdoor removed"
+        elif recall == 0:
+            kind, headline = "mixed", "Backdoor gone, though its trigger was not flagged"
+        elif recall < 1:
+            headline = "Backdoor removed, its trigger found in part"
+        change = metrics.get("comparison", {}).get("clean_accuracy_change")
+        if not is_missing(change) and change < -params.accuracy_loss:
+            kind, headline = "mixed", f"{headline}, at a cost: clean accuracy {points(change)}"
+        return Verdict(kind, f"{headline}.", sentences)
+    if recall is None:
+        return Verdict("bad", "Backdoor not removed.", sentences)
+    if recall == 0:
+        return Verdict("bad", "Backdoor missed.", sentences)
+    part = " in part" if recall < 1 else ""
+    return Verdict("bad", f"Trigger found{part}, but the backdoor is still there.", sentences)
+
+
+def describe_flagged(metrics: Mapping[str, Any], suspects: pd.DataFrame) -> str:
+    """Which suspects were flagged, and how many of them are right."""
+    detector, noun = metrics["detector"], _noun(suspects)
+    flagged = suspects[suspects["flagged"]].sort_values("score", ascending=False)
+    if flagged.empty:
+        said = f"No {noun} was flagged"
+    else:
+        said = f"{counted(len(flagged), noun)} {'was' if len(flagged) == 1 else 'were'} flagged"
+        if noun == "token":
+            names = [f"\u201c{token(t)}\u201d" for t in flagged["evidence"][:NAMED_TOKENS]]
+            more = [f"{len(flagged) - NAMED_TOKENS} more"] if len(flagged) > NAMED_TOKENS else []
+            said += f" ({', '.join([*names, *more])})"
+    n_true, recall = detector.get("trigger_tokens"), detector.get("recall")
+    truth = []
+    if n_true and recall is not None:
+        truth.append(f"{round(recall * n_true)} of {counted(n_true, 'trigger token')}")
+    elif recall is not None:
+        truth.append(f"{percent(recall)} of the poisoned rows")
+    if truth and not is_missing(detector.get("false_alarms")):
+        truth.append(counted(detector["false_alarms"], "false alarm"))
+    return f"{said}: {', '.join(truth)}." if truth else f"{said}."
+
+
+def _noun(suspects: pd.DataFrame) -> str:
+    examples = len(suspects) and (suspects["kind"] == "example").all()
+    return "training row" if examples else "token"
+
+
+def _effects(metrics: Mapping[str, Any]) -> list[str]:
+    victim, purified, reference = (
+        metrics.get(name) or {} for name in ("victim", "purified", "reference")
+    )
+    success, accuracy = "attack_success_rate", "clean_accuracy"
+    change = metrics.get("comparison", {}).get("clean_accuracy_change")
+    return [
+        f"The attack succeeds on {rate(victim, success)} of the triggered test rows before, "
+        f"on {rate(purified, success)} after; a model trained without poison gives the attacker's "
+        f"label to {rate(reference, success)} of them.",
+        f"Clean accuracy is {rate(victim, accuracy)} before, {rate(purified, accuracy)} after "
+        f"({points(change)}).",
+    ]
