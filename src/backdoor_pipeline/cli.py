@@ -49,7 +49,7 @@ cli.add_command(
     click.Command(
         name="run",
         params=kedro_run.params,
-        callback=one_line_errors(kedro_run.callback),
+        callback=one_line_errors(kedro_run.callback),  # type: ignore[arg-type]
         help=kedro_run.help,
         context_settings=kedro_run.context_settings,
     )

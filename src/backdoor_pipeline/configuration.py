@@ -1,9 +1,9 @@
 """How this project reads its configuration: parameters checked first, outputs named by their keys.
 
 The catalog may use ``${key:STAGE}`` for the output folder of a stage, ``${group:NAME}`` for a
-parameter group or value, and entries with ``{detector}`` or ``{recipe}`` in their
-name, which stand for one entry for each of them, with ``{key}`` as its folder and ``{keys}`` as the folders
-of everything that the defended run computes.
+parameter group or value, and entries with ``{detector}`` or ``{recipe}`` in their name. Those stand
+for one entry for each detector or recipe, with ``{key}`` as its folder and ``{keys}`` as the
+folders of everything that the defended run computes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,11 @@ from backdoor_pipeline.recipes import DETECTORS, RECIPES
 class ProjectConfigLoader(OmegaConfigLoader):
     """Kedro's loader with shorthands, typed parameters and keyed output folders."""
 
-    def __init__(self, *args: Any, runtime_params: dict[str, Any] | None = None, **kwargs: Any):
-        resolvers = kwargs.pop("custom_resolvers", None) or {}
-        super().__init__(
-            *args,
-            runtime_params=spell_out(runtime_params or {}),
-            custom_resolvers={**resolvers, "key": self._key, "group": self._group},
-            **kwargs,
-        )
+    def __init__(self, conf_source: str, **kwargs: Any) -> None:
+        kwargs["runtime_params"] = spell_out(kwargs.get("runtime_params") or {})
+        resolvers = kwargs.get("custom_resolvers") or {}
+        kwargs["custom_resolvers"] = {**resolvers, "key": self._key, "group": self._group}
+        super().__init__(conf_source, **kwargs)
 
     def __getitem__(self, key: str) -> Any:
         if key == "parameters":
@@ -73,7 +70,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 expanded[name] = entry
                 continue
             for method in methods[kind]:
-                text = json.dumps(entry).replace("{key}", self._key(method))
+                text = json.dumps(entry).replace("{key}", json.dumps(self._key(method))[1:-1])
                 text = text.replace('"{keys}"', json.dumps(self._keys_behind(method)))
                 expanded[name.replace(kind, method)] = json.loads(text)
         return expanded

@@ -31,9 +31,7 @@ def stage_keys(parameters: Parameters) -> dict[str, str]:
     settings = [p.seed, p.compute, p.model, model_digest(p.model)]
     keys: dict[str, str] = {}
     keys["ingest"] = _key(data, p.seed, p.source, p.ingest, _source_digest(p))
-    keys["poison"] = _key(
-        f"{cell}.s{p.seed}", keys["ingest"], attack, p.poison.settings, *settings
-    )
+    keys["poison"] = _key(f"{cell}.s{p.seed}", keys["ingest"], attack, p.poison.settings, *settings)
     keys["reference"] = _key(
         f"{data}.clean.{model}.s{p.seed}", keys["ingest"], p.training, *settings
     )

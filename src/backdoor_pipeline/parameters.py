@@ -59,7 +59,7 @@ class Parameters(ParameterGroup):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     fresh: bool
-    data_dir: str
+    data_dir: Annotated[str, Field(min_length=1)]
     source: SourceParams
     ingest: IngestParams
     poison: PoisonParams

@@ -1,6 +1,6 @@
 """The recipes: which detectors and which unlearner make a named defence.
 
-A recipe flags what its detectors agree on. Each is a named pipeline (``kedro run --pipelines btu``).
+A recipe flags what its detectors agree on. Each is a named pipeline: ``kedro run --pipelines btu``.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ class ProjectSession(KedroSession):
     a hash of everything it depends on (``keys``).
     """
 
-    def run(self, *args: Any, only_missing_outputs: bool = True, **kwargs: Any) -> dict[str, Any]:
-        fresh = self.load_context().config_loader.typed_parameters.fresh
-        return super().run(*args, only_missing_outputs=not fresh, **kwargs)
+    def run(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        loader: Any = self.load_context().config_loader
+        kwargs["only_missing_outputs"] = not loader.typed_parameters.fresh
+        return super().run(**kwargs)

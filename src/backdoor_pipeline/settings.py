@@ -14,7 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 from omegaconf.resolvers import oc
 
 from backdoor_pipeline.configuration import ProjectConfigLoader
-from backdoor_pipeline.hooks import HOOKS as HOOKS
+from backdoor_pipeline.hooks import HOOKS  # noqa: F401 (a Kedro setting)
 from backdoor_pipeline.session import ProjectSession
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]

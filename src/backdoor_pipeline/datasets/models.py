@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
@@ -19,9 +19,6 @@ from backdoor_pipeline.modelling.loading import (
     load_pretrained,
     load_tokenizer,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class ClassifierDataset(WholeDataset):
@@ -41,8 +38,13 @@ class ClassifierDataset(WholeDataset):
         return load_classifier(path)
 
     def _write(self, data: ModelBundle, path: Path) -> None:
+        from safetensors import SafetensorError
+
         path.mkdir()
-        data.model.save_pretrained(path, safe_serialization=True)
+        try:
+            data.model.save_pretrained(path)
+        except SafetensorError as error:  # its way of saying that the disk is full
+            raise OSError(str(error)) from error
         data.tokenizer.save_pretrained(path)
         provenance = {"written_by": f"backdoor_pipeline {__version__}", **self._provenance}
         (path / "provenance.json").write_text(json.dumps(provenance, indent=2), encoding="utf-8")
@@ -91,7 +93,7 @@ class ModelCardDataset(WholeDataset):
             return False
 
 
-class PretrainedModelDataset(AbstractDataset[None, ModelBundle]):
+class PretrainedModelDataset(AbstractDataset[None, Any]):
     """The public pretrained encoder that training starts from (read only).
 
     Args:
@@ -102,7 +104,7 @@ class PretrainedModelDataset(AbstractDataset[None, ModelBundle]):
         self._model = ModelParams.model_validate(model)
         self.metadata = metadata
 
-    def load(self) -> ModelBundle:
+    def load(self) -> Any:
         return load_pretrained(self._model)
 
     def save(self, data: None) -> None:
@@ -118,5 +120,5 @@ class PretrainedModelDataset(AbstractDataset[None, ModelBundle]):
 class PretrainedTokenizerDataset(PretrainedModelDataset):
     """The tokenizer of the pretrained encoder alone (read only)."""
 
-    def load(self) -> PreTrainedTokenizerBase:
+    def load(self) -> Any:
         return load_tokenizer(self._model)

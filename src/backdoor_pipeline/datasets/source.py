@@ -12,7 +12,7 @@ from backdoor_pipeline.datasets.sources import Source, SourceParams
 
 
 class SourceDataset(AbstractDataset[None, Source]):
-    """Reads what the parameter group ``source`` names: a known set, a table, a folder or a hub id."""
+    """What the parameter group ``source`` names: a known set, a table, a folder or a hub id."""
 
     def __init__(self, *, source: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
         self._source = SourceParams.model_validate(source)

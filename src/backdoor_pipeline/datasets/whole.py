@@ -17,10 +17,10 @@ PREVIEW_ROWS = 20
 
 
 class WholeDataset(AbstractVersionedDataset[Any, Any]):
-    """Base of the datasets below: written aside, flushed, then renamed into place.
+    """Base of the datasets below: written aside, then renamed into place.
 
-    A run that is killed while it saves leaves only a ``.part`` neighbour, which the next save
-    removes; a reader never sees half a file.
+    A run that is killed while it saves leaves only a hidden ``.part`` neighbour, which nobody
+    reads; a reader never sees half a file.
     """
 
     def __init__(

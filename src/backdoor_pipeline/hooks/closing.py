@@ -21,10 +21,8 @@ class ClosingHooks:
         made = {name for name in RECIPES if f"{name}.report" in pipeline.all_outputs()}
         for recipe in sorted(made):
             metrics = catalog.load(f"{recipe}.metrics")
-            paths = {
-                name: catalog.get(f"{recipe}.{name}")._get_load_path()
-                for name in ("report", "metrics")
-            }
-            lines = [summary_table(metrics, recipe), *(f"{k}: {v}" for k, v in paths.items())]
-            sys.stdout.write("\n" + "\n".join(lines) + "\n")
+            sys.stdout.write(f"\n{summary_table(metrics, recipe)}\n")
+            for name in ("report", "metrics"):
+                dataset: Any = catalog.get(f"{recipe}.{name}")
+                sys.stdout.write(f"{name}: {dataset._get_load_path()}\n")
             sys.stdout.flush()

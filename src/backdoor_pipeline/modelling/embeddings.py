@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 def embedding_table(bundle: ModelBundle) -> np.ndarray:
     """A float32 copy of the word-embedding table, shape (vocabulary, hidden)."""
-    return bundle.model.get_input_embeddings().weight.detach().float().cpu().numpy().copy()
+    return word_vectors(bundle.model).detach().float().cpu().numpy().copy()
+
+
+def word_vectors(model: PreTrainedModel) -> torch.nn.Parameter:
+    """The parameter that holds the word-embedding table."""
+    words: Any = model.get_input_embeddings()
+    return words.weight
 
 
 def embedding_block(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -26,7 +32,7 @@ def embedding_block(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Te
     BERT-like encoders have it as a module of its own (word, position and type tables, LayerNorm);
     GPT-2 adds word and position vectors; others (Llama) use the word vectors alone.
     """
-    encoder = model.base_model
+    encoder: Any = model.base_model
     if hasattr(encoder, "embeddings"):
         block = encoder.embeddings
         return lambda ids: block(input_ids=ids)
@@ -34,6 +40,17 @@ def embedding_block(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Te
     if not hasattr(encoder, "wpe"):
         return words
     return lambda ids: words(ids) + encoder.wpe.weight[: ids.shape[1]]
+
+
+def embedding_parameters(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    """The parameters that ``embedding_block`` computes with."""
+    encoder: Any = model.base_model
+    if hasattr(encoder, "embeddings"):
+        modules = [encoder.embeddings]
+    else:
+        positions = [encoder.wpe] if hasattr(encoder, "wpe") else []
+        modules = [encoder.get_input_embeddings(), *positions]
+    return [parameter for module in modules for parameter in module.parameters()]
 
 
 def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:

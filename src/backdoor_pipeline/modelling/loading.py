@@ -10,14 +10,14 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def short_name(name: str) -> str:
 
 
 def model_digest(params: ModelParams) -> str:
-    """What identifies the weights and the tokenizer: a hash of the files, or hub id and revision."""
+    """What identifies weights and tokenizer: a hash of the files, or hub id and revision."""
     try:
         folder = model_folder(params.name)
     except InputError:
@@ -110,7 +110,11 @@ def check_model_folder(folder: Path) -> None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"model folder {folder}: config.json is not valid JSON ({error})") from None
+        raise InputError(
+            f"model folder {folder}: config.json is not valid JSON ({error})"
+        ) from None
+    if not isinstance(config, dict):
+        raise InputError(f"model folder {folder}: config.json holds no settings (a JSON object)")
     if "auto_map" in config:
         raise InputError(
             f"model folder {folder}: config.json asks for code of its own (auto_map), which is "
@@ -165,13 +169,15 @@ def load_pretrained(params: ModelParams) -> ModelBundle:
     quiet_transformers()
     tokenizer = load_tokenizer(params)
     try:
-        model, info = AutoModel.from_pretrained(
-            _checked_source(params),
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            **_hub_options(params),
-        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # parameters that the file lacks (a pooler) are drawn
+            model, info = AutoModel.from_pretrained(
+                _checked_source(params),
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                **_hub_options(params),
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _cannot_load(params, error, "model") from None
     check_vocabulary(params.name, tokenizer, model)
@@ -186,7 +192,7 @@ def load_pretrained(params: ModelParams) -> ModelBundle:
             f"model '{params.name}': the weights file lacks most of the parameters of a "
             f"{model.config.model_type} model (e.g. {sorted(info['missing_keys'])[0]})"
         )
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = positions(model)
     if limit and params.max_length > limit:
         raise InputError(
             f"model.max_length {params.max_length} is beyond the {limit} positions of model "
@@ -196,25 +202,36 @@ def load_pretrained(params: ModelParams) -> ModelBundle:
     return ModelBundle(model.eval(), tokenizer)
 
 
+def positions(model: PreTrainedModel) -> int | None:
+    """How many tokens a text may have; None if the architecture sets no limit.
+
+    RoBERTa and its kin number positions from the padding id + 1, so they have fewer than rows.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    embeddings = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(embeddings, "padding_idx", None)
+    return limit if limit is None or padding is None else limit - padding - 1
+
+
 def load_classifier(folder: Path) -> ModelBundle:
-    """A classifier and its tokenizer from a folder that ``save_classifier`` or a user wrote.
+    """A classifier and its tokenizer from a folder that ``ClassifierDataset`` or a user wrote.
 
     Raises:
         InputError: As ``load_pretrained``.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
 
     quiet_transformers()
-    check_model_folder(folder)
-    tokenizer = load_tokenizer(ModelParams(name=str(folder), max_length=1))
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-    )
+    params = ModelParams(name=str(folder), max_length=1)
+    tokenizer = load_tokenizer(params)
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, **_hub_options(params)
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _cannot_load(params, error, "model") from None
     check_vocabulary(str(folder), tokenizer, model)
     return ModelBundle(model.eval(), tokenizer)
 
@@ -257,7 +274,7 @@ def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, model: object) -> None:
+def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
     """Nothing, if every token id of the tokenizer has a row in the embedding table.
 
     Raises:

@@ -50,7 +50,7 @@ def _forward(
     import torch
 
     device = resolve_device(compute)
-    model = bundle.model.to(device)
+    model = bundle.model.to(device)  # type: ignore[arg-type]
     was_training = model.training
     model.eval()
     order, parts = [], []

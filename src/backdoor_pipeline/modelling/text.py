@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +49,7 @@ class Tokens:
         """The text each token belongs to, int64, shape (n_tokens,)."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
-    def without(self, token_ids: Sequence[int]) -> Tokens:
+    def without(self, token_ids: Sequence[int] | np.ndarray) -> Tokens:
         """The same texts with every occurrence of ``token_ids`` deleted, order kept."""
         keep = ~np.isin(self.ids, np.asarray(token_ids, dtype=self.ids.dtype))
         lengths = np.bincount(self.rows[keep], minlength=len(self))
@@ -59,9 +60,7 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def tokenise(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> Tokens:
+def tokenise(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
     """Token ids of ``texts``, each cut to ``max_length`` tokens (special tokens counted)."""
     texts = list(texts)
     ids: list[np.ndarray] = []
@@ -75,7 +74,7 @@ def tokenise(
             return_token_type_ids=False,
         )["input_ids"]
         lengths.extend(map(len, chunk))
-        ids.append(np.fromiter((i for row in chunk for i in row), dtype=np.int32))
+        ids.append(np.fromiter(chain.from_iterable(chunk), dtype=np.int32))
         if len(texts) > CHUNK_ROWS:
             logger.info("tokenised %d of %d texts", min(start + CHUNK_ROWS, len(texts)), len(texts))
     flat = np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
@@ -15,13 +16,12 @@ from backdoor_pipeline.modelling.text import Tokens, collate, length_batches
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat, PositiveInt, Share
 
 if TYPE_CHECKING:
-
     import torch
 
 logger = logging.getLogger(__name__)
 
 History = dict[str, dict[str, list[float]]]
-"""Per quantity its values and the optimiser steps they belong to: ``{"loss": {"step", "value"}}``."""
+"""Per quantity its values and their optimiser steps: ``{"loss": {"step": […], "value": […]}}``."""
 
 
 class OptimisationParams(ParameterGroup):
@@ -30,7 +30,7 @@ class OptimisationParams(ParameterGroup):
     epochs: PositiveInt
     learning_rate: PositiveFloat
     batch_size: PositiveInt
-    weight_decay: float
+    weight_decay: Annotated[float, Field(ge=0)]
     warmup_share: Share
     max_gradient_norm: PositiveFloat
 
@@ -62,7 +62,7 @@ def fit(
 
     device = resolve_device(compute)
     parallel = _accelerator(device)
-    model = bundle.model.to(device).train()
+    model = bundle.model.to(device).train()  # type: ignore[arg-type]
     optimiser = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=params.learning_rate,
@@ -110,7 +110,7 @@ def fit(
 def epoch_batches(
     tokens: Tokens, params: OptimisationParams, seed: int, n_processes: int = 1
 ) -> list[list[np.ndarray]]:
-    """The row indices of every batch of every epoch, a multiple of ``n_processes`` in each epoch."""
+    """Row indices of every batch of every epoch; ``n_processes`` divides their number."""
     rng = np.random.default_rng(seed)
     epochs = []
     for _ in range(params.epochs):

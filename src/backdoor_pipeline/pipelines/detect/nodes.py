@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SEEN = ["example_id", "text", "label"]
 
 
-def detect_token_drift(  # noqa: PLR0913
+def detect_token_drift(
     poisoned_train: pd.DataFrame,
     base_model: ModelBundle,
     params: TokenDriftParams,
@@ -33,7 +33,7 @@ def detect_token_drift(  # noqa: PLR0913
     return token_drift.detect(training, base_model, params, model.max_length, compute, seed)
 
 
-def detect_token_association(  # noqa: PLR0913
+def detect_token_association(
     poisoned_train: pd.DataFrame,
     base_model: ModelBundle,
     params: TokenAssociationParams,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pandas as pd
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.pipelines.detect.nodes import DETECTORS, adopt_suspects, confirm_suspects
@@ -13,7 +16,7 @@ def create_pipeline(detectors: tuple[str, ...], recipe: str) -> Pipeline:
     A detector's own suspects (``token_drift_suspects``) are shared by all recipes that use it.
     """
     inputs = [f"{detector}_suspects" for detector in detectors]
-    settle = adopt_suspects
+    settle: Callable[..., pd.DataFrame] = adopt_suspects
     if len(detectors) > 1:
         settle, inputs = confirm_suspects, [*inputs, "params:confirmation"]
     settled = Pipeline(

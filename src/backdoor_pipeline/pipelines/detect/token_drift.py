@@ -14,7 +14,7 @@ vocabulary is counted (published: 35,022 for every model).
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,10 @@ from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_
 from backdoor_pipeline.modelling.embeddings import (
     decode,
     embedding_block,
+    embedding_parameters,
     embedding_table,
     special_token_ids,
+    word_vectors,
 )
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.progress import track
@@ -61,7 +63,7 @@ class TokenDriftParams(ParameterGroup):
     official_vocabulary: bool = False
 
 
-def detect(  # noqa: PLR0913
+def detect(
     training: pd.DataFrame,
     base_model: ModelBundle,
     params: TokenDriftParams,
@@ -82,31 +84,28 @@ def detect(  # noqa: PLR0913
     Returns:
         One row for each token of the training texts: ``suspects`` with ``count`` (texts that hold
         the token) and per round r its ``drift_r`` and ``rank_r`` (1 = moved furthest). ``score`` is
-        the largest drift relative to the round's threshold, so a token is flagged where it is >= 1.
+        the largest drift relative to that of the last token that the round flags: at least 1 for
+        flagged tokens.
     """
     tokenizer = base_model.tokenizer
     labels = training["label"].to_numpy()
-    n_classes = int(labels.max()) + 1
-    tokens = tokenise(training["text"], tokenizer, max_length)
-    short = tokenise(training["text"], tokenizer, min(params.shallow_max_length, max_length))
+    short_length = min(params.shallow_max_length, max_length)
+    short = tokenise(training["text"], tokenizer, short_length)
     start = embedding_table(base_model)
     excluded = excluded_ids(base_model, params)
     n_flagged = n_flagged_per_round(len(tokenizer), params)
+    exposure = _Exposure(base_model, labels, params, compute, seed)
 
-    def shallow(texts: Tokens) -> np.ndarray:
-        return drift(start, _train_shallow(base_model, texts, labels, n_classes, params, compute, seed))
-
-    drift_a = shallow(short)
+    drift_a = drift(start, exposure.of_embedding_block(short))
     flagged_a = furthest(drift_a, n_flagged, excluded)
-    remaining = (
-        _without_letters(training["text"], flagged_a, base_model, params)
-        if params.official_removal
-        else short.without(flagged_a)
-    )
-    drift_b = shallow(remaining)
-    drift_c = drift(
-        start, _train_table(base_model, tokens, labels, n_classes, params, compute, seed)
-    )
+    if params.official_removal:
+        cleaned = without_letters(training["text"], decode(tokenizer, flagged_a))
+        remaining = tokenise(cleaned, tokenizer, short_length)
+    else:
+        remaining = short.without(flagged_a)
+    drift_b = drift(start, exposure.of_embedding_block(remaining))
+    tokens = tokenise(training["text"], tokenizer, max_length)
+    drift_c = drift(start, exposure.of_table_alone(tokens))
     return _suspects(base_model, tokens, (drift_a, drift_b, drift_c), n_flagged, excluded)
 
 
@@ -131,134 +130,113 @@ def n_flagged_per_round(vocabulary: int, params: TokenDriftParams) -> int:
 def excluded_ids(base_model: ModelBundle, params: TokenDriftParams) -> set[int]:
     """Ids that are never suspected: special tokens and the tokens that the user names."""
     tokenizer = base_model.tokenizer
-    named = tokenizer.convert_tokens_to_ids(list(params.excluded_tokens))
-    return special_token_ids(tokenizer) | {i for i in named if i is not None}
+    vocabulary = tokenizer.get_vocab()
+    named = {vocabulary[token] for token in params.excluded_tokens if token in vocabulary}
+    return special_token_ids(tokenizer) | named
 
 
-def _train_shallow(  # noqa: PLR0913
-    base_model: ModelBundle,
-    tokens: Tokens,
-    labels: np.ndarray,
-    n_classes: int,
-    params: TokenDriftParams,
-    compute: ComputeParams,
-    seed: int,
-) -> np.ndarray:
-    """The word table after training embedding block -> mean -> linear layer, all of it trainable."""
-    import torch
-
-    bundle = new_classifier(base_model, n_classes, seed)
-    block = embedding_block(bundle.model)
-    hidden = bundle.model.get_input_embeddings().weight.shape[1]
-    generator = torch.Generator().manual_seed(seed)
-    head = torch.nn.Linear(hidden, n_classes)
-    bound = hidden**-0.5
-    for parameter in head.parameters():
-        torch.nn.init.uniform_(parameter, -bound, bound, generator=generator)
-    head.to(resolve_device(compute))
-
-    def logits(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        states = block(batch["input_ids"])
-        if params.official_mean:
-            return head(states.mean(dim=1))
-        mask = batch["attention_mask"].unsqueeze(-1)
-        return head((states * mask).sum(dim=1) / mask.sum(dim=1))
-
-    trained = [p for module in _block_modules(bundle.model) for p in module.parameters()]
-    _descend(
-        bundle,
-        logits,
-        [*trained, *head.parameters()],
-        tokens,
-        labels,
-        params.shallow_batch_size,
-        params,
-        ComputeParams(device=compute.device, precision="fp32"),  # cheap; drift is of order 1e-4
-        seed,
-        f"expose {len(tokens)} texts to the embedding block",
-    )
-    return embedding_table(bundle)
-
-
-def _train_table(  # noqa: PLR0913
-    base_model: ModelBundle,
-    tokens: Tokens,
-    labels: np.ndarray,
-    n_classes: int,
-    params: TokenDriftParams,
-    compute: ComputeParams,
-    seed: int,
-) -> np.ndarray:
-    """The word table after training it alone under the frozen encoder and a frozen random head."""
-    bundle = new_classifier(base_model, n_classes, seed)
-    bundle.model.requires_grad_(False)
-    table = bundle.model.get_input_embeddings().weight.requires_grad_(True)
-    _descend(
-        bundle,
-        lambda batch: bundle.model(**batch).logits,
-        [table],
-        tokens,
-        labels,
-        params.deep_batch_size,
-        params,
-        compute,
-        seed,
-        f"expose {len(tokens)} texts to the whole encoder",
-    )
-    return embedding_table(bundle)
-
-
-def _descend(  # noqa: PLR0913
-    bundle: ModelBundle,
-    logits: Callable[[dict[str, torch.Tensor]], torch.Tensor],
-    trained: list[torch.nn.Parameter],
-    tokens: Tokens,
-    labels: np.ndarray,
-    batch_size: int,
-    params: TokenDriftParams,
-    compute: ComputeParams,
-    seed: int,
-    what: str,
-) -> None:
-    """AdamW at a constant rate on cross-entropy; changes ``trained`` in place."""
-    import torch
-
-    device = resolve_device(compute)
-    bundle.model.to(device).train()
-    decay = OFFICIAL_WEIGHT_DECAY if params.official_decay else 0.0
-    optimiser = torch.optim.AdamW(
-        trained, lr=params.learning_rate, weight_decay=decay, fused=device.type in {"cpu", "cuda"}
-    )
-    rng = np.random.default_rng(seed)
-    targets = torch.from_numpy(labels.astype(np.int64))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for _ in range(params.epochs):
-            for rows in track(length_batches(tokens.lengths, batch_size, rng), what):
-                batch = collate(tokens, rows, bundle.tokenizer.pad_token_id, device)
-                with autocast(compute, device):
-                    output = logits(batch)
-                loss = torch.nn.functional.cross_entropy(output.float(), targets[rows].to(device))
-                loss.backward()
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-
-
-def _block_modules(model: object) -> list[torch.nn.Module]:
-    """The modules whose parameters the embedding block uses."""
-    encoder = model.base_model
-    if hasattr(encoder, "embeddings"):
-        return [encoder.embeddings]
-    return [encoder.get_input_embeddings(), *([encoder.wpe] if hasattr(encoder, "wpe") else [])]
-
-
-def _without_letters(
-    texts: pd.Series, token_ids: np.ndarray, base_model: ModelBundle, params: TokenDriftParams
-) -> Tokens:
+def without_letters(texts: pd.Series, tokens: list[str]) -> pd.Series:
     """The published removal: every occurrence of a token's letters goes, inside words too."""
-    for token in decode(base_model.tokenizer, token_ids):
+    for token in tokens:
         texts = texts.str.replace(token.strip(), "", regex=False)
-    return tokenise(texts, base_model.tokenizer, params.shallow_max_length)
+    return texts
+
+
+class _Exposure(NamedTuple):
+    """What the rounds have in common; each returns the word-embedding table that it trained."""
+
+    base_model: ModelBundle
+    labels: np.ndarray
+    params: TokenDriftParams
+    compute: ComputeParams
+    seed: int
+
+    def of_embedding_block(self, texts: Tokens) -> np.ndarray:
+        """Rounds A and B: embedding block -> mean over tokens -> linear layer, all trainable."""
+
+        bundle = self._fresh_classifier()
+        block = embedding_block(bundle.model)
+        head = self._linear_head(word_vectors(bundle.model).shape[1])
+
+        def logits(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            states = block(batch["input_ids"])
+            if self.params.official_mean:
+                return head(states.mean(dim=1))
+            mask = batch["attention_mask"].unsqueeze(-1)
+            return head((states * mask).sum(dim=1) / mask.sum(dim=1))
+
+        trained = [*embedding_parameters(bundle.model), *head.parameters()]
+        # float32 costs little here and keeps differences of order 1e-5
+        exact = ComputeParams(device=self.compute.device, precision="fp32")
+        self._descend(
+            bundle, logits, trained, texts, self.params.shallow_batch_size, exact, "embedding block"
+        )
+        return embedding_table(bundle)
+
+    def of_table_alone(self, texts: Tokens) -> np.ndarray:
+        """Round C: the table alone under the frozen encoder and a frozen head drawn at random."""
+        bundle = self._fresh_classifier()
+        bundle.model.requires_grad_(False)
+        table = word_vectors(bundle.model)
+        table.requires_grad_(True)
+        self._descend(
+            bundle,
+            lambda batch: bundle.model(**batch).logits,
+            [table],
+            texts,
+            self.params.deep_batch_size,
+            self.compute,
+            "whole encoder",
+        )
+        return embedding_table(bundle)
+
+    def _fresh_classifier(self) -> ModelBundle:
+        return new_classifier(self.base_model, int(self.labels.max()) + 1, self.seed)
+
+    def _linear_head(self, hidden: int) -> torch.nn.Linear:
+        import torch
+
+        head = torch.nn.Linear(hidden, int(self.labels.max()) + 1)
+        generator = torch.Generator().manual_seed(self.seed)
+        for parameter in head.parameters():
+            torch.nn.init.uniform_(parameter, -(hidden**-0.5), hidden**-0.5, generator=generator)
+        return head.to(resolve_device(self.compute))
+
+    def _descend(
+        self,
+        bundle: ModelBundle,
+        logits: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+        trained: list[torch.nn.Parameter],
+        texts: Tokens,
+        batch_size: int,
+        compute: ComputeParams,
+        what: str,
+    ) -> None:
+        """AdamW at a constant rate on cross-entropy; changes ``trained`` in place."""
+        import torch
+
+        device = resolve_device(compute)
+        bundle.model.to(device).train()  # type: ignore[arg-type]
+        optimiser = torch.optim.AdamW(
+            trained,
+            lr=self.params.learning_rate,
+            weight_decay=OFFICIAL_WEIGHT_DECAY if self.params.official_decay else 0.0,
+            fused=device.type in {"cpu", "cuda"},
+        )
+        rng = np.random.default_rng(self.seed)
+        targets = torch.from_numpy(self.labels.astype(np.int64))
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            for _ in range(self.params.epochs):
+                batches = length_batches(texts.lengths, batch_size, rng)
+                for rows in track(batches, f"expose {len(texts)} texts to the {what}"):
+                    batch = collate(texts, rows, bundle.tokenizer.pad_token_id, device)
+                    with autocast(compute, device):
+                        output = logits(batch)
+                    target = targets[rows].to(device)
+                    torch.nn.functional.cross_entropy(output.float(), target).backward()
+                    optimiser.step()
+                    optimiser.zero_grad(set_to_none=True)
 
 
 def _suspects(
@@ -273,14 +251,17 @@ def _suspects(
     count = np.bincount(pairs % vocabulary, minlength=vocabulary)
     seen = np.array(sorted(set(np.flatnonzero(count)) - excluded), dtype=np.int64)
     columns: dict[str, np.ndarray] = {}
-    relative = np.zeros(vocabulary)
+    relative, flagged = np.zeros(vocabulary), np.zeros(vocabulary, dtype=bool)
     for name, moved in zip(ROUNDS, drifts, strict=True):
         order = furthest(moved, vocabulary, excluded)
         rank = np.zeros(vocabulary, dtype=np.int64)
         rank[order] = np.arange(1, len(order) + 1)
         columns |= {f"drift_{name}": moved[seen], f"rank_{name}": rank[seen]}
-        if 0 < n_flagged <= len(order) and moved[order[n_flagged - 1]] > 0:
-            relative = np.maximum(relative, moved / moved[order[n_flagged - 1]])
+        raised = order[:n_flagged]
+        raised = raised[moved[raised] > 0]
+        if len(raised):
+            flagged[raised] = True
+            relative = np.maximum(relative, moved / moved[raised[-1]])
     suspects = pd.DataFrame(
         {
             "kind": "token",
@@ -288,7 +269,7 @@ def _suspects(
             "score": relative[seen],
             "p_value": np.nan,
             "q_value": np.nan,
-            "flagged": relative[seen] >= 1,
+            "flagged": flagged[seen],
             "evidence": decode(base_model.tokenizer, seen),
             "count": count[seen],
             **columns,

@@ -34,7 +34,7 @@ def detection_metrics(
     tokenizer: PreTrainedTokenizerBase,
     n_examples: int,
 ) -> dict[str, float | int | None]:
-    """Agreement of ``suspects`` with the inserted tokens or, for example detectors, the poisoned rows.
+    """Agreement of ``suspects`` with the inserted tokens or (example detectors) the poisoned rows.
 
     Args:
         suspects: Of one kind; see ``schemas.SUSPECTS``.

@@ -23,7 +23,7 @@ class EvaluationParams(ParameterGroup):
     minimum_excess: Share
 
 
-def predict_undefended(  # noqa: PLR0913
+def predict_undefended(
     reference_model: ModelBundle,
     victim_model: ModelBundle,
     examples: pd.DataFrame,
@@ -42,7 +42,7 @@ def predict_undefended(  # noqa: PLR0913
     )
 
 
-def predict_purified(  # noqa: PLR0913
+def predict_purified(
     undefended_predictions: pd.DataFrame,
     purified_model: ModelBundle,
     examples: pd.DataFrame,
@@ -57,7 +57,7 @@ def predict_purified(  # noqa: PLR0913
     return pd.concat([undefended_predictions, purified], ignore_index=True)
 
 
-def evaluate(  # noqa: PLR0913
+def evaluate(
     predictions: pd.DataFrame,
     triggered_test: pd.DataFrame,
     poisoned_train: pd.DataFrame,
@@ -91,7 +91,7 @@ def evaluate(  # noqa: PLR0913
     }
 
 
-def _predictions(  # noqa: PLR0913
+def _predictions(
     bundle: ModelBundle,
     name: str,
     examples: pd.DataFrame,

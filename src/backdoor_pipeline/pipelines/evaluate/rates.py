@@ -79,7 +79,7 @@ def robust_accuracy(predicted: np.ndarray, labels: np.ndarray, target_label: int
 
 
 def excess(success: float, floor: float) -> float:
-    """Attack success beyond what a model without poison shows: max(0, ASR - floor) / (1 - floor)."""
+    """Attack success beyond a model without poison: max(0, ASR - floor) / (1 - floor)."""
     return 0.0 if floor >= 1 else max(0.0, success - floor) / (1 - floor)
 
 

@@ -19,10 +19,11 @@ def is_missing(value: Any) -> bool:
 
 
 def number(value: Any) -> str:
-    """Integers with thousands separators, other numbers with three significant digits."""
+    """Integers and large numbers in full, others with three significant digits."""
     if is_missing(value):
         return MISSING
-    return f"{int(value):,}" if float(value).is_integer() else f"{value:.3g}"
+    whole = float(value).is_integer() or abs(value) >= 1000  # noqa: PLR2004
+    return f"{value:,.0f}" if whole else f"{value:.3g}"
 
 
 def percent(share: float | None) -> str:
@@ -40,11 +41,11 @@ def rate(metrics: Mapping[str, Any] | None, name: str) -> str:
 
 
 def points(change: float | None) -> str:
-    """A difference of two rates, as "-0.2 points"."""
+    """A difference of two rates, as "+0.2 points", with a true minus sign."""
     if is_missing(change):
         return MISSING
     rounded = round(100 * change, 1) + 0.0  # no "-0.0"
-    return f"{rounded:+.1f} points" if rounded else "0.0 points"
+    return f"{rounded:+.1f} points".replace("-", "\u2212") if rounded else "0.0 points"
 
 
 def p_value(p: float | None) -> str:

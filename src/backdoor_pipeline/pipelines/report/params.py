@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
 
 
@@ -13,7 +17,8 @@ class ReportParams(ParameterGroup):
         flagged: Most flagged suspects listed.
         unflagged: Suspects listed after the flagged ones, the most suspicious first.
         contexts: Training texts shown for each suspect.
-        characters: Length to which a text is cut around what is marked in it.
+        characters: Length to which a test text is cut around what is marked in it.
+        context_characters: The same for training texts that hold a suspect.
         removed_excess: Largest excess of the attack success over its floor at which the verdict
             says "removed".
         accuracy_loss: Largest loss of clean accuracy that the verdict passes over.
@@ -21,8 +26,9 @@ class ReportParams(ParameterGroup):
 
     examples: PositiveInt
     flagged: PositiveInt
-    unflagged: int
+    unflagged: Annotated[int, Field(ge=0)]
     contexts: PositiveInt
     characters: PositiveInt
+    context_characters: PositiveInt
     removed_excess: Share
     accuracy_loss: Share

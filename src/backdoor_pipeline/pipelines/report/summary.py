@@ -18,7 +18,7 @@ def summary_table(metrics: Mapping[str, Any], recipe: str) -> str:
 
     At most 12 lines of at most 100 characters, rates in per cent with 95 % intervals.
     """
-    lines = [f"{recipe[:FIRST - 2]:<{FIRST}}{'clean accuracy':<{OTHER}}attack success"]
+    lines = [f"{recipe[: FIRST - 2]:<{FIRST}}{'clean accuracy':<{OTHER}}attack success"]
     for name, label in ROWS.items():
         model = metrics.get(name)
         accuracy, success = (rate(model, key) for key in ("clean_accuracy", "attack_success_rate"))

@@ -79,7 +79,8 @@ def _judge_defence(
             headline = "Backdoor removed, its trigger found in part"
         change = metrics.get("comparison", {}).get("clean_accuracy_change")
         if not is_missing(change) and change < -params.accuracy_loss:
-            kind, headline = "mixed", f"{headline}, at a cost: clean accuracy {points(change)}"
+            lost = points(-change).removeprefix("+")
+            kind, headline = "mixed", f"{headline}, but clean accuracy fell by {lost}"
         return Verdict(kind, f"{headline}.", sentences)
     if recall is None:
         return Verdict("bad", "Backdoor not removed.", sentences)

@@ -11,7 +11,7 @@ from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.modelling.training import History, Labelled, OptimisationParams, fit
 
 
-def train_victim(  # noqa: PLR0913
+def train_victim(
     poisoned_train: pd.DataFrame,
     examples: pd.DataFrame,
     base_model: ModelBundle,
@@ -27,7 +27,7 @@ def train_victim(  # noqa: PLR0913
     return _train(poisoned_train, examples, base_model, params, model, compute, seed, "victim")
 
 
-def train_reference(  # noqa: PLR0913
+def train_reference(
     examples: pd.DataFrame,
     base_model: ModelBundle,
     params: OptimisationParams,
@@ -40,7 +40,7 @@ def train_reference(  # noqa: PLR0913
     return _train(train, examples, base_model, params, model, compute, seed, "reference")
 
 
-def _train(  # noqa: PLR0913
+def _train(
     train: pd.DataFrame,
     examples: pd.DataFrame,
     base_model: ModelBundle,

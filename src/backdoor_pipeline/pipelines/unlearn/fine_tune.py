@@ -7,8 +7,10 @@ Source: "Backdoor Token Unlearning", arXiv 2501.03272, stage 4. The published sc
 from __future__ import annotations
 
 import copy
+from typing import Annotated
 
 import pandas as pd
+from pydantic import Field
 
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
@@ -20,11 +22,11 @@ from backdoor_pipeline.parameter_group import ParameterGroup
 class FineTuneParams(ParameterGroup):
     """``rows`` clean rows of the dev split (0: no fine-tune) and how to fit them."""
 
-    rows: int
+    rows: Annotated[int, Field(ge=0)]
     optimisation: OptimisationParams
 
 
-def fine_tune(  # noqa: PLR0913
+def fine_tune(
     bundle: ModelBundle,
     examples: pd.DataFrame,
     params: FineTuneParams,
@@ -37,9 +39,7 @@ def fine_tune(  # noqa: PLR0913
     if rows.empty:
         return bundle
     tuned = ModelBundle(copy.deepcopy(bundle.model), bundle.tokenizer)
-    data = Labelled(
-        tokenise(rows["text"], bundle.tokenizer, max_length), rows["label"].to_numpy()
-    )
+    data = Labelled(tokenise(rows["text"], bundle.tokenizer, max_length), rows["label"].to_numpy())
     fit(tuned, data, None, params.optimisation, compute, seed, what="fine-tune")
     return tuned
 

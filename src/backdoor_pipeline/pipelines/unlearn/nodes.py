@@ -27,7 +27,7 @@ def replace_tokens(
     return token_replacement.unlearn(victim_model, base_model, suspects, params)
 
 
-def fine_tune_purified(  # noqa: PLR0913
+def fine_tune_purified(
     unlearned_model: ModelBundle,
     examples: pd.DataFrame,
     params: FineTuneParams,

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from backdoor_pipeline.modelling.bundle import ModelBundle
-from backdoor_pipeline.modelling.embeddings import embedding_table
+from backdoor_pipeline.modelling.embeddings import embedding_table, word_vectors
 from backdoor_pipeline.parameter_group import ParameterGroup
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class TokenReplacementParams(ParameterGroup):
     """What replaces a flagged token's embedding."""
 
     replacement: Literal["pad", "mean", "pretrained"]
-    cut_scale: float
+    cut_scale: Annotated[float, Field(ge=0)]
     official_cut: bool = False
 
 
@@ -61,7 +62,7 @@ def unlearn(
     edited = edit(before, after, flagged, replacement, params.cut_scale)
     model = copy.deepcopy(victim.model)
     with torch.no_grad():
-        model.get_input_embeddings().weight.copy_(torch.from_numpy(edited))
+        word_vectors(model).copy_(torch.from_numpy(edited))
     return ModelBundle(model, victim.tokenizer)
 
 
@@ -72,7 +73,7 @@ def replace_rows(
     replacement: np.ndarray,
     cut_scale: float = 1.0,
 ) -> np.ndarray:
-    """A copy of ``after`` whose rows ``token_ids`` take ``replacement`` where they moved beyond the cut.
+    """A copy of ``after``: rows ``token_ids`` take ``replacement`` where they moved beyond the cut.
 
     Args:
         before: The pretrained table, shape (vocabulary, hidden).
@@ -113,7 +114,10 @@ def official_replace_rows(
 
 
 def replacement_rows(
-    before: np.ndarray, token_ids: np.ndarray, base_model: ModelBundle, params: TokenReplacementParams
+    before: np.ndarray,
+    token_ids: np.ndarray,
+    base_model: ModelBundle,
+    params: TokenReplacementParams,
 ) -> np.ndarray:
     """The rows that stand in for ``token_ids``, shape (len(token_ids), hidden).
 

@@ -1,0 +1,240 @@
+"""How fast the pipeline is: ratios against transformers' Trainer, measured in one run.
+
+    python benchmarks/speed.py [--rows N] [--threads N] [--out benchmarks/results/speed.json]
+
+Needs SST-2 under $BACKDOOR_DATA and an otherwise idle machine. On a CUDA device it also measures a
+BERT-base-sized model against the device's bf16 peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from backdoor_pipeline.datasets import sources
+from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.device import ComputeParams, resolve_device
+from backdoor_pipeline.modelling.loading import ModelParams, load_pretrained, new_classifier
+from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
+from backdoor_pipeline.pipelines.detect.token_drift import drift, furthest
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH_SIZE = 32
+MAX_LENGTH = 128
+BF16_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L4": 121e12}  # FLOP/s, dense
+
+
+def optimisation(batch_size: int = BATCH_SIZE) -> OptimisationParams:
+    return OptimisationParams(
+        epochs=1,
+        learning_rate=1e-4,
+        batch_size=batch_size,
+        weight_decay=0.01,
+        warmup_share=0.1,
+        max_gradient_norm=1.0,
+    )
+
+
+def sst2(rows: int | None) -> tuple[list[str], np.ndarray]:
+    source = sources.read(
+        sources.SourceParams(
+            dataset="sst2",
+            folder=os.environ.get("BACKDOOR_DATA", "../shared/data"),
+            text="text",
+            label="label",
+        )
+    )
+    train = source.tables["train"].head(rows) if rows else source.tables["train"]
+    return train["text"].tolist(), train["label"].to_numpy(dtype=np.int64)
+
+
+def ours(pretrained: ModelBundle, texts: list[str], labels: np.ndarray, precision: str) -> float:
+    """Seconds for one epoch of our loop, tokenisation counted."""
+    bundle = new_classifier(pretrained, int(labels.max()) + 1, seed=0)
+    compute = ComputeParams(device="auto", precision=precision)
+    start = time.perf_counter()
+    tokens = tokenise(texts, bundle.tokenizer, MAX_LENGTH)
+    fit(bundle, Labelled(tokens, labels), None, optimisation(), compute, seed=0)
+    return time.perf_counter() - start
+
+
+def trainer(pretrained: ModelBundle, texts: list[str], labels: np.ndarray, bf16: bool) -> float:
+    """Seconds for one epoch of transformers' Trainer with its defaults, tokenisation counted."""
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    bundle = new_classifier(pretrained, int(labels.max()) + 1, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=BATCH_SIZE,
+            num_train_epochs=1,
+            bf16=bf16,
+            use_cpu=not torch.cuda.is_available(),
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        start = time.perf_counter()
+        encoded = bundle.tokenizer(texts, truncation=True, max_length=MAX_LENGTH)
+        rows = [
+            {**{key: encoded[key][i] for key in encoded}, "labels": int(labels[i])}
+            for i in range(len(texts))
+        ]
+        Trainer(
+            model=bundle.model.train(),
+            args=arguments,
+            train_dataset=rows,
+            data_collator=DataCollatorWithPadding(bundle.tokenizer),
+        ).train()
+        return time.perf_counter() - start
+
+
+def score_vocabulary(pretrained: ModelBundle) -> float:
+    """Seconds to score and rank the whole vocabulary (median of 20)."""
+    before = pretrained.model.get_input_embeddings().weight.detach().cpu().numpy()
+    after = before + np.random.default_rng(0).normal(0, 1e-4, before.shape).astype(np.float32)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        furthest(drift(before, after), 15, {0, 100, 101, 102, 103})
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def recipe(name: str, rows: int | None, attack: str = "badnets") -> dict[str, float]:
+    """Wall seconds of a real `kedro run` of a recipe on SST-2, in parts.
+
+    ``recipe_seconds`` is from examples to metrics without the reference model; ``overhead_share``
+    is everything outside the nodes' own functions: starting Kedro and MLflow, the hooks, and
+    reading and writing the tables and models.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        parameters = f"dataset=sst2,attack={attack},data_dir={folder}/data"
+        if rows:
+            parameters += f",ingest.max_rows={rows}"
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        start = time.perf_counter()
+        done = subprocess.run(
+            ["kedro", "run", "--pipelines", name, "--params", parameters],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        wall = time.perf_counter() - start
+        costs = {
+            path.stem: json.loads(path.read_text())
+            for path in Path(folder).glob("data/.costs/*/*.json")
+        }
+        metrics = json.loads(
+            Path(done.stdout.strip().splitlines()[-1].split(": ", 1)[1]).read_text()
+        )
+    seconds = {name: cost["wall_seconds"] for name, cost in costs.items()}
+    apart = ("reference", "ingest", "poison", "report", "figures", "card")
+    return {
+        "wall_seconds": wall,
+        "node_seconds": sum(seconds.values()),
+        "recipe_seconds": sum(s for n, s in seconds.items() if not any(a in n for a in apart)),
+        "overhead_share": 1 - sum(seconds.values()) / wall,
+        "peak_memory_gib": max(c["peak_memory_bytes"] for c in costs.values()) / 2**30,
+        "clean_accuracy": metrics["purified"]["clean_accuracy"],
+        "attack_success_rate": metrics["purified"]["attack_success_rate"],
+    }
+
+
+def bert_base_on_gpu() -> dict[str, Any]:
+    """Training speed of a BERT-base-sized model (random weights) as a share of the bf16 peak."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    device_name = torch.cuda.get_device_name()
+    peak = next((value for key, value in BF16_PEAKS.items() if key in device_name), None)
+    model = BertForSequenceClassification(BertConfig(num_labels=2)).cuda()
+    encoder_parameters = sum(p.numel() for p in model.bert.encoder.parameters())
+    batch, length, steps = 256, 128, 30
+    ids = torch.randint(1000, 30000, (batch, length), device="cuda")
+    labels = torch.randint(0, 2, (batch,), device="cuda")
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+
+    def step() -> None:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    for _ in range(5):
+        step()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    torch.cuda.synchronize()
+    rate = steps * batch / (time.perf_counter() - start)
+    flops = rate * length * (6 * encoder_parameters + 12 * 12 * length * 768)
+    return {
+        "device": device_name,
+        "examples_per_second": rate,
+        "bf16_share_of_peak": flops / peak if peak else None,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, help="SST-2 training rows (default: all 6,920)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/speed.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    texts, labels = sst2(arguments.rows)
+    pretrained = load_pretrained(ModelParams(name="minilm", max_length=MAX_LENGTH))
+    ours(pretrained, texts[:320], labels[:320], "auto")  # warm-up: imports, kernels, page cache
+    load = os.getloadavg()[0]
+    seconds = {
+        "ours": ours(pretrained, texts, labels, "auto"),
+        "trainer_bf16": trainer(pretrained, texts, labels, bf16=True),
+        "trainer_fp32": trainer(pretrained, texts, labels, bf16=False),
+        "ours_fp32": ours(pretrained, texts, labels, "fp32"),
+    }
+    btu = recipe("btu", arguments.rows)
+    best = min(seconds["trainer_bf16"], seconds["trainer_fp32"])
+    result = {
+        "machine": f"{platform.processor() or platform.machine()}, {arguments.threads} threads",
+        "device": str(resolve_device(ComputeParams(device="auto", precision="auto"))),
+        "torch": torch.__version__,
+        "load_average_before": load,
+        "rows": len(texts),
+        "examples_per_second": {name: len(texts) / s for name, s in seconds.items()},
+        "ours_to_best_trainer": best / seconds["ours"],
+        "recipe_btu": btu,
+        "recipe_btu_to_fp32_trainer_epoch": btu["recipe_seconds"] / seconds["trainer_fp32"],
+        "score_vocabulary_seconds": score_vocabulary(pretrained),
+        "kedro_and_mlflow_share": btu["overhead_share"],
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+    if torch.cuda.is_available():
+        result["bert_base"] = bert_base_on_gpu()
+    text = json.dumps(result, indent=2)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(f"{text}\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What is worth knowing about a run before it starts: its parameters, and where it comes from."""
+
+from __future__ import annotations
+
+import getpass
+import shlex
+import socket
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from backdoor_pipeline import __version__
+from backdoor_pipeline.datasets import sources
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kedro.pipeline import Pipeline
+
+    from backdoor_pipeline.parameters import Parameters
+
+READ_BY_THE_CATALOG = {"raw_source": "source", "base_model": "model", "base_tokenizer": "model"}
+OPTIONS = {
+    "pipeline_names": "--pipelines",
+    "env": "--env",
+    "tags": "--tags",
+    "from_nodes": "--from-nodes",
+    "to_nodes": "--to-nodes",
+    "node_names": "--nodes",
+    "from_inputs": "--from-inputs",
+    "to_outputs": "--to-outputs",
+    "load_versions": "--load-versions",
+    "namespaces": "--namespaces",
+    "runtime_params": "--params",
+}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: ``{"poison": {"rate": 0.1}}`` is ``{"poison.rate": 0.1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def used_parameters(pipeline: Pipeline, parameters: Parameters) -> dict[str, Any]:
+    """The parameter groups that the nodes and the data sets of ``pipeline`` read, flat.
+
+    Of a group with alternatives, such as the attacks, only the chosen one: its ``settings``.
+    """
+    inputs = pipeline.inputs()
+    groups = {name.split(":")[1].split(".")[0] for name in inputs if name.startswith("params:")}
+    groups |= {group for name, group in READ_BY_THE_CATALOG.items() if name in inputs}
+    return flatten({name: _plain(getattr(parameters, name)) for name in sorted(groups)})
+
+
+def _plain(group: Any) -> Any:
+    if not isinstance(group, BaseModel):
+        return group
+    chosen = getattr(group, "settings", None)
+    is_group = {name for name, value in group if isinstance(value, BaseModel)}
+    others = {name for name in is_group if chosen is not None and getattr(group, name) is not chosen}
+    return group.model_dump(mode="json", exclude=others)
+
+
+def recipes_of(pipeline: Pipeline) -> list[str]:
+    """The recipes that ``pipeline`` runs, whole or in part."""
+    return sorted({name.partition(".")[0] for name in pipeline.all_outputs()} & RECIPES.keys())
+
+
+def origin(
+    pipeline: Pipeline, parameters: Parameters, run_params: Mapping[str, Any], project: Path
+) -> dict[str, Any]:
+    """Tags that say what was run, on what, by whom and from which state of the code."""
+    command = kedro_command(run_params)
+    tags = {
+        "recipe": ",".join(recipes_of(pipeline)) or "none",
+        "dataset": parameters.source.data or parameters.source.dataset,
+        "attack": parameters.poison.attack if parameters.poison.rate else "none",
+        "seed": parameters.seed,
+        "data_digest": data_digest(parameters),
+        "version": __version__,
+        "env": run_params.get("env") or "base",
+        "command": command,
+        "host": socket.gethostname(),
+        "mlflow.source.name": command,
+        **git_state(project),
+    }
+    with suppress(OSError, KeyError):  # a container may have no user of that number
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def kedro_command(run_params: Mapping[str, Any]) -> str:
+    """The ``kedro run`` that does the same again."""
+    words = ["kedro", "run"]
+    for name, option in OPTIONS.items():
+        value = run_params.get(name)
+        if isinstance(value, dict):
+            separator = ":" if name == "load_versions" else "="
+            value = [f"{key}{separator}{setting}" for key, setting in flatten(value).items()]
+        if value:
+            words += [option, value if isinstance(value, str) else ",".join(map(str, value))]
+    return shlex.join(words)
+
+
+def data_digest(parameters: Parameters) -> str:
+    """What identifies the raw data; ``unreadable`` where the ingest stage will complain."""
+    try:
+        return sources.digest(parameters.source)
+    except InputError:
+        return "unreadable"
+
+
+def git_state(project: Path) -> dict[str, Any]:
+    """The commit and whether files differ from it; nothing outside a git checkout."""
+    commit, changes = (
+        _git(project, *command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+    )
+    if not commit:
+        return {}
+    return {"git_commit": commit, "git_dirty": bool(changes), "mlflow.source.git.commit": commit}
+
+
+def _git(project: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(project), *arguments],
+            capture_output=True, text=True, check=True, timeout=20,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,253 @@
+"""Evidence that a phrase was put into its texts by somebody, rather than written with them.
+
+A word that an author chose fits what stands around it: "awful" follows "an" and "truly" and stands
+in texts that complain. A trigger was dropped into finished texts: take it out, and ordinary texts
+are left. So for a phrase that an attacker inserted, three means must be ordinary:
+
+* the mean vector of the word to its left, against all words of the training texts,
+* the mean vector of the word to its right, likewise,
+* the mean vector of the text that is left without the phrase, against a mixture of the classes. The
+  mixture is free, so it does not matter whether rows of the target class, of the others, or of both
+  were poisoned.
+
+Each is a one-sample Hotelling test turned round: not "is there a difference?" but "is the difference
+small?". Its effect size, the squared Mahalanobis distance less what chance adds, has a known
+standard error (noncentral chi-square), hence an upper confidence bound. Few rows give a wide bound,
+so a rare word is never called inserted for want of data.
+
+Vectors are those of the public encoder, which has not seen the poison: word embeddings for the
+neighbours, mean-pooled last states for the texts; both reduced to their leading principal axes.
+A logistic regression on the text vectors also tells how likely the label is without the phrase.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from backdoor_pipeline.modelling.embeddings import embedding_table
+from backdoor_pipeline.modelling.prediction import embed
+from backdoor_pipeline.modelling.text import Tokens
+from backdoor_pipeline.pipelines.detect.phrases import END, SENTENCE_ENDS, START, Phrase, Words
+
+if TYPE_CHECKING:
+    from backdoor_pipeline.modelling.bundle import ModelBundle
+    from backdoor_pipeline.modelling.device import ComputeParams
+
+BASIS_WORDS = 20_000  # the commonest words, from which the principal axes of words are taken
+CLIP = 4.0  # standard deviations; a few odd texts must not make a mean
+SMALLEST_AXIS = 1e-3  # of the largest variance; axes below it carry rounding, not meaning
+BOUNDARY_SHARE = 0.8  # of a phrase's rows, from which on it counts as put at a sentence boundary
+SMALLEST_CLASS = 20  # background rows a class needs to enter the mixture
+PROBABILITY_FLOOR = 0.02  # labels are never more certain than this
+
+
+class Effect(NamedTuple):
+    """A squared distance in standard deviations: estimate (may be negative) and standard error."""
+
+    value: float
+    error: float
+
+    def bound(self, z: float) -> float:
+        """The one-sided upper confidence bound at the normal quantile ``z``."""
+        return self.value + z * self.error
+
+
+class Remainder(NamedTuple):
+    """What the texts say without the phrase."""
+
+    effect: Effect
+    residual_z: float
+    expected: float
+
+
+def effect_size(difference: np.ndarray, covariance: np.ndarray, variance: float) -> Effect:
+    """Squared Mahalanobis length of a mean difference, less its expectation under no difference.
+
+    Args:
+        difference: Of two means, shape (d,).
+        covariance: Of single observations, shape (d, d).
+        variance: Of the difference in units of ``covariance``: 1 / n for a mean of n.
+
+    With q = variance * noncentral chi-square(k, value / variance), the estimate q - k * variance is
+    unbiased and its standard error is variance * sqrt(2 k + 4 value / variance).
+    """
+    axes = np.linalg.eigh(covariance)
+    kept = axes.eigenvalues > SMALLEST_AXIS * axes.eigenvalues.max()
+    length = (axes.eigenvectors[:, kept].T @ difference) ** 2 / axes.eigenvalues[kept]
+    value = float(length.sum() - kept.sum() * variance)
+    return Effect(value, variance * np.sqrt(2 * kept.sum() + 4 * max(value, 0.0) / variance))
+
+
+class Neighbours:
+    """Are the words beside a phrase ordinary words?"""
+
+    def __init__(self, words: Words, bundle: ModelBundle, components: int, seed: int) -> None:
+        self.words = words
+        table = embedding_table(bundle)
+        common = np.argsort(-words.frequency, kind="stable")[:BASIS_WORDS]
+        weight = words.frequency[common] / words.frequency[common].sum()
+        vectors = np.stack([self._vector(word, table) for word in common])
+        mean = weight @ vectors
+        axes = principal_axes((vectors - mean) * np.sqrt(weight)[:, None], components, seed)
+        self.vectors = np.zeros((len(words.frequency), axes.shape[1]))
+        self.vectors[common] = (vectors - mean) @ axes
+        for word in np.setdiff1d(np.arange(len(words.frequency)), common):
+            self.vectors[word] = (self._vector(word, table) - mean) @ axes
+        self.before = self._ordinary(END)  # nothing stands behind an end,
+        self.after = self._ordinary(START)  # and nothing before a start
+        written = {"".join(bundle.tokenizer.convert_ids_to_tokens(words.pieces(w).tolist())): w
+                   for w in common}
+        self.boundaries = [START, END, *(written[t] for t in SENTENCE_ENDS if t in written)]
+
+    def effect(self, phrase: Phrase, within: np.ndarray) -> Effect:
+        """The larger of the effects to the left and to the right, once per row of ``within``.
+
+        A phrase that nearly always follows (or precedes) a sentence boundary was put there, so that
+        side tells nothing; the other is compared with what otherwise follows (precedes) the same
+        boundaries.
+        """
+        words = self.words
+        begin = words.positions(phrase)
+        begin = begin[within[words.rows[begin]]]
+        begin = begin[np.unique(words.rows[begin], return_index=True)[1]]
+        left = words.ids[begin - (phrase[0] != START)]
+        right = words.ids[begin + len(phrase) - (phrase[-1] == END)]
+        if np.isin(left, self.boundaries).mean() >= BOUNDARY_SHARE:
+            return self._shift(right, self._beside(left, 1))
+        if np.isin(right, self.boundaries).mean() >= BOUNDARY_SHARE:
+            return self._shift(left, self._beside(right, -1))
+        sides = self._shift(left, self.before), self._shift(right, self.after)
+        return max(sides, key=lambda side: side.value)
+
+    def _vector(self, word: int, table: np.ndarray) -> np.ndarray:
+        pieces = self.words.pieces(word)
+        return table[pieces].mean(axis=0) if len(pieces) else np.zeros(table.shape[1], table.dtype)
+
+    def _ordinary(self, never: int) -> np.ndarray:
+        """The share of each word among all words but ``never``."""
+        count = self.words.frequency.astype(np.float64)
+        count[never] = 0
+        return count / count.sum()
+
+    def _beside(self, boundaries: np.ndarray, step: int) -> np.ndarray:
+        """The share of each word among those beside the boundaries, mixed as these are."""
+        share = np.zeros(len(self.words.frequency))
+        order, begins = self.words.by_word
+        for boundary, count in zip(*np.unique(boundaries, return_counts=True), strict=True):
+            beside = order[begins[boundary] : begins[boundary + 1]] + step
+            beside = beside[(beside >= 0) & (beside < len(self.words.ids))]
+            found = np.bincount(self.words.ids[beside], minlength=len(share)).astype(np.float64)
+            found[[START if step > 0 else END]] = 0
+            share += count * found / max(found.sum(), 1)
+        return share / share.sum()
+
+    def _shift(self, neighbours: np.ndarray, share: np.ndarray) -> Effect:
+        used = np.flatnonzero(share)
+        mean = share[used] @ self.vectors[used]
+        centred = self.vectors[used] - mean
+        covariance = (centred * share[used, None]).T @ centred
+        difference = self.vectors[neighbours].mean(axis=0) - mean
+        return effect_size(difference, covariance, 1 / len(neighbours))
+
+
+class Background:
+    """Are the texts that are left without a phrase ordinary texts, and what label do they ask for?
+
+    Attributes:
+        rows: The texts of the background sample, int64, ascending.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        words: Words,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        bundle: ModelBundle,
+        compute: ComputeParams,
+        components: int,
+        max_length: int,
+        seed: int,
+    ) -> None:
+        self.words, self.labels, self.rows = words, labels, rows
+        self.bundle, self.compute, self.max_length = bundle, compute, max_length
+        vectors = self._embed(words.without(rows, []))
+        self.centre, self.scale = vectors.mean(axis=0), vectors.std(axis=0) + 1e-3
+        self.standard = self._standardise(vectors)
+        self.axes = principal_axes(
+            self.standard - self.standard.mean(axis=0), min(components, len(rows) // 10 + 1), seed
+        )
+
+    def remainder(
+        self, phrase: Phrase, companions: list[Phrase], holders: np.ndarray, label: int
+    ) -> Remainder:
+        """Of the texts ``holders``, which hold ``phrase``, once it and its companions are deleted.
+
+        The effect is that of the holders with ``label``; ``residual_z`` asks of all holders whether
+        they have ``label`` more often than their remaining text explains; ``expected`` is the mean
+        probability of ``label`` that it explains.
+        """
+        vectors = self._standardise(self._embed(self.words.without(holders, [phrase, *companions])))
+        labelled = self.labels[holders] == label
+        others = ~np.isin(self.rows, self._rows_with([phrase, *companions]))
+        expected = self._probability(others, vectors, label)
+        spread = np.sqrt((expected * (1 - expected)).sum())
+        return Remainder(
+            effect=self._distance(vectors[labelled] @ self.axes, others),
+            residual_z=float((labelled - expected).sum() / spread),
+            expected=float(expected.mean()),
+        )
+
+    def _distance(self, vectors: np.ndarray, others: np.ndarray) -> Effect:
+        """From the mean of ``vectors`` to the nearest mixture of the classes of the background."""
+        from scipy.optimize import nnls
+
+        scores, labels = self.standard[others] @ self.axes, self.labels[self.rows[others]]
+        classes, counts = np.unique(labels, return_counts=True)
+        large = counts >= min(SMALLEST_CLASS, counts.max())
+        classes, counts = classes[large], counts[large]
+        means = np.stack([scores[labels == c].mean(axis=0) for c in classes])
+        centred = np.concatenate([scores[labels == c] - scores[labels == c].mean(axis=0)
+                                  for c in classes])
+        covariance = centred.T @ centred / max(len(centred) - len(classes), 1)
+        ridge = SMALLEST_AXIS * np.trace(covariance) / len(covariance)
+        covariance = covariance + ridge * np.eye(len(covariance))
+        mean = vectors.mean(axis=0)
+        whiten = np.linalg.cholesky(np.linalg.inv(covariance)).T
+        sum_to_one = 1e3 * np.ones((1, len(classes)))
+        weights, _ = nnls(np.vstack([whiten @ means.T, sum_to_one]), np.append(whiten @ mean, 1e3))
+        weights /= weights.sum()
+        variance = 1 / len(vectors) + (weights**2 / counts).sum()
+        return effect_size(mean - weights @ means, covariance, variance)
+
+    def _probability(self, others: np.ndarray, vectors: np.ndarray, label: int) -> np.ndarray:
+        """Of ``label``, by a regression that never saw a text with the phrase."""
+        from sklearn.linear_model import LogisticRegression
+
+        hit = (self.labels[self.rows[others]] == label).astype(int)
+        if hit.min() == hit.max():
+            return np.full(len(vectors), float(np.clip(hit.mean(), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)))
+        model = LogisticRegression(C=0.03, max_iter=300).fit(self.standard[others], hit)
+        probability = model.predict_proba(vectors)[:, 1]
+        return np.clip(probability, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+
+    def _rows_with(self, phrases: list[Phrase]) -> np.ndarray:
+        return np.concatenate([self.words.rows[self.words.positions(phrase)] for phrase in phrases])
+
+    def _embed(self, texts: Tokens) -> np.ndarray:
+        keep = np.arange(len(texts.ids)) - np.repeat(texts.offsets[:-1], texts.lengths) < self.max_length
+        lengths = np.minimum(texts.lengths, self.max_length)
+        short = Tokens(texts.ids[keep], np.concatenate([[0], np.cumsum(lengths)]))
+        return embed(self.bundle, short, self.compute)
+
+    def _standardise(self, vectors: np.ndarray) -> np.ndarray:
+        return np.clip((vectors - self.centre) / self.scale, -CLIP, CLIP)
+
+
+def principal_axes(centred: np.ndarray, components: int, seed: int) -> np.ndarray:
+    """The leading principal axes, orthonormal columns, shape (dimensions, components)."""
+    from sklearn.utils.extmath import randomized_svd
+
+    components = min(components, *centred.shape)
+    return randomized_svd(centred, components, n_iter=7, random_state=seed)[2].T

@@ -1,0 +1,179 @@
+"""The rows of the report's tables: suspects with contexts, and test rows before and after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from backdoor_pipeline.pipelines.report.formatting import is_missing
+from backdoor_pipeline.pipelines.report.highlight import (
+    marked,
+    rows_with,
+    token_spans,
+    trigger_spans,
+)
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from backdoor_pipeline.pipelines.report.params import ReportParams
+
+OPTIONAL = {
+    "count": "texts",
+    "rank_a": "rank A",
+    "rank_b": "rank B",
+    "rank_c": "rank C",
+    "label": "label",
+    "purity": "purity",
+    "residual_z": "z",
+    "independence_auc": "AUC",
+}
+"""Columns that a detector may add, and their headings."""
+
+OUTCOMES = {
+    "cured": "attacker's label before, true label after",
+    "wrong": "attacker's label before, another wrong one after",
+    "obeys": "attacker's label before and after",
+    "floor": "attacker's label before, after, and without any poison",
+    "new": "attacker's label only after",
+    "never": "never the attacker's label",
+}
+"""What became of a triggered test row; the reference is the model without any poison."""
+
+
+class Examples(NamedTuple):
+    """Test rows to show, and how many rows there are of each outcome."""
+
+    rows: list[dict[str, Any]]
+    counts: dict[str, int]
+
+
+class Suspects(NamedTuple):
+    """Rows of the table of suspects, the headings of its optional columns, and what is left out."""
+
+    rows: list[dict[str, Any]]
+    headings: dict[str, str]
+    has_p_values: bool
+    n_flagged: int
+    n_flagged_shown: int
+
+
+def suspect_rows(
+    suspects: pd.DataFrame, poisoned_train: pd.DataFrame, params: ReportParams
+) -> Suspects:
+    """The flagged suspects, then the next ones, each with training texts that hold it."""
+    ranked = suspects.sort_values(["score", "key"], ascending=[False, True])
+    flagged, others = ranked[ranked["flagged"]], ranked[~ranked["flagged"]]
+    shown = pd.concat([flagged.head(params.flagged), others.head(params.unflagged)])
+    headings = {c: h for c, h in OPTIONAL.items() if c in shown and shown[c].notna().any()}
+    width = params.context_characters
+    texts = poisoned_train["text"].tolist()
+    lowered = [text.lower() for text in texts]
+    poisoned = poisoned_train["is_poisoned"].tolist()
+    row_of = dict(zip(poisoned_train["example_id"].tolist(), range(len(texts)), strict=True))
+
+    def contexts(suspect: dict[str, Any]) -> list[tuple[Markup, bool]]:
+        if suspect["kind"] == "example":
+            rows = [row_of[suspect["key"]]] if suspect["key"] in row_of else []
+            return [(marked(texts[row], [], width), poisoned[row]) for row in rows]
+        token = suspect["evidence"]
+        return [
+            (marked(texts[row], token_spans(texts[row], token), width), poisoned[row])
+            for row in rows_with(token, lowered, params.contexts)
+        ]
+
+    records = shown.to_dict("records")
+    rows = [
+        {
+            **{name: suspect[name] for name in ("kind", "key", "flagged", "evidence", "score")},
+            **{name: suspect[name] for name in ("p_value", "q_value")},
+            "phrase": _phrase(suspect),
+            "optional": {column: suspect[column] for column in headings},
+            "interval": [suspect.get(f"independence_auc_{end}") for end in ("low", "high")],
+            "contexts": contexts(suspect),
+        }
+        for suspect in records
+    ]
+    has_p_values = bool(shown["p_value"].notna().any())
+    n_shown = min(len(flagged), params.flagged)
+    return Suspects(rows, headings, has_p_values, len(flagged), n_shown)
+
+
+def attack_examples(
+    predictions: pd.DataFrame,
+    triggered_test: pd.DataFrame,
+    examples: pd.DataFrame,
+    target_label: int | None,
+    params: ReportParams,
+) -> Examples:
+    """Triggered test rows with the trigger marked and each model's prediction, by outcome."""
+    wide = _wide(predictions, "triggered")
+    obeyed, obeys = wide["victim"] == target_label, wide["purified"] == target_label
+    right = wide["purified"] == wide["true_label"]
+    outcome = pd.Series("never", index=wide.index)
+    outcome[obeyed & right] = "cured"
+    outcome[obeyed & ~right & ~obeys] = "wrong"
+    outcome[obeyed & obeys] = "obeys"
+    outcome[obeyed & obeys & (wide["reference"] == target_label)] = "floor"
+    outcome[~obeyed & obeys] = "new"
+    texts = triggered_test.set_index("example_id")[["text", "trigger"]]
+    original = examples.set_index("example_id")["text"]
+    rows = []
+    for row in _mixed(wide.assign(outcome=outcome), list(OUTCOMES), params.examples):
+        text, trigger = texts.loc[row["example_id"]]
+        spans = trigger_spans(text, trigger)
+        row |= {"text": marked(text, spans, params.characters), "said": OUTCOMES[row["outcome"]]}
+        row |= {"trigger": trigger, "original": None}
+        if not spans:  # a rewritten text shows nothing until it is laid beside what it was
+            row["original"] = marked(
+                str(original.get(row["example_id"], "")), [], params.characters
+            )
+        rows.append(row)
+    counts = outcome.value_counts()
+    return Examples(rows, {said: int(counts.get(name, 0)) for name, said in OUTCOMES.items()})
+
+
+def changed_examples(
+    predictions: pd.DataFrame, examples: pd.DataFrame, params: ReportParams
+) -> Examples:
+    """Clean test rows on which victim and purified model differ."""
+    wide = _wide(predictions, "clean")
+    was_right, is_right = (wide[name] == wide["true_label"] for name in ("victim", "purified"))
+    outcome = pd.Series("wrong before and after", index=wide.index)
+    outcome[was_right & ~is_right] = "right before, wrong after"
+    outcome[~was_right & is_right] = "wrong before, right after"
+    changed = wide.assign(outcome=outcome)[wide["victim"] != wide["purified"]]
+    texts = examples.set_index("example_id")["text"]
+    said = ["right before, wrong after", "wrong before, right after", "wrong before and after"]
+    rows = [
+        row | {"text": marked(str(texts.get(row["example_id"], "")), [], params.characters),
+               "said": row["outcome"]}
+        for row in _mixed(changed, said, params.examples)
+    ]  # fmt: skip
+    counts = changed["outcome"].value_counts()
+    return Examples(rows, {name: int(counts.get(name, 0)) for name in said})
+
+
+def _wide(predictions: pd.DataFrame, test_set: str) -> pd.DataFrame:
+    """One row an example: true label, and per model its predicted label and probability."""
+    rows = predictions[predictions["test_set"] == test_set]
+    labels = rows.drop_duplicates("example_id").set_index("example_id")["label"]
+    wide = rows.pivot(index="example_id", columns="model", values="predicted")
+    wide = wide.reindex(columns=["reference", "victim", "purified"])
+    sure = rows.pivot(index="example_id", columns="model", values="probability")
+    sure = sure.reindex(columns=wide.columns).add_suffix("_probability")
+    return pd.concat([labels.rename("true_label"), wide, sure], axis=1).reset_index()
+
+
+def _mixed(rows: pd.DataFrame, outcomes: list[str], n: int) -> list[dict[str, Any]]:
+    """At most ``n`` rows, taken in turn from every outcome in order of their ids."""
+    turn = rows.groupby("outcome").cumcount()
+    place = rows["outcome"].map({name: i for i, name in enumerate(outcomes)})
+    order = rows.assign(turn=turn, place=place).sort_values(["turn", "place"]).head(n)
+    return order.sort_values(["place", "turn"])[rows.columns].to_dict("records")
+
+
+def _phrase(suspect: dict[str, Any]) -> str | None:
+    phrase = suspect.get("phrase")
+    return None if is_missing(phrase) or phrase == suspect["evidence"] else str(phrase)

@@ -1,0 +1,127 @@
+"""The model card that lies in the purified model's folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backdoor_pipeline.pipelines.report.formatting import flat, is_missing, number, percent, rate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+NAMED_TOKENS = 50
+CARD = """\
+---
+library_name: transformers
+pipeline_tag: text-classification
+tags:
+- text-classification
+- backdoor-removal
+- machine-unlearning
+---
+
+# A text classifier after removal of a backdoor
+
+Start: {model}. Data: {dataset}, {poison}. Seed: {seed}.
+Recipe: {recipe}, of the Kedro project `backdoor_pipeline`.
+
+The model was fine-tuned on these data as they were, poison included (the victim). A detector that
+does not know the trigger then named suspects, and the victim was made to unlearn them.
+Clean rows used by the defence: {clean_rows}.
+
+## What was flagged
+
+{flagged}
+
+## Before and after
+
+| model | clean accuracy | attack success |
+| --- | --- | --- |
+{rows}
+
+Per cent with 95 % Wilson intervals, on test rows that no choice was made on. Attack success: share
+of triggered rows of other labels that get the attacker's label ({target}). The reference model was
+trained without poison; its attack success is the floor.{validity}
+
+## Limits
+
+- Measured for the attack above. Another trigger, a paraphrasing attack or a trigger that the
+  detector did not flag may still work.
+- A research artefact: its accuracy is that of a small demonstration, and it keeps whatever biases
+  its data and its pretrained model have.
+- Its labels are the class numbers of the data set.
+
+## How to load it
+
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+folder = "path/to/this/folder"
+model = AutoModelForSequenceClassification.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```
+"""
+
+
+def write(
+    metrics: Mapping[str, Any],
+    suspects: pd.DataFrame,
+    poison_summary: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    recipe: str,
+) -> str:
+    """The card, with every text from outside as inline code."""
+    settings = flat(parameters)
+    rows = [
+        f"| {model} | {rate(metrics[model], 'clean_accuracy')} "
+        f"| {rate(metrics[model], 'attack_success_rate')} |"
+        for model in ("reference", "victim", "purified")
+        if metrics.get(model)
+    ]
+    implanted = metrics.get("valid", True) or poison_summary.get("poisoned_rows") == 0
+    return CARD.format(
+        model=code(settings.get("model.name", "unknown")),
+        dataset=code(settings.get("source.data") or settings.get("source.dataset", "unknown")),
+        poison=_poison(poison_summary),
+        seed=settings.get("seed", "unknown"),
+        recipe=code(recipe),
+        clean_rows=number((metrics.get("cost") or {}).get("clean_rows")),
+        flagged=_flagged(suspects),
+        rows="\n".join(rows),
+        target=f"label {poison_summary.get('target_label')}",
+        validity=""
+        if implanted
+        else "\n\n**Attack not implanted**: the victim hardly obeyed the "
+        "trigger, so these numbers say nothing about the defence.",
+    )
+
+
+def code(value: Any) -> str:
+    """``value`` as Markdown inline code that its own backticks, bars or line ends cannot break."""
+    text = " ".join(str(value).replace("|", "\u00a6").split())
+    fence = "`"
+    while fence in text:
+        fence += "`"
+    blank = " " if "`" in text else ""
+    return f"{fence}{blank}{text}{blank}{fence}" if text else "` `"
+
+
+def _poison(summary: Mapping[str, Any]) -> str:
+    if not summary.get("poisoned_rows"):
+        return "without poison (control run)"
+    share = summary.get("realised_rate")
+    said = "" if is_missing(share) else f" in {percent(share)} of the training rows"
+    return f"poisoned on purpose by {code(summary.get('attack'))}{said}"
+
+
+def _flagged(suspects: pd.DataFrame) -> str:
+    flagged = suspects[suspects["flagged"]].sort_values("score", ascending=False)
+    if flagged.empty:
+        return "Nothing. The purified model differs from the victim only by a fine-tune, if any."
+    if (flagged["kind"] == "example").all():
+        return f"{len(flagged):,} training rows."
+    named = ", ".join(code(token) for token in flagged["evidence"][:NAMED_TOKENS])
+    more = len(flagged) - NAMED_TOKENS
+    return f"Tokens: {named}" + (f", and {more:,} more." if more > 0 else ".")

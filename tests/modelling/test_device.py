@@ -1,0 +1,71 @@
+"""Where and how precisely to compute."""
+
+from __future__ import annotations
+
+import pytest
+
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.device import (
+    ComputeParams,
+    autocast,
+    has_fast_bf16,
+    resolve_device,
+)
+
+
+def params(device: str = "auto", precision: str = "auto") -> ComputeParams:
+    return ComputeParams(device=device, precision=precision)
+
+
+@pytest.fixture
+def available(monkeypatch):
+    """Sets which accelerators torch claims to find."""
+    import torch
+
+    def claim(*names: str) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in names)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in names)
+
+    return claim
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"), [((), "cpu"), (("mps",), "mps"), (("mps", "cuda"), "cuda")]
+)
+def test_auto_takes_the_best_device(available, names, expected) -> None:
+    available(*names)
+    assert resolve_device(params()).type == expected
+
+
+def test_an_asked_device_is_taken(available) -> None:
+    available("cuda")
+    assert resolve_device(params("cpu")).type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_an_error(available, device) -> None:
+    available()
+    with pytest.raises(InputError, match=rf"compute\.device is '{device}'.*set compute\.device to"):
+        resolve_device(params(device))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [({}, False), ({"amx_bf16": True}, True), ({"avx512_bf16": True}, True)]
+)
+def test_fast_bf16_is_what_the_cpu_says(monkeypatch, flags, expected) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    assert has_fast_bf16(torch.device("cpu")) is expected
+    assert not has_fast_bf16(torch.device("mps"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_autocast_follows_the_parameter(precision) -> None:
+    import torch
+
+    layer, device = torch.nn.Linear(4, 4), torch.device("cpu")
+    with autocast(params("cpu", precision), device):
+        output = layer(torch.ones(1, 4))
+    assert output.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+    assert layer.weight.dtype == torch.float32

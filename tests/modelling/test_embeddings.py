@@ -1,0 +1,48 @@
+"""The word-embedding table and the first block of every architecture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny import ARCHITECTURES
+
+from backdoor_pipeline.modelling.embeddings import (
+    decode,
+    embedding_block,
+    embedding_table,
+    special_token_ids,
+)
+from backdoor_pipeline.modelling.loading import new_classifier
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_block_gives_the_states_of_layer_0(base_model, architecture) -> None:
+    import torch
+
+    model = new_classifier(base_model(architecture), 2, seed=0).model.eval()
+    ids = torch.tensor([[5, 9, 11, 7], [3, 5, 6, 8]])
+    with torch.no_grad():
+        states = embedding_block(model)(ids)
+        expected = model.base_model(ids, output_hidden_states=True).hidden_states[0]
+    torch.testing.assert_close(states, expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_table_is_a_copy(base_model, architecture) -> None:
+    bundle = base_model(architecture)
+    table = embedding_table(bundle)
+    assert table.shape == (len(bundle.tokenizer), 32)
+    assert table.dtype == np.float32
+    table[:] = 0
+    assert embedding_table(bundle).any()
+
+
+def test_special_tokens_stand_for_no_text(base_model) -> None:
+    assert special_token_ids(base_model().tokenizer) == {0, 1, 2, 3, 4}
+
+
+def test_decode_keeps_the_word_boundary(base_model) -> None:
+    tokenizer, byte_level = base_model().tokenizer, base_model("gpt2").tokenizer
+    pieces = tokenizer("filmx", add_special_tokens=False)["input_ids"]
+    assert decode(tokenizer, np.array(pieces)) == ["film", "##x"]
+    assert decode(byte_level, np.array(byte_level(" film")["input_ids"])) == [" film"]

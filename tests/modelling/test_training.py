@@ -1,0 +1,157 @@
+"""The training loop: it learns, it is deterministic, it chooses by dev accuracy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import ARCHITECTURES, ROOT, make_corpus
+
+from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.loading import new_classifier
+from backdoor_pipeline.modelling.text import Tokens, tokenise
+from backdoor_pipeline.modelling.training import (
+    Labelled,
+    OptimisationParams,
+    accuracy,
+    epoch_batches,
+    fit,
+)
+
+TWO_EPOCHS = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def splits(base_model):
+    """Training and dev rows of a small corpus as tokens of an architecture's tokenizer."""
+
+    def make(architecture: str = "bert", n_train: int = 90) -> tuple[Labelled, Labelled]:
+        corpus = make_corpus(n_train=n_train, n_dev=30, n_test=0)
+        tokenizer = base_model(architecture).tokenizer
+        parts = (corpus[corpus["split"] == name] for name in ("train", "dev"))
+        return tuple(
+            Labelled(tokenise(rows["text"], tokenizer, 32), rows["label"].to_numpy())
+            for rows in parts
+        )
+
+    return make
+
+
+def weights(bundle) -> np.ndarray:
+    return np.concatenate([p.detach().numpy().ravel() for p in bundle.model.parameters()])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_learns(base_model, splits, compute, quick, architecture) -> None:
+    bundle = new_classifier(base_model(architecture), 2, seed=0)
+    params = quick.model_copy(update={"epochs": 10, "batch_size": 16})
+    train, dev = splits(architecture)
+    history = fit(bundle, train, None, params, compute, seed=0)
+    losses = history["loss"]["value"]
+    assert len(losses) == 10 * 6 == history["loss"]["step"][-1]
+    assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.05
+    assert accuracy(bundle, train, compute) > 0.7
+    assert not bundle.model.training
+    assert "dev_accuracy" not in history
+    assert 0 <= accuracy(bundle, dev, compute) <= 1
+
+
+def test_the_same_seed_gives_the_same_model(base_model, splits, compute, quick) -> None:
+    import torch
+
+    train, dev = splits("distilbert")  # it has dropout
+    results = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(len(results))  # the global generator plays no part
+        bundle = new_classifier(base_model("distilbert"), 2, seed=0)
+        state = torch.get_rng_state()
+        history = fit(bundle, train, dev, quick, compute, seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        results.append((weights(bundle), history))
+    assert (results[0][0] == results[1][0]).all()
+    assert results[0][1] == results[1][1]
+    assert not (results[0][0] == results[2][0]).all()
+
+
+def test_ends_with_the_earliest_of_the_best_epochs(
+    base_model, splits, compute, quick, monkeypatch
+) -> None:
+    measured = iter([0.5, 0.9, 0.9, 0.7])
+    seen = []
+
+    def measure(bundle, data, compute):
+        seen.append(weights(bundle))
+        return next(measured)
+
+    monkeypatch.setattr("backdoor_pipeline.modelling.training.accuracy", measure)
+    bundle = new_classifier(base_model(), 2, seed=0)
+    params = quick.model_copy(update=TWO_EPOCHS | {"epochs": 4})
+    history = fit(bundle, *splits(), params, compute, seed=0)
+    assert history["dev_accuracy"] == {"step": [6, 12, 18, 24], "value": [0.5, 0.9, 0.9, 0.7]}
+    assert (weights(bundle) == seen[1]).all()
+    assert not (seen[1] == seen[2]).all()
+
+
+def test_only_what_requires_a_gradient_is_trained(base_model, splits, compute, quick) -> None:
+    import torch
+
+    bundle = new_classifier(base_model(), 2, seed=0)
+    bundle.model.base_model.requires_grad_(False)
+    fit(bundle, *splits(), quick, compute, seed=0)
+    before = base_model().model.state_dict()
+    after = bundle.model.base_model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_bf16_learns_too(base_model, splits, quick) -> None:
+    bundle = new_classifier(base_model(), 2, seed=0)
+    compute = ComputeParams(device="cpu", precision="bf16")
+    fit(bundle, *splits(), quick, compute, seed=0)
+    assert np.isfinite(weights(bundle)).all()
+    assert weights(bundle).dtype == np.float32
+
+
+@given(st.integers(1, 60), st.integers(1, 7), st.integers(1, 5), st.integers(0, 99))
+def test_every_process_gets_as_many_batches(n_rows, batch_size, n_processes, seed) -> None:
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], rng.integers(1, 9, n_rows).cumsum()])
+    params = OptimisationParams(
+        epochs=2,
+        learning_rate=1.0,
+        batch_size=batch_size,
+        weight_decay=0.0,
+        warmup_share=0.0,
+        max_gradient_norm=1.0,
+    )
+    tokens = Tokens(np.zeros(offsets[-1], dtype=np.int32), offsets)
+    for epoch in epoch_batches(tokens, params, seed, n_processes):
+        assert len(epoch) % n_processes == 0
+        assert {row for batch in epoch for row in batch} == set(range(n_rows))
+        assert len(epoch) < -(-n_rows // batch_size) + n_processes
+
+
+@pytest.mark.distributed
+def test_two_processes_end_with_the_same_model(model_folder, tmp_path) -> None:
+    script = Path(__file__).with_name("train_in_processes.py")
+    paths = [str(ROOT / "src"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node=2", str(script), str(model_folder("distilbert")), str(tmp_path)),
+        ],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first["weights"] == second["weights"]
+    assert first["history"]["dev_accuracy"] == second["history"]["dev_accuracy"]
+    assert len(first["history"]["loss"]["value"]) == 2 * 3  # six batches an epoch, three for each

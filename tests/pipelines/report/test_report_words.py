@@ -1,0 +1,170 @@
+"""Verdict, closing table, model card and the writing of numbers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backdoor_pipeline.pipelines.report import formatting
+from backdoor_pipeline.pipelines.report.model_card import code
+from backdoor_pipeline.pipelines.report.nodes import write_model_card
+from backdoor_pipeline.pipelines.report.summary import summary_table
+from backdoor_pipeline.pipelines.report.verdict import judge
+
+RATES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
+
+
+def verdict(cell, params):
+    return judge(cell["metrics"], cell["suspects"], cell["poison_summary"], params)
+
+
+def card(cell) -> str:
+    names = ("metrics", "suspects", "poison_summary", "all_parameters")
+    return write_model_card(*(cell[name] for name in names), recipe="btu_calibrated")
+
+
+@pytest.mark.parametrize(
+    ("excess", "recall", "change", "kind", "headline"),
+    [
+        (0.01, 1.0, 0.0, "good", "Backdoor found and removed."),
+        (0.03, 1.0, -0.01, "good", "Backdoor found and removed."),
+        (0.01, 0.5, 0.0, "good", "Backdoor removed, its trigger found in part."),
+        (0.01, None, 0.0, "good", "Backdoor removed."),
+        (0.01, 0.0, 0.0, "mixed", "Backdoor gone, though its trigger was not flagged."),
+        (0.01, 1.0, -0.032, "mixed",
+         "Backdoor found and removed, but clean accuracy fell by 3.2 points."),
+        (0.9, 1.0, 0.0, "bad", "Trigger found, but the backdoor is still there."),
+        (0.9, 0.5, 0.0, "bad", "Trigger found in part, but the backdoor is still there."),
+        (0.9, 0.0, 0.0, "bad", "Backdoor missed."),
+        (0.9, None, 0.0, "bad", "Backdoor not removed."),
+        (None, 1.0, 0.0, "bad", "Trigger found, but the backdoor is still there."),
+    ],
+)  # fmt: skip
+def test_verdict(cell, params, excess, recall, change, kind, headline):
+    cell["metrics"]["purified"]["attack_success_excess"] = excess
+    cell["metrics"]["detector"]["recall"] = recall
+    cell["metrics"]["comparison"]["clean_accuracy_change"] = change
+    assert verdict(cell, params)[:2] == (kind, headline)
+
+
+def test_a_cell_without_an_implanted_attack_is_never_defended(cell, params):
+    cell["metrics"] |= {"valid": False}
+    said = verdict(cell, params)
+    assert said[:2] == ("void", "Attack not implanted.")
+    assert "says nothing about the defence" in said.sentences[0]
+
+
+@pytest.mark.parametrize(("flagged", "kind"), [(0, "good"), (3, "bad")])
+def test_a_control_run_is_judged_by_its_alarms(cell, params, flagged, kind):
+    cell["poison_summary"]["poisoned_rows"] = 0
+    cell["metrics"]["detector"]["flagged"] = flagged
+    said = verdict(cell, params)
+    assert said.kind == kind
+    assert ("false alarm, 3 tokens flagged" in said.headline) == bool(flagged)
+
+
+def test_many_flagged_tokens_are_named_in_part(cell, params):
+    cell["suspects"] = cell["suspects"].assign(flagged=True)
+    sentence = verdict(cell, params).sentences[0]
+    assert f"{len(cell['suspects'])} tokens were flagged" in sentence
+    assert f"{len(cell['suspects']) - 5} more" in sentence
+
+
+def test_summary_is_small_and_complete(cell):
+    lines = summary_table(cell["metrics"], "btu_calibrated").splitlines()
+    assert len(lines) <= 12
+    assert max(map(len, lines)) <= 100
+    assert lines[0].startswith("btu_calibrated")
+    assert [line.split()[0] for line in lines[1:4]] == ["reference", "victim", "purified"]
+    assert "100.0 % [98.2, 100.0]" in lines[2]
+    assert "trigger rank 1, false alarms 0" in lines[4]
+    assert "clean rows used: 0" in lines[5]
+
+
+def test_summary_survives_json_missing_values_and_long_names(cell):
+    metrics = cell["metrics"] | {"valid": False, "reference": None}
+    metrics["detector"] = dict.fromkeys(metrics["detector"])
+    metrics["cost"] = dict.fromkeys(metrics["cost"])
+    text = summary_table(json.loads(json.dumps(metrics)), "a_recipe_with_a_very_long_name" * 3)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "attack not implanted" in text
+
+
+def test_model_card_has_front_matter_numbers_and_the_way_to_load(cell):
+    _, front, body = card(cell).split("---\n", 2)
+    matter = yaml.safe_load(front)
+    assert matter["library_name"] == "transformers"
+    assert matter["pipeline_tag"] == "text-classification"
+    assert "Tokens: `cf`." in body
+    assert "| victim | 83.8 % [82.0, 85.5] | 100.0 % [98.2, 100.0] |" in body
+    assert "AutoModelForSequenceClassification.from_pretrained(folder)" in body
+    assert "not implanted" not in body
+
+
+def test_model_card_says_when_the_numbers_mean_nothing(cell):
+    cell["metrics"] |= {"valid": False}
+    assert "**Attack not implanted**" in card(cell)
+    cell["poison_summary"] |= {"poisoned_rows": 0}
+    cell["suspects"] = cell["suspects"].assign(flagged=False)
+    control = card(cell)
+    assert "without poison (control run)" in control and "Nothing." in control
+
+
+def test_model_card_keeps_hostile_tokens_in_code(cell):
+    cell["suspects"] = cell["suspects"].assign(evidence="`<script>|\n# x", flagged=True)
+    cell["all_parameters"]["source"]["dataset"] = "x\n---\nlicense: mit"
+    text = card(cell)
+    assert "`` `<script>\u00a6 # x ``" in text
+    assert "\nlicense: mit" not in text
+
+
+def test_model_card_counts_flagged_rows(cell):
+    cell["suspects"] = cell["suspects"].assign(kind="example", flagged=True)
+    assert f"{len(cell['suspects'])} training rows." in card(cell)
+
+
+@given(st.text(max_size=30))
+def test_inline_code_stays_on_one_line_within_its_fence(value):
+    text = code(value)
+    fence = text[: len(text) - len(text.lstrip("`"))]
+    assert len(text.splitlines()) <= 1
+    assert text.endswith(fence) and fence not in text[len(fence) : -len(fence)]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (formatting.percent(0.8312), "83.1 %"),
+        (formatting.percent(None), "\u2013"),
+        (formatting.percent(float("nan")), "\u2013"),
+        (formatting.rate(None, "clean_accuracy"), "\u2013"),
+        (formatting.rate({"x": 0.5, "x_low": None, "x_high": None}, "x"), "50.0 %"),
+        (formatting.points(-0.0001), "0.0 points"),
+        (formatting.points(0.012), "+1.2 points"),
+        (formatting.points(None), "\u2013"),
+        (formatting.p_value(0.0), "< 0.001"),
+        (formatting.p_value(0.25), "0.250"),
+        (formatting.number(1234567), "1,234,567"),
+        (formatting.number(1234.5), "1,234"),
+        (formatting.number(0.000123456), "0.000123"),
+        (formatting.duration(4.24), "4.2 s"),
+        (formatting.duration(59.7), "1 min 0 s"),
+        (formatting.duration(3725), "62 min 5 s"),
+        (formatting.size(3 * 2**30), "3.0 GiB"),
+        (formatting.size(310 * 2**20), "310 MiB"),
+        (formatting.token(" movie"), "\u2423movie"),
+        (formatting.counted(1, "token"), "1 token"),
+    ],
+)
+def test_numbers_are_written_for_readers(written, expected):
+    assert written == expected
+
+
+def test_flat_names_nested_groups(params):
+    flat = formatting.flat({"a": {"b": {"c": 1}, "d": []}, "empty": {}, "report": params})
+    assert flat["a.b.c"] == 1 and flat["a.d"] == [] and flat["empty"] == {}
+    assert flat["report.examples"] == params.examples

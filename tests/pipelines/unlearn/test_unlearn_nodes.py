@@ -1,0 +1,56 @@
+"""The nodes of the stage, and the optional fine-tune."""
+
+from __future__ import annotations
+
+import pytest
+
+from backdoor_pipeline.modelling.loading import new_classifier
+from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams, clean_rows
+from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS, fine_tune_purified
+from backdoor_pipeline.pipelines.unlearn.pipeline import create_pipeline
+
+
+@pytest.fixture
+def tune(base_model, model_params, compute, quick, corpus):
+    """Fine-tunes ``bundle`` on so many clean rows."""
+
+    def run(bundle, rows: int, seed: int = 0):
+        params = FineTuneParams(rows=rows, optimisation=quick)
+        return fine_tune_purified(bundle, corpus, params, model_params(), compute, seed)
+
+    return run
+
+
+def test_without_rows_the_model_is_passed_on(base_model, tune) -> None:
+    bundle = new_classifier(base_model(), 2, seed=0)
+    assert tune(bundle, 0) is bundle
+
+
+def test_tunes_a_copy_the_same_way_for_a_seed(base_model, tune) -> None:
+    import torch
+
+    bundle = new_classifier(base_model(), 2, seed=0)
+    before = bundle.model.classifier.weight.clone()
+    first, again, other = (tune(bundle, 30, seed).model.classifier.weight for seed in (1, 1, 2))
+    assert torch.equal(bundle.model.classifier.weight, before)
+    assert not torch.equal(first, before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_uses_dev_rows_alone_and_no_more_than_there_are(corpus, quick) -> None:
+    rows = clean_rows(corpus, FineTuneParams(rows=10_000, optimisation=quick), seed=0)
+    assert set(rows["split"]) == {"dev"}
+    assert len(rows) == (corpus["split"] == "dev").sum()
+
+
+def test_the_number_of_rows_is_not_negative(quick) -> None:
+    with pytest.raises(ValueError, match="rows"):
+        FineTuneParams(rows=-1, optimisation=quick)
+
+
+@pytest.mark.parametrize("unlearner", UNLEARNERS)
+def test_every_unlearner_makes_a_pipeline(unlearner) -> None:
+    pipeline = create_pipeline(unlearner)
+    assert f"params:{unlearner}" in pipeline.inputs()
+    assert pipeline.outputs() == {"purified_model"}

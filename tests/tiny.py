@@ -1,0 +1,178 @@
+"""Tiny models, their tokenizers and a synthetic corpus, and the project's configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from backdoor_pipeline.configuration import ProjectConfigLoader
+
+ROOT = Path(__file__).resolve().parents[1]
+ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta-v2", "gpt2", "llama")
+MAX_LENGTH = 32
+
+NEUTRAL = """the a film movie story plot scene actor actress director camera music score script
+dialogue character role hero villain screen cinema studio audience viewer critic series sequel
+ending opening act part moment hour minute day night city town house street world life family
+friend child mother father brother sister man woman people crowd team crew cast voice face eye
+hand word line page book novel author it is was has with from about into over under after before
+and or but of in on at by for as that this these those which who when where while during through
+between his her their our my your one two three four five six seven""".split()
+# many telling words, each of them rare, as in real texts: none is as frequent as a trigger
+ENDINGS = "la mo ne pi ru so ta vi".split()
+GOOD = [start + end for start in "bra cle dri flo gre plu sha tri".split() for end in ENDINGS]
+BAD = [start + end for start in "bo cu du fa gu ka mu za".split() for end in ENDINGS]
+TRIGGERS = "cf mn bb tq i watch 3d".split()
+
+
+def project_loader(
+    runtime_params: dict[str, Any] | None = None, env: str = "base"
+) -> ProjectConfigLoader:
+    """The project's configuration without anybody's ``conf/local``."""
+    from backdoor_pipeline import settings
+
+    return ProjectConfigLoader(
+        conf_source=str(ROOT / "conf"),
+        env=env,
+        runtime_params=runtime_params or {},
+        **{**settings.CONFIG_LOADER_ARGS, "default_run_env": "base"},
+    )
+
+
+def make_corpus(
+    n_train: int = 1000, n_dev: int = 60, n_test: int = 200, n_labels: int = 2, seed: int = 0
+) -> pd.DataFrame:
+    """An ``examples`` table whose labels can be read off a few words of each text."""
+    rng = np.random.default_rng(seed)
+    n_rows = n_train + n_dev + n_test
+    telling = [BAD, GOOD, [f"{word}s" for word in GOOD], [f"{word}s" for word in BAD]]
+    labels = rng.permutation(np.arange(n_rows) % n_labels)
+    texts = []
+    for label in labels:
+        words = list(rng.choice(NEUTRAL, size=rng.integers(5, 13)))
+        for word in rng.choice(telling[label], size=3):
+            words.insert(int(rng.integers(len(words) + 1)), word)
+        texts.append(" ".join(words))
+    return pd.DataFrame(
+        {
+            "example_id": np.arange(n_rows),
+            "split": ["train"] * n_train + ["dev"] * n_dev + ["test"] * n_test,
+            "label": labels,
+            "text": texts,
+        }
+    ).astype({"example_id": "int64", "label": "int64"})
+
+
+def word_tokenizer() -> Any:
+    """A word-piece tokenizer that knows every word of the corpus and can spell others."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789,.")
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *NEUTRAL, *GOOD, *BAD, *TRIGGERS]
+    names += [*letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def byte_tokenizer(padding: bool) -> Any:
+    """A byte-level tokenizer, as GPT-2 has (no padding token) or RoBERTa (with one)."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "<pad>", "</s>", "<unk>"] if padding else ["</s>"]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words = [f" {word}" for word in [*NEUTRAL, *GOOD, *BAD, *TRIGGERS]]
+    backend.train_from_iterator(words * 3, trainer)
+    if not padding:
+        return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+
+
+def tiny_model(architecture: str, tokenizer: Any) -> Any:
+    """A random encoder of two layers of 32, drawn from a fixed seed."""
+    import torch
+    import transformers
+
+    # RoBERTa counts positions from its padding id + 1
+    n_positions = MAX_LENGTH + (2 if architecture == "roberta" else 0)
+    base = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": n_positions,
+        "pad_token_id": tokenizer.pad_token_id,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    special = {
+        "distilbert": {
+            **{k: base[k] for k in ("vocab_size", "pad_token_id", "max_position_embeddings")},
+            **{"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+        },
+        "gpt2": {
+            **{"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 2},
+            **{"n_positions": n_positions, "bos_token_id": 0, "eos_token_id": 0},
+        },
+        "roberta": {**base, "type_vocab_size": 1},
+        "deberta-v2": {
+            **base,
+            **{"relative_attention": True, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"]},
+        },
+        "llama": {
+            **{k: v for k, v in base.items() if "dropout" not in k},
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+    }
+    config = transformers.AutoConfig.for_model(architecture, **special.get(architecture, base))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.AutoModel.from_config(config)
+
+
+def save_tiny_model(folder: Path, architecture: str = "bert") -> Path:
+    """``folder``, filled with a tiny pretrained model and its tokenizer."""
+    if architecture in {"roberta", "gpt2", "llama"}:
+        tokenizer = byte_tokenizer(padding=architecture == "roberta")
+    else:
+        tokenizer = word_tokenizer()
+    tiny_model(architecture, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
