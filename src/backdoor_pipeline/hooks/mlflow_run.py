@@ -35,6 +35,8 @@ PARAMETER_LENGTH, TAG_LENGTH, DIGEST_LENGTH = 6000, 8000, 36  # and for one valu
 CURVE_POINTS = 1000
 OUTPUTS = "outputs"
 SQLITE = "sqlite:///"
+TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes the UI show an experiment's training runs, not its pages for language model agents."""
 
 
 class TrackingSettings(ParameterGroup):
@@ -100,12 +102,12 @@ class MlflowRun:
         for some in _portions(metrics, METRICS_AT_ONCE):
             self._client.log_batch(self.id, metrics=some)
 
-    def log_dataset(self, name: str, digest: str, place: str) -> None:
+    def log_dataset(self, name: str, digest: str) -> None:
         """Log which data the run has read."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        source = json.dumps({"uri": without_secrets(place)})
-        dataset = Dataset(name, digest[:DIGEST_LENGTH], "local", source)
+        source = json.dumps({"uri": without_secrets(name)})
+        dataset = Dataset(without_secrets(name), digest[:DIGEST_LENGTH], "local", source)
         context = InputTag("mlflow.data.context", "training")
         self._client.log_inputs(self.id, [DatasetInput(dataset, [context])])
 
@@ -186,7 +188,7 @@ def _connect(settings: TrackingSettings) -> tuple[MlflowClient, str]:
         return client, experiment.experiment_id
     file = _sqlite_file(settings.tracking_uri)
     artifacts = (file.parent / "mlruns").as_uri() if file else None  # not in the current directory
-    return client, client.create_experiment(settings.experiment, artifacts)
+    return client, client.create_experiment(settings.experiment, artifacts, TRAINING_VIEW)
 
 
 def _close_abandoned(client: MlflowClient, experiment: str, outputs: str) -> None:

@@ -65,7 +65,9 @@ def _plain(group: Any) -> Any:
         return group
     chosen = getattr(group, "settings", None)
     is_group = {name for name, value in group if isinstance(value, BaseModel)}
-    others = {name for name in is_group if chosen is not None and getattr(group, name) is not chosen}
+    others = {
+        name for name in is_group if chosen is not None and getattr(group, name) is not chosen
+    }
     return group.model_dump(mode="json", exclude=others)
 
 
@@ -78,7 +80,6 @@ def origin(
     pipeline: Pipeline, parameters: Parameters, run_params: Mapping[str, Any], project: Path
 ) -> dict[str, Any]:
     """Tags that say what was run, on what, by whom and from which state of the code."""
-    command = kedro_command(run_params)
     tags = {
         "recipe": ",".join(recipes_of(pipeline)) or "none",
         "dataset": parameters.source.data or parameters.source.dataset,
@@ -87,9 +88,9 @@ def origin(
         "data_digest": data_digest(parameters),
         "version": __version__,
         "env": run_params.get("env") or "base",
-        "command": command,
+        "command": kedro_command(run_params),
         "host": socket.gethostname(),
-        "mlflow.source.name": command,
+        "mlflow.source.name": "kedro run",
         **git_state(project),
     }
     with suppress(OSError, KeyError):  # a container may have no user of that number

@@ -1,8 +1,7 @@
 """Every ``kedro run`` becomes one MLflow run.
 
-A catalog entry opts in by ``metadata: {mlflow: KIND}``; the kinds are the keys of ``AT_ONCE`` and
-``AT_THE_END``. The outputs of nodes that were skipped, because they exist, are recorded as well: a
-run that had nothing left to do is complete in MLflow.
+A catalog entry opts in by ``metadata: {mlflow: KIND}`` (see ``recorder``). Outputs that exist, so
+that their nodes are skipped, are recorded as well: every run is complete in MLflow.
 """
 
 from __future__ import annotations
@@ -19,28 +18,21 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
 from backdoor_pipeline.datasets.costs import CostsDataset
-from backdoor_pipeline.hooks.mlflow_run import OUTPUTS, MlflowRun, check_settings, open_run
-from backdoor_pipeline.hooks.run_facts import flatten, origin, recipes_of, used_parameters
-from backdoor_pipeline.pipelines.report.summary import summary_table
-from backdoor_pipeline.recipes import RECIPES
+from backdoor_pipeline.hooks.mlflow_run import OUTPUTS, check_settings, open_run, without_secrets
+from backdoor_pipeline.hooks.recorder import Recorder
+from backdoor_pipeline.hooks.run_facts import origin, recipes_of, used_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from plotly.graph_objects import Figure
-
 logger = logging.getLogger(__name__)
-
-HISTORY = "_history"
-AT_ONCE = ("metrics", "history", "artifact")
-AT_THE_END = ("figure", "model")
 
 
 class TrackingHooks:
-    """Records parameters, metrics, curves, files, costs and how the run ended."""
+    """Opens a run, has a ``Recorder`` fill it, and closes it however the run ends."""
 
     def __init__(self) -> None:
-        self._run: MlflowRun | None = None
+        self._recorder: Recorder | None = None
         atexit.register(self._close_interrupted)
 
     @hook_impl
@@ -52,42 +44,87 @@ class TrackingHooks:
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         self._close_interrupted()
-        loader = self._context.config_loader
-        self._settings = check_settings(loader["mlflow"])
-        if not self._settings.enabled:
+        loader, project = self._context.config_loader, Path(self._context.project_path)
+        settings = check_settings(loader["mlflow"])
+        if not settings.enabled:
             return
-        project = Path(self._context.project_path)
-        self._catalog, self._parameters = catalog, loader.typed_parameters
-        self._data_dir = project / self._parameters.data_dir
-        self._stage_keys = loader.keys_of_stages
-        self._recipes = recipes_of(pipeline)
-        self._recorded: set[str] = set()
-        self._nodes_run = 0
-        self._note = ""
-        self._pid = os.getpid()
-        self._tags = origin(pipeline, self._parameters, run_params, project)
-        name = _name(pipeline, run_params, self._stage_keys)
-        self._tags[OUTPUTS] = f"{self._tags['host']}:{self._data_dir.absolute()} {name}"
-        self._run = open_run(self._settings, self._parameters.tracking, name, self._tags)
-        with self._tolerance() as run:
-            run.log_parameters(used_parameters(pipeline, self._parameters))
-            run.log_dataset(self._tags["dataset"], self._tags["data_digest"])
+        parameters, keys = loader.typed_parameters, loader.keys_of_stages
+        data_dir = (project / parameters.data_dir).absolute()
+        tags = origin(pipeline, parameters, run_params, project)
+        tags[OUTPUTS] = f"{tags['host']}:{data_dir} {output_folders(pipeline, keys)}"
+        run = open_run(settings, parameters.tracking, run_name(pipeline, run_params, keys), tags)
+        register_as = settings.registered_model if parameters.tracking.register_model else None
+        self._recorder = Recorder(run, catalog, recipes_of(pipeline), register_as, tags)
+        self._costs = CostsDataset(filepath=str(data_dir / ".costs"), keys=list(keys.values()))
+        self._nodes_run, self._pid = 0, os.getpid()
+        with self._tolerance():
+            run.log_parameters(used_parameters(pipeline, parameters))
+            run.log_dataset(tags["dataset"], tags["data_digest"])
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str) -> None:
-        self._record(dataset_name, AT_ONCE)
+        if recorder := self._current():
+            with self._tolerance():
+                recorder.record(dataset_name)
 
     @hook_impl
     def after_node_run(self) -> None:
-        self._nodes_run = getattr(self, "_nodes_run", 0) + 1
+        if self._current():
+            self._nodes_run += 1
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline) -> None:
-        outputs = sorted(pipeline.all_outputs())
-        for name in outputs:
-            self._record(name, AT_ONCE)
-        for name in outputs:
-            self._record(name, AT_THE_END)
-        self._record_figures(pipeline)
-        self._record_costs(pipeline)
-        self._end("FINISHED", nodes_run=f"{self._nodes_run} of {len(pipeline.nodes)}")
+        if recorder := self._current():
+            nodes = {node.name for node in pipeline.nodes}
+            with self._tolerance():
+                for name in sorted(pipeline.all_outputs()):
+                    recorder.record(name)
+                recorder.finish()
+                costs = self._costs.load().items()
+                recorder.record_costs({node: cost for node, cost in costs if node in nodes})
+                recorder.run.set_tags({"nodes_run": f"{self._nodes_run} of {len(nodes)}"})
+                recorder.run.end("FINISHED")
+        self._recorder = None
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        self._close("FAILED", f"{type(error).__name__}: {error}")
+
+    def _close_interrupted(self) -> None:
+        """Close a run that neither finished nor failed: somebody pressed Ctrl-C."""
+        self._close("KILLED", "interrupted")
+
+    def _close(self, status: str, error: str) -> None:
+        if recorder := self._current():
+            with self._tolerance():
+                recorder.run.end(status, error)
+        self._recorder = None
+
+    def _current(self) -> Recorder | None:
+        """What records the run under way; nothing in the worker processes of a runner."""
+        return self._recorder if self._recorder and os.getpid() == self._pid else None
+
+    @contextmanager
+    def _tolerance(self) -> Iterator[None]:
+        """A tracking store that breaks down during a run costs the record, not the results."""
+        try:
+            yield
+        except Exception as error:
+            logger.warning(
+                "MLflow fails (%s); the run goes on unrecorded. Its outputs are kept: the same "
+                "command records them later without computing anything.",
+                without_secrets(str(error)),
+            )
+            self._recorder = None
+
+
+def run_name(pipeline: Pipeline, run_params: Mapping[str, Any], keys: Mapping[str, str]) -> str:
+    """What is run, on which cell: ``btu rotten_tomatoes.badnets-0.10.minilm.s0``."""
+    what = recipes_of(pipeline) or run_params.get("pipeline_names") or ["__default__"]
+    return f"{'+'.join(what)} {keys['victim'].rpartition('-')[0]}"
+
+
+def output_folders(pipeline: Pipeline, keys: Mapping[str, str]) -> str:
+    """Where the outputs lie, by the names of ``keys``: of the recipes, or of the shared victim."""
+    recipes = sorted({name.partition(".")[0] for name in pipeline.outputs()} & keys.keys())
+    return ", ".join(keys[recipe] for recipe in recipes or ["victim"])

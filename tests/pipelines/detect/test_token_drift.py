@@ -122,11 +122,13 @@ def test_furthest_are_the_largest_allowed(scores, n, excluded) -> None:
     assert not excluded & set(chosen)
 
 
-class TestSuspects:
-    @pytest.fixture(scope="class")
-    def suspects(self, base_model, compute, make_drift, poisoned) -> pd.DataFrame:
-        return detect(poisoned, base_model(), make_drift(), 32, compute, 0)
+@pytest.fixture(scope="module")
+def suspects(base_model, compute, make_drift, poisoned) -> pd.DataFrame:
+    """What the three rounds suspect."""
+    return detect(poisoned, base_model(), make_drift(), 32, compute, 0)
 
+
+class TestSuspects:
     def test_are_a_suspects_table(self, suspects) -> None:
         SUSPECTS.validate(suspects)
 

@@ -13,6 +13,7 @@ import yaml
 
 from backdoor_pipeline.pipelines.report.nodes import build_report, draw_figures
 from backdoor_pipeline.pipelines.report.params import ReportParams
+from chromium import chromium  # noqa: F401  # a fixture
 
 WORDS = (
     "a the film movie plot actor scene music story charm wit dull brave tender loud clever flat "
@@ -94,6 +95,7 @@ def make_cell(n_train: int = 400, n_test: int = 120, trigger: str = "cf") -> dic
             "seed": 0,
             "model": {"name": "minilm", "revision": None},
             "source": {"dataset": "rotten_tomatoes", "data": None},
+            "token_association": {"margin": 0.5},
         },
     }
 
@@ -101,7 +103,12 @@ def make_cell(n_train: int = 400, n_test: int = 120, trigger: str = "cf") -> dic
 def build(cell: dict[str, Any], params: ReportParams, recipe: str = "btu_calibrated") -> str:
     """The page of ``cell``, its figures drawn first."""
     histories = ("victim_history", "reference_history")
-    figures = draw_figures(cell["metrics"], cell["suspects"], *(cell[name] for name in histories))
+    figures = draw_figures(
+        cell["metrics"],
+        cell["suspects"],
+        *(cell[name] for name in histories),
+        cell["all_parameters"],
+    )
     tables = {name: value for name, value in cell.items() if name not in histories}
     return build_report(**tables, **figures, params=params, recipe=recipe)
 
@@ -158,7 +165,8 @@ def make_suspects(rng: np.random.Generator) -> pd.DataFrame:
     ranks = {f"rank_{r}": drifts[f"drift_{r}"].rank(ascending=False).astype("int64") for r in "abc"}
     relative = (pd.DataFrame(drifts) / np.array([1e-3, 9e-4, 8e-4])).max(axis=1)
     z = rng.normal(0, 1, n) + 12 * is_trigger + 6 * is_natural
-    auc = np.where(is_trigger, 0.49, np.where(is_natural, 0.81, np.nan))
+    judged = is_trigger | is_natural
+    misfit = np.where(is_trigger, 0.2, np.where(is_natural, 2.5, np.nan))
     suspects = suspects.assign(
         score=relative,
         flagged=relative >= 1,
@@ -167,13 +175,13 @@ def make_suspects(rng: np.random.Generator) -> pd.DataFrame:
         **ranks,
         label=1,
         purity=np.where(z > 4, 0.97, 0.5),
-        residual_z=z,
-        independence_auc=auc,
-        independence_auc_low=auc - 0.06,
-        independence_auc_high=auc + 0.06,
+        verdict=np.where(is_trigger, "inserted", np.where(is_natural, "fits its surroundings", "")),
+        neighbour_bound=misfit,
+        context_bound=misfit - 0.1,
+        residual_z=np.where(judged, z, np.nan),
         p_value=np.where(z > 4, 1e-12, 0.4),
         q_value=np.where(z > 4, 1e-9, 0.9),
-        phrase=suspects["evidence"],
+        phrase=np.where(is_trigger, "| cf", ""),
     )
     return suspects.sort_values(["score", "key"], ascending=[False, True], ignore_index=True)
 

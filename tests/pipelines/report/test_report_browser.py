@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from chromium import chromium, console_errors, wait_for  # noqa: F401  # a fixture
+
+from chromium import console_errors, wait_for
 
 pytestmark = pytest.mark.browser
 FIGURES = ("before_after", "drift", "association", "training")
 DRAWN = "return document.querySelectorAll('#figure-{} svg.main-svg').length"
 
 
-def test_page_draws_itself_without_a_network(cell, build_page, chromium, tmp_path):  # noqa: F811
+def test_page_draws_itself_without_a_network(cell, build_page, chromium, tmp_path):
     file = tmp_path / "report.html"
     file.write_text(build_page(cell), encoding="utf-8")
     chromium.get(file.as_uri())
@@ -28,7 +29,7 @@ def test_page_draws_itself_without_a_network(cell, build_page, chromium, tmp_pat
     assert console_errors(chromium) == []
 
 
-def test_page_fits_a_phone(cell, build_page, chromium, tmp_path):  # noqa: F811
+def test_page_fits_a_phone(cell, build_page, chromium, tmp_path):
     file = tmp_path / "report.html"
     file.write_text(build_page(cell), encoding="utf-8")
     phone = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
@@ -38,7 +39,7 @@ def test_page_fits_a_phone(cell, build_page, chromium, tmp_path):  # noqa: F811
     assert chromium.execute_script("return document.documentElement.scrollWidth") <= 400
 
 
-def test_hostile_texts_do_nothing(cell, build_page, chromium, tmp_path):  # noqa: F811
+def test_hostile_texts_do_nothing(cell, build_page, chromium, tmp_path):
     attack = "<script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\">"
     for name in ("poisoned_train", "triggered_test", "examples"):
         cell[name] = cell[name].assign(text=attack + " " + cell[name]["text"])

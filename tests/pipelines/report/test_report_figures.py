@@ -12,13 +12,12 @@ from backdoor_pipeline.pipelines.report.nodes import draw_figures
 
 NAMES = {"before_after_figure", "drift_figure", "association_figure", "training_figure"}
 DRIFT = [f"{kind}_{r}" for kind in ("drift", "rank") for r in "abc"]
-ASSOCIATION = ["residual_z", "independence_auc", "purity", "phrase", "label"]
+BOUNDS = ["neighbour_bound", "context_bound"]
 
 
 def draw(cell):
-    return draw_figures(
-        cell["metrics"], cell["suspects"], cell["victim_history"], cell["reference_history"]
-    )
+    names = ("metrics", "suspects", "victim_history", "reference_history", "all_parameters")
+    return draw_figures(*(cell[name] for name in names))
 
 
 def text_of(figure) -> str:
@@ -57,21 +56,28 @@ def test_before_after_leaves_out_what_was_not_measured(cell):
     assert not figure.layout.shapes
 
 
-def test_drift_thresholds_follow_from_the_scores(cell):
-    thresholds = figures.drift_thresholds(cell["suspects"])
-    assert thresholds == pytest.approx({"drift_a": 1e-3, "drift_b": 9e-4, "drift_c": 8e-4})
-    figure = figures.drift_figure(cell["suspects"])
-    assert "threshold" in figure.layout.yaxis.title.text
+def test_drift_threshold_parts_raised_tokens_from_the_others(cell):
+    suspects = cell["suspects"]
+    thresholds = figures.drift_thresholds(suspects)
+    above = (suspects[list(thresholds.index)] > thresholds).any(axis=1)
+    assert above.equals(suspects["flagged"])
+    figure = figures.drift_figure(suspects)
     assert [line.y0 for line in figure.layout.shapes] == [1.0]
 
 
-def test_no_threshold_is_drawn_where_scores_are_of_another_kind(cell):
-    rng = np.random.default_rng(1)
-    suspects = cell["suspects"].assign(score=rng.random(len(cell["suspects"])))
-    assert figures.drift_thresholds(suspects) == {}
-    figure = figures.drift_figure(suspects)
-    assert "largest" in figure.layout.yaxis.title.text
-    assert not figure.layout.shapes
+def test_a_confirmed_table_says_what_was_raised(cell):
+    raised = cell["suspects"]["drift_a"] > cell["suspects"]["drift_a"].median()
+    suspects = cell["suspects"].assign(raised=raised)
+    threshold = figures.drift_thresholds(suspects)["drift_a"]
+    assert (suspects["drift_a"] > threshold).equals(raised)
+
+
+@pytest.mark.parametrize("flagged", [True, False])
+def test_drift_is_drawn_whether_all_or_none_are_raised(cell, flagged):
+    suspects = cell["suspects"].assign(flagged=flagged, drift_b=0.0)
+    assert np.isfinite(figures.drift_thresholds(suspects)).all()
+    heights = [y for trace in figures.drift_figure(suspects).data for y in trace.y]
+    assert np.isfinite(heights).all() and max(heights) == 1
 
 
 @pytest.mark.parametrize("rounds", [["drift_a"], ["drift_a", "drift_c"]])
@@ -100,29 +106,43 @@ def test_tokens_cannot_bring_markup(cell):
         assert any("&lt;a href" in text and "&amp;" in text for text in texts)
 
 
-@pytest.mark.parametrize(
-    ("missing", "name", "why"),
-    [
-        (DRIFT, "drift_figure", "not found by token drift"),
-        (ASSOCIATION, "association_figure", "btu_calibrated"),
-    ],
-)
-def test_missing_columns_give_an_empty_figure_that_says_why(cell, missing, name, why):
-    suspects = cell["suspects"].drop(columns=missing)
-    drawn = draw(cell | {"suspects": suspects})
-    assert why in text_of(drawn[name])
-    assert not drawn[name].data
+def test_suspects_without_drift_give_an_empty_figure_that_says_why(cell):
+    drawn = draw(cell | {"suspects": cell["suspects"].drop(columns=DRIFT)})
+    assert "not found by token drift" in text_of(drawn["drift_figure"])
+    assert not drawn["drift_figure"].data
+
+
+def test_suspects_without_association_give_an_empty_figure_that_says_why(cell):
+    drawn = draw(cell | {"suspects": cell["suspects"].assign(p_value=np.nan)})
+    assert "btu_calibrated" in text_of(drawn["association_figure"])
+    assert not drawn["association_figure"].data
+
+
+def test_association_shows_drift_and_misfit_with_their_limits(cell):
+    figure = draw(cell)["association_figure"]
+    assert [line.x0 for line in figure.layout.shapes] == [1.0, 0.5]
+    flagged = {trace.xaxis: trace for trace in figure.data if trace.name == "flagged"}
+    assert flagged["x"].y == (12.0,)
+    assert flagged["x2"].x == (0.2,)
 
 
 def test_association_without_drift_uses_the_count(cell):
     figure = figures.association_figure(cell["suspects"].drop(columns=DRIFT))
-    assert figure.layout.xaxis.title.text == "training texts that hold the token"
+    assert figure.layout.xaxis.title.text == "training texts that hold it"
     assert figure.layout.xaxis.type == "log"
 
 
-def test_association_without_independence_has_one_panel(cell):
-    figure = figures.association_figure(cell["suspects"].assign(independence_auc=np.nan))
-    assert {trace.xaxis for trace in figure.data} <= {None, "x"}
+def test_association_without_judged_tokens_has_one_panel(cell):
+    for suspects in (cell["suspects"].drop(columns=BOUNDS), cell["suspects"].assign(
+        neighbour_bound=np.nan, context_bound=np.nan
+    )):  # fmt: skip
+        figure = figures.association_figure(suspects, 0.5)
+        assert {trace.xaxis for trace in figure.data} == {"x"}
+
+
+def test_vanishing_p_values_are_drawn(cell):
+    figure = figures.association_figure(cell["suspects"].assign(p_value=0.0))
+    assert max(y for trace in figure.data for y in trace.y) == 300
 
 
 def test_no_suspects_at_all(cell):

@@ -121,7 +121,8 @@ def test_suspects_come_with_marked_contexts_flagged_first(cell, build_page):
     first = section[section.index('<tr class="flagged">') : section.index('<tr class="plain">')]
     assert first.count("<mark>cf</mark>") == 2
     assert first.count("poisoned") == 2
-    assert "[0.43, 0.55]" in first
+    assert "inserted" in first and "in \u201c| cf\u201d" in first
+    assert "fits its surroundings" in section and "misfit" in section
 
 
 @pytest.mark.parametrize("drop", [["rank_a", "rank_b", "rank_c", "count"], ["phrase", "label"]])
@@ -164,7 +165,7 @@ def test_flagged_rows_beyond_the_limit_are_counted_not_listed(cell, build_page):
 def test_hostile_texts_show_as_text(cell, build_page):
     for name in ("poisoned_train", "triggered_test", "examples"):
         cell[name] = cell[name].assign(text=HOSTILE + " " + cell[name]["text"])
-    cell["triggered_test"] = cell["triggered_test"].assign(trigger=HOSTILE.split()[0])
+    cell["triggered_test"] = cell["triggered_test"].assign(trigger=HOSTILE.split(maxsplit=1)[0])
     cell["suspects"] = cell["suspects"].assign(evidence=HOSTILE, phrase=f"{HOSTILE} too")
     cell["integrity"] |= {
         "dataset": HOSTILE,

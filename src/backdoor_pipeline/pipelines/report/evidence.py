@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from backdoor_pipeline.pipelines.report.formatting import is_missing
+from backdoor_pipeline.pipelines.report.figures import insertion_bound
+from backdoor_pipeline.pipelines.report.formatting import number
 from backdoor_pipeline.pipelines.report.highlight import (
     marked,
     rows_with,
@@ -19,17 +20,7 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.pipelines.report.params import ReportParams
 
-OPTIONAL = {
-    "count": "texts",
-    "rank_a": "rank A",
-    "rank_b": "rank B",
-    "rank_c": "rank C",
-    "label": "label",
-    "purity": "purity",
-    "residual_z": "z",
-    "independence_auc": "AUC",
-}
-"""Columns that a detector may add, and their headings."""
+ALWAYS = ("kind", "key", "flagged", "evidence", "score", "p_value", "q_value")
 
 OUTCOMES = {
     "cured": "attacker's label before, true label after",
@@ -50,10 +41,10 @@ class Examples(NamedTuple):
 
 
 class Suspects(NamedTuple):
-    """Rows of the table of suspects, the headings of its optional columns, and what is left out."""
+    """Rows of the table of suspects, headings of what detectors add, and how many are flagged."""
 
     rows: list[dict[str, Any]]
-    headings: dict[str, str]
+    headings: list[str]
     has_p_values: bool
     n_flagged: int
     n_flagged_shown: int
@@ -66,7 +57,7 @@ def suspect_rows(
     ranked = suspects.sort_values(["score", "key"], ascending=[False, True])
     flagged, others = ranked[ranked["flagged"]], ranked[~ranked["flagged"]]
     shown = pd.concat([flagged.head(params.flagged), others.head(params.unflagged)])
-    headings = {c: h for c, h in OPTIONAL.items() if c in shown and shown[c].notna().any()}
+    facts = _facts(shown)
     width = params.context_characters
     texts = poisoned_train["text"].tolist()
     lowered = [text.lower() for text in texts]
@@ -83,21 +74,18 @@ def suspect_rows(
             for row in rows_with(token, lowered, params.contexts)
         ]
 
-    records = shown.to_dict("records")
     rows = [
         {
-            **{name: suspect[name] for name in ("kind", "key", "flagged", "evidence", "score")},
-            **{name: suspect[name] for name in ("p_value", "q_value")},
+            **{name: suspect.get(name) for name in (*ALWAYS, "verdict")},
             "phrase": _phrase(suspect),
-            "optional": {column: suspect[column] for column in headings},
-            "interval": [suspect.get(f"independence_auc_{end}") for end in ("low", "high")],
+            "facts": {heading: values[place] for heading, values in facts.items()},
             "contexts": contexts(suspect),
         }
-        for suspect in records
+        for place, suspect in enumerate(shown.to_dict("records"))
     ]
     has_p_values = bool(shown["p_value"].notna().any())
     n_shown = min(len(flagged), params.flagged)
-    return Suspects(rows, headings, has_p_values, len(flagged), n_shown)
+    return Suspects(rows, list(facts), has_p_values, len(flagged), n_shown)
 
 
 def attack_examples(
@@ -174,6 +162,21 @@ def _mixed(rows: pd.DataFrame, outcomes: list[str], n: int) -> list[dict[str, An
     return order.sort_values(["place", "turn"])[rows.columns].to_dict("records")
 
 
+def _facts(suspects: pd.DataFrame) -> dict[str, list[Any]]:
+    """What detectors may add, by heading: numbers, or text that is ready to show."""
+    facts: dict[str, pd.Series] = {}
+    columns = {"count": "texts", "label": "label", "purity": "purity", "residual_z": "residual z"}
+    for column, heading in columns.items():
+        if column in suspects:
+            facts[heading] = suspects[column]
+    facts["misfit"] = insertion_bound(suspects)
+    ranks = [name for name in ("rank_a", "rank_b", "rank_c") if name in suspects]
+    if ranks:
+        written = suspects[ranks].map(number)
+        facts["drift ranks"] = written.agg(" / ".join, axis=1)
+    return {name: values.tolist() for name, values in facts.items() if values.notna().any()}
+
+
 def _phrase(suspect: dict[str, Any]) -> str | None:
     phrase = suspect.get("phrase")
-    return None if is_missing(phrase) or phrase == suspect["evidence"] else str(phrase)
+    return phrase if isinstance(phrase, str) and phrase not in {"", suspect["evidence"]} else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from backdoor_pipeline.pipelines.report.formatting import is_missing, number, percent, token
+from backdoor_pipeline.pipelines.report.formatting import is_known, number, percent, token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +31,7 @@ ROUNDS = {
 TOKENS_DRAWN = 1000
 TOKENS_NAMED = 12
 BINS = 400
+SMALLEST_P = 1e-300  # that the scale shows
 HEIGHT = 420  # pixels
 LOG = {"type": "log", "tickvals": [n * 10**power for power in range(8) for n in (1, 3)]}
 
@@ -44,10 +45,10 @@ def before_after_figure(metrics: Mapping[str, Any]) -> Figure:
     for column, name in enumerate(rates.values(), start=1):
         for model, colour in COLOURS.items():
             values = metrics.get(model) or {}
-            value, low, high = (values.get(f"{name}{end}") for end in ("", "_low", "_high"))
-            if is_missing(value):
+            value = values.get(name)
+            if not is_known(value):
                 continue
-            low, high = (value if is_missing(bound) else bound for bound in (low, high))
+            low, high = values.get(f"{name}_low", value), values.get(f"{name}_high", value)
             figure.add_bar(
                 x=[model],
                 y=[100 * value],
@@ -75,7 +76,7 @@ def before_after_figure(metrics: Mapping[str, Any]) -> Figure:
                 col=column,
             )
     floor = (metrics.get("reference") or {}).get("attack_success_rate")
-    if not is_missing(floor):
+    if is_known(floor):
         _threshold(figure, "y", 100 * floor, None, row=1, col=2)
     figure.update_yaxes(range=[0, 112], tickvals=[0, 25, 50, 75, 100])
     figure.update_yaxes(title_text="share of test rows, %", row=1, col=1)
@@ -87,20 +88,17 @@ def drift_figure(suspects: pd.DataFrame) -> Figure:
     """How far each token moved in each exposure against the number of texts that hold it."""
     from plotly.graph_objects import Figure
 
-    rounds = [name for name in ROUNDS if name in suspects]
-    if not rounds or suspects.empty:
+    if suspects.empty or not _rounds(suspects):
         return _empty("Token drift", "these suspects were not found by token drift")
     thresholds = drift_thresholds(suspects)
-    largest = {name: suspects[name].max() or 1.0 for name in rounds}
-    unit = pd.Series(thresholds or largest)
     drawn = _thinned(suspects)
-    relative = drawn[rounds] / unit[rounds]
+    relative = _relative_drift(drawn, thresholds)
     figure = Figure()
-    for name in rounds:
-        label, colour, symbol = ROUNDS[name]
+    for name, drift in relative.items():
+        label, colour, symbol = ROUNDS[str(name)]
         figure.add_scatter(
             x=drawn["count"].tolist(),
-            y=relative[name].round(4).tolist(),
+            y=drift.round(4).tolist(),
             mode="markers",
             name=label,
             marker={
@@ -113,64 +111,62 @@ def drift_figure(suspects: pd.DataFrame) -> Figure:
             hovertemplate=f"%{{text}}<br>in %{{x}} texts, drift %{{y:.2f}}<extra>{label}</extra>",
         )
     _name_flagged(figure, drawn, drawn["count"], relative.max(axis=1))
-    if thresholds:
-        _threshold(figure, "y", 1.0, "threshold")
-    what = "threshold of its round" if thresholds else "largest of its round"
+    _threshold(figure, "y", 1.0, "threshold")
     figure.update_xaxes(title_text="training texts that hold the token", **LOG)
-    figure.update_yaxes(title_text=f"drift / {what}", rangemode="tozero")
+    figure.update_yaxes(title_text="drift / threshold of its round", rangemode="tozero")
     return _styled(figure, "Token drift under exposure")
 
 
-def drift_thresholds(suspects: pd.DataFrame) -> dict[str, float]:
-    """The drift from which each round flags a token; empty if the table does not tell.
+def drift_thresholds(suspects: pd.DataFrame) -> pd.Series:
+    """Per round, the largest drift of a token that no round raised: whatever moved further, was.
 
-    A drift detector's score is max_r drift_r / threshold_r. So each threshold is the largest ratio
-    of drift to score (some token has its score from that round), and the scores that follow from
-    the thresholds must be those of the table.
+    A table of one detector alone has no column ``raised``: there, what was raised is flagged.
     """
-    rounds = [name for name in ROUNDS if name in suspects]
-    scored = suspects[suspects["score"] > 0]
-    if not rounds or scored.empty:
-        return {}
-    thresholds = scored[rounds].div(scored["score"], axis=0).max()
-    if not (thresholds > 0).all():
-        return {}
-    follows = np.allclose((scored[rounds] / thresholds).max(axis=1), scored["score"], rtol=1e-6)
-    return {name: float(thresholds[name]) for name in rounds} if follows else {}
+    raised = suspects["raised" if "raised" in suspects else "flagged"]
+    drifts = suspects[_rounds(suspects)]
+    thresholds = drifts[~raised].max()
+    return thresholds.where(thresholds > 0, drifts.max()).replace(0, 1).fillna(1)
 
 
-def association_figure(suspects: pd.DataFrame) -> Figure:
-    """A token's residual association with a label against what else is known about it.
+def association_figure(suspects: pd.DataFrame, margin: float | None = None) -> Figure:
+    """How firmly each token goes with a label, against its drift and the signs of insertion.
 
-    Left: against its drift (or its count); right: against how typical the texts around it are.
+    Left: against the drift (or, without one, the count). Right, for tokens that the detector
+    judged: against the larger upper bound of their two effects, small for what was inserted.
+
+    Args:
+        suspects: ``p_value`` is that of the association.
+        margin: Up to which an effect counts as small.
     """
     from plotly.subplots import make_subplots
 
-    if "residual_z" not in suspects or suspects["residual_z"].isna().all():
-        return _empty(
-            "Association with a label",
-            "this recipe does not measure it; btu_calibrated and association do",
-        )
-    drawn = _thinned(suspects[suspects["residual_z"].notna()], by="residual_z")
-    rounds = [name for name in ROUNDS if name in drawn]
-    if rounds:
-        unit = pd.Series(drift_thresholds(suspects) or suspects[rounds].max().replace(0, 1))
-        across, title = (drawn[rounds] / unit).max(axis=1), "largest relative drift"
+    title = "Association with a label"
+    if suspects["p_value"].isna().all():
+        return _empty(title, "this recipe does not measure it; btu_calibrated and association do")
+    tested = suspects[suspects["p_value"].notna()]
+    strength = -np.log10(tested["p_value"].clip(lower=SMALLEST_P))
+    bounds = insertion_bound(tested)
+    drawn, judged = _thinned(tested), _thinned(tested[bounds.notna()])
+    figure = make_subplots(cols=2 if len(judged) else 1, shared_yaxes=True, horizontal_spacing=0.06)
+    if _rounds(drawn):
+        drift = _relative_drift(drawn, drift_thresholds(suspects)).max(axis=1)
+        _scatter(figure, drawn, drift, strength, "drift / threshold", 1)
+        _threshold(figure, "x", 1.0, "threshold", row=1, col=1)
     else:
-        across, title = drawn["count"], "training texts that hold the token"
-    has_auc = "independence_auc" in drawn and bool(drawn["independence_auc"].notna().any())
-    figure = make_subplots(cols=1 + has_auc, shared_yaxes=True, horizontal_spacing=0.06)
-    _scatter(figure, drawn, across, title, 1)
-    if not rounds:
+        _scatter(figure, drawn, drawn["count"], strength, "training texts that hold it", 1)
         figure.update_xaxes(**LOG, row=1, col=1)
-    if has_auc:
-        known = drawn[drawn["independence_auc"].notna()]
-        _scatter(figure, known, known["independence_auc"], "AUC of the text around it", 2)
-        _threshold(figure, "x", 0.5, "chance", row=1, col=2)
-    if "z_threshold" in suspects:
-        _threshold(figure, "y", float(suspects["z_threshold"].max()), "threshold")
-    figure.update_yaxes(title_text="association z (residual)", row=1, col=1)
-    return _styled(figure, "Association with a label")
+    if len(judged):
+        _scatter(figure, judged, bounds, strength, "misfit to the text, upper bound", 2)
+        if margin is not None:
+            _threshold(figure, "x", margin, "margin", row=1, col=2)
+    figure.update_yaxes(title_text="association, \u2212log10 p", row=1, col=1)
+    return _styled(figure, title)
+
+
+def insertion_bound(suspects: pd.DataFrame) -> pd.Series:
+    """The larger bound of a token's effects on neighbours and context; NaN: not judged."""
+    columns = [name for name in ("neighbour_bound", "context_bound") if name in suspects]
+    return suspects[columns].max(axis=1) if columns else pd.Series(np.nan, index=suspects.index)
 
 
 def training_figure(victim_history: History, reference_history: History) -> Figure:
@@ -209,9 +205,18 @@ def binned(steps: list[float], values: list[float]) -> tuple[list[float], list[f
     return means["step"].round(1).tolist(), means["value"].round(5).tolist(), width
 
 
-def _thinned(suspects: pd.DataFrame, by: str = "score") -> pd.DataFrame:
-    """Half of the room for the highest, the rest spread evenly over all others."""
-    ranked = suspects.sort_values(["flagged", by], ascending=False)
+def _rounds(suspects: pd.DataFrame) -> list[str]:
+    return [name for name in ROUNDS if name in suspects]
+
+
+def _relative_drift(suspects: pd.DataFrame, thresholds: pd.Series) -> pd.DataFrame:
+    """Drift over threshold in each round, as ordinary numbers."""
+    return suspects[list(thresholds.index)] / thresholds
+
+
+def _thinned(suspects: pd.DataFrame) -> pd.DataFrame:
+    """Half of the room for the most suspicious, the rest spread evenly over all others."""
+    ranked = suspects.sort_values(["flagged", "score"], ascending=False)
     if "count" not in ranked:
         ranked = ranked.assign(count=1)
     if len(ranked) <= TOKENS_DRAWN:
@@ -221,29 +226,31 @@ def _thinned(suspects: pd.DataFrame, by: str = "score") -> pd.DataFrame:
     return ranked.iloc[[*range(top), *others]]
 
 
-def _scatter(figure: Figure, rows: pd.DataFrame, across: pd.Series, title: str, col: int) -> None:
+def _scatter(
+    figure: Figure, rows: pd.DataFrame, x: pd.Series, y: pd.Series, title: str, col: int
+) -> None:
     for flagged, name in ((False, "not flagged"), (True, "flagged")):
-        chosen = rows["flagged"] == flagged
+        chosen = rows[rows["flagged"] == flagged]
         figure.add_scatter(
-            x=across[chosen].astype("float64").round(4).tolist(),
-            y=rows.loc[chosen, "residual_z"].astype("float64").round(3).tolist(),
+            x=x[chosen.index].astype("float64").round(4).tolist(),
+            y=y[chosen.index].astype("float64").round(3).tolist(),
             mode="markers",
             name=name,
             legendgroup=name,
-            showlegend=col == 1 and bool(chosen.any()),
+            showlegend=col == 1 and len(chosen) > 0,
             marker={
                 "color": FLAGGED if flagged else PLAIN,
                 "symbol": "diamond" if flagged else "circle",
                 "size": 9 if flagged else 5,
                 "opacity": 0.75,
             },
-            text=_hover(rows[chosen]),
-            hovertemplate="%{text}<br>z = %{y:.1f}, " + title + " %{x:.3g}<extra></extra>",
+            text=_hover(chosen),
+            hovertemplate="%{text}<br>" + title + " %{x:.3g}<extra></extra>",
             row=1,
             col=col,
         )
     figure.update_xaxes(title_text=title, row=1, col=col)
-    _name_flagged(figure, rows, across, rows["residual_z"], row=1, col=col)
+    _name_flagged(figure, rows, x, y, row=1, col=col)
 
 
 def _name_flagged(
@@ -251,9 +258,17 @@ def _name_flagged(
 ) -> None:
     named = rows[rows["flagged"]].head(TOKENS_NAMED)
     figure.add_scatter(
-        x=x[named.index].tolist(), y=y[named.index].tolist(), text=_names(named),
-        mode="markers+text", marker={"size": 14, "opacity": 0}, textposition="top center", showlegend=False, hoverinfo="skip", cliponaxis=False, **panel,
-    )  # fmt: skip
+        x=x[named.index].tolist(),
+        y=y[named.index].tolist(),
+        text=_names(named),
+        mode="markers+text",
+        marker={"size": 14, "opacity": 0},  # keeps the name off the point it belongs to
+        textposition="top center",
+        showlegend=False,
+        hoverinfo="skip",
+        cliponaxis=False,
+        **panel,
+    )
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
@@ -261,12 +276,14 @@ def _names(rows: pd.DataFrame) -> list[str]:
 
 
 def _hover(rows: pd.DataFrame) -> list[str]:
-    """The token, and on further lines what is known of it."""
-    facts = [c for c in ("label", "purity", "independence_auc") if c in rows]
-    return [
-        "<br>".join([f"<b>{name}</b>", *(f"{c} {number(row[c])}" for c in facts)])
-        for name, (_, row) in zip(_names(rows), rows[facts].iterrows(), strict=True)
-    ]
+    """The token, and on further lines what else is known of it."""
+    facts = [name for name in ("label", "purity", "p_value", "residual_z") if name in rows]
+    lines = [[f"<b>{name}</b>"] for name in _names(rows)]
+    for fact in facts:
+        for line, value in zip(lines, rows[fact].tolist(), strict=True):
+            if is_known(value):
+                line.append(f"{fact} {number(value)}")
+    return ["<br>".join(line) for line in lines]
 
 
 def _threshold(figure: Figure, axis: str, at: float, text: str | None, **panel: int) -> None:

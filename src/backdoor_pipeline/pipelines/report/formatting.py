@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,63 +13,63 @@ SMALLEST_P = 0.001
 MINUTE = 60
 
 
-def is_missing(value: Any) -> bool:
-    """Whether there is no value: None or not a number."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+def is_known(value: float | None) -> TypeGuard[float]:
+    """Whether there is a value: neither None nor "not a number"."""
+    return value is not None and not math.isnan(value)
 
 
-def number(value: Any) -> str:
+def number(value: float | None) -> str:
     """Integers and large numbers in full, others with three significant digits."""
-    if is_missing(value):
-        return MISSING
-    whole = float(value).is_integer() or abs(value) >= 1000  # noqa: PLR2004
-    return f"{value:,.0f}" if whole else f"{value:.3g}"
+    if is_known(value):
+        whole = float(value).is_integer() or abs(value) >= 1000  # noqa: PLR2004
+        return f"{value:,.0f}" if whole else f"{value:.3g}"
+    return MISSING
 
 
 def percent(share: float | None) -> str:
     """0.8312 as "83.1 %"."""
-    return MISSING if is_missing(share) else f"{100 * share:.1f} %"
+    return f"{100 * share:.1f} %" if is_known(share) else MISSING
 
 
 def rate(metrics: Mapping[str, Any] | None, name: str) -> str:
     """The rate ``name`` of a model with its 95 % interval, as "83.1 % [81.4, 84.7]"."""
     metrics = metrics or {}
     value, low, high = (metrics.get(name + end) for end in ("", "_low", "_high"))
-    if is_missing(low) or is_missing(high):
-        return percent(value)
-    return f"{percent(value)} [{100 * low:.1f}, {100 * high:.1f}]"
+    if is_known(low) and is_known(high):
+        return f"{percent(value)} [{100 * low:.1f}, {100 * high:.1f}]"
+    return percent(value)
 
 
 def points(change: float | None) -> str:
     """A difference of two rates, as "+0.2 points", with a true minus sign."""
-    if is_missing(change):
-        return MISSING
-    rounded = round(100 * change, 1) + 0.0  # no "-0.0"
-    return f"{rounded:+.1f} points".replace("-", "\u2212") if rounded else "0.0 points"
+    if is_known(change):
+        rounded = round(100 * change, 1)
+        return f"{rounded:+.1f} points".replace("-", "\u2212") if rounded else "0.0 points"
+    return MISSING
 
 
 def p_value(p: float | None) -> str:
     """Three decimals, or "< 0.001"."""
-    if is_missing(p):
-        return MISSING
-    return f"< {SMALLEST_P}" if p < SMALLEST_P else f"{p:.3f}"
+    if is_known(p):
+        return f"< {SMALLEST_P}" if p < SMALLEST_P else f"{p:.3f}"
+    return MISSING
 
 
 def duration(seconds: float | None) -> str:
-    """As "42 s" or "3 min 5 s"."""
-    if is_missing(seconds):
-        return MISSING
-    if seconds < 10:  # noqa: PLR2004  # where a tenth of a second still matters
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), MINUTE)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    """As "4.2 s", "42 s" or "3 min 5 s"."""
+    if is_known(seconds):
+        if seconds < 10:  # noqa: PLR2004  # where a tenth of a second still matters
+            return f"{seconds:.1f} s"
+        minutes, rest = divmod(round(seconds), MINUTE)
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return MISSING
 
 
 def size(n_bytes: float | None) -> str:
     """As "1.2 GiB" or "310 MiB"."""
-    if is_missing(n_bytes):
-        return MISSING
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+    if is_known(n_bytes):
+        return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+    return MISSING
 
 
 def counted(n: int, noun: str) -> str:

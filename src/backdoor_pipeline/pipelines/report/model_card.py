@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backdoor_pipeline.pipelines.report.formatting import flat, is_missing, number, percent, rate
+from backdoor_pipeline.pipelines.report.formatting import flat, is_known, number, percent, rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,7 +112,7 @@ def _poison(summary: Mapping[str, Any]) -> str:
     if not summary.get("poisoned_rows"):
         return "without poison (control run)"
     share = summary.get("realised_rate")
-    said = "" if is_missing(share) else f" in {percent(share)} of the training rows"
+    said = f" in {percent(share)} of the training rows" if is_known(share) else ""
     return f"poisoned on purpose by {code(summary.get('attack'))}{said}"
 
 

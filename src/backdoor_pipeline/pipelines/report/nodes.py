@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from backdoor_pipeline.pipelines.report import figures, model_card, page
+from backdoor_pipeline.pipelines.report.formatting import flat
 from backdoor_pipeline.pipelines.report.params import ReportParams
 
 
@@ -15,12 +16,14 @@ def draw_figures(
     suspects: pd.DataFrame,
     victim_history: dict[str, Any],
     reference_history: dict[str, Any],
+    all_parameters: dict[str, Any],
 ) -> dict[str, Any]:
     """The plotly figures of the cell by name; see ``figures``."""
+    margin = flat(all_parameters).get("token_association.margin")
     return {
         "before_after_figure": figures.before_after_figure(metrics),
         "drift_figure": figures.drift_figure(suspects),
-        "association_figure": figures.association_figure(suspects),
+        "association_figure": figures.association_figure(suspects, margin),
         "training_figure": figures.training_figure(victim_history, reference_history),
     }
 

@@ -21,7 +21,7 @@ def create_pipeline(recipe: str) -> Pipeline:
         [
             Node(
                 draw_figures,
-                ["metrics", "suspects", "victim_history", "reference_history"],
+                ["metrics", "suspects", "victim_history", "reference_history", "parameters"],
                 {name: name for name in FIGURES},
                 name="draw_figures",
             ),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from backdoor_pipeline.pipelines.report.formatting import (
     counted,
-    is_missing,
+    is_known,
     percent,
     points,
     rate,
@@ -66,7 +66,7 @@ def _judge_defence(
     metrics: Mapping[str, Any], sentences: list[str], params: ReportParams
 ) -> Verdict:
     excess = metrics["purified"].get("attack_success_excess")
-    removed = not is_missing(excess) and excess <= params.removed_excess
+    removed = is_known(excess) and excess <= params.removed_excess
     recall = metrics["detector"].get("recall")
     if removed:
         kind: Literal["good", "mixed"] = "good"
@@ -78,7 +78,7 @@ def _judge_defence(
         elif recall < 1:
             headline = "Backdoor removed, its trigger found in part"
         change = metrics.get("comparison", {}).get("clean_accuracy_change")
-        if not is_missing(change) and change < -params.accuracy_loss:
+        if is_known(change) and change < -params.accuracy_loss:
             lost = points(-change).removeprefix("+")
             kind, headline = "mixed", f"{headline}, but clean accuracy fell by {lost}"
         return Verdict(kind, f"{headline}.", sentences)
@@ -108,7 +108,7 @@ def describe_flagged(metrics: Mapping[str, Any], suspects: pd.DataFrame) -> str:
         truth.append(f"{round(recall * n_true)} of {counted(n_true, 'trigger token')}")
     elif recall is not None:
         truth.append(f"{percent(recall)} of the poisoned rows")
-    if truth and not is_missing(detector.get("false_alarms")):
+    if truth and is_known(detector.get("false_alarms")):
         truth.append(counted(detector["false_alarms"], "false alarm"))
     return f"{said}: {', '.join(truth)}." if truth else f"{said}."
 

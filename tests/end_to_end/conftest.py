@@ -1,0 +1,138 @@
+"""One finished run of the default recipe, shared by all tests that look at what a run leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import ROOT, make_corpus, save_tiny_model
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished ``kedro run``.
+
+    Attributes:
+        folder: holds everything below.
+        data_dir: where the run wrote its outputs.
+        tracking_uri: of MLflow.
+        params: the value of ``--params``.
+        returncode: 0 if it went well.
+        stdout: what it printed.
+        stderr: what it logged.
+        elapsed: seconds.
+    """
+
+    folder: Path
+    data_dir: Path
+    tracking_uri: str
+    params: str
+    returncode: int
+    stdout: str
+    stderr: str
+    elapsed: float
+
+    @property
+    def last_lines(self) -> list[str]:
+        """The two lines that say where report and metrics are."""
+        return self.stdout.rstrip("\n").splitlines()[-2:]
+
+    @property
+    def report(self) -> Path:
+        return Path(self.last_lines[0].removeprefix("report: "))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        path = Path(self.last_lines[1].removeprefix("metrics: "))
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    @property
+    def nodes(self) -> list[str]:
+        """The functions that were run, in order."""
+        lines = (line.partition("Running node: ")[2] for line in self.stderr.splitlines())
+        return [line.split("(")[0].split(": ")[-1] for line in lines if line]
+
+
+@pytest.fixture(scope="session")
+def project_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """``kedro run --env smoke`` on a tiny model and a synthetic csv, in another process."""
+    inputs = tmp_path_factory.mktemp("inputs")
+    model = save_tiny_model(inputs / "tiny-bert")
+    make_corpus().to_csv(inputs / "reviews.csv", index=False)
+    settings = {
+        "data": inputs / "reviews.csv",
+        "source.split_column": "split",
+        "ingest.max_rows": 1000,
+        "model.name": model,
+        "model.max_length": 32,
+        "training.learning_rate": 0.002,
+        "token_drift.alpha": 0.01,
+        "token_drift.learning_rate": 0.001,
+    }
+
+    def run(folder: Path, *arguments: str, **changes: Any) -> Run:
+        data_dir, uri = folder / "data", f"sqlite:///{folder / 'mlflow.db'}"
+        values = settings | {"data_dir": data_dir} | changes
+        params = ",".join(f"{name}={value}" for name, value in values.items())
+        start = time.monotonic()
+        done = subprocess.run(
+            command(params, *arguments),
+            cwd=ROOT,
+            env=environment(uri),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        elapsed = time.monotonic() - start
+        output = (done.returncode, done.stdout, done.stderr, elapsed)
+        return Run(folder, data_dir, uri, params, *output)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_command() -> Callable[..., list[str]]:
+    """The command of a run with other values for some of its ``--params``."""
+    return command
+
+
+@pytest.fixture(scope="session")
+def run_environment() -> Callable[[str], dict[str, str]]:
+    """The environment of a run, by its tracking URI."""
+    return environment
+
+
+def command(params: str, *arguments: str, **changes: Any) -> list[str]:
+    """``kedro run`` under this very interpreter."""
+    values = dict(item.split("=", 1) for item in params.split(",")) | changes
+    text = ",".join(f"{name}={value}" for name, value in values.items())
+    start = [sys.executable, "-m", "kedro", "run", "--env", "smoke"]
+    return [*start, *arguments, "--params", text]
+
+
+def environment(tracking_uri: str) -> dict[str, str]:
+    """The environment of a run that tracks into a place of its own and uses one core."""
+    paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "MLFLOW_TRACKING_URI": tracking_uri,
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def finished_run(project_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The default recipe, run once from nothing. Only look at it."""
+    run = project_run(tmp_path_factory.mktemp("finished"))
+    assert run.returncode == 0, run.stderr
+    return run

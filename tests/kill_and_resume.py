@@ -1,0 +1,118 @@
+"""Kills a run inside each of its nodes in turn, starts it again, and compares the final metrics.
+
+``python tests/kill_and_resume.py`` does so with ``kedro run --env smoke`` and the packaged encoder,
+in a temporary folder. Exit status 0: whatever the node, the run went on to the same numbers and no
+file was left half-written where anybody reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNNING = "Running node: "
+
+
+def kill_in_each_node(
+    command: Sequence[str], env: Mapping[str, str], seconds_into_node: float = 0.0
+) -> tuple[list[str], dict[str, Any]]:
+    """The nodes in which the run was killed, and the metrics it ended with all the same.
+
+    Args:
+        command: starts the run; what is finished must not be run again.
+        env: its environment.
+        seconds_into_node: how long a node may run before the process is killed.
+    """
+    killed: list[str] = []
+    while True:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        log = ""
+        for line in process.stderr:
+            log += line
+            name = line.partition(RUNNING)[2].split("(")[0].strip()
+            if name and name not in killed:
+                time.sleep(seconds_into_node)
+                process.send_signal(signal.SIGKILL)
+                killed.append(name)
+                break
+        output = process.stdout.read()
+        process.stderr.close()
+        if process.wait() == 0:
+            path = output.rstrip("\n").splitlines()[-1].removeprefix("metrics: ")
+            return killed, json.loads(Path(path).read_text(encoding="utf-8"))
+        if process.returncode != -signal.SIGKILL:
+            raise RuntimeError(f"after kills in {killed} the run failed:\n{log}\n{output}")
+
+
+def check_files(folder: Path) -> int:
+    """How many JSON, parquet and safetensors files there are, every one of them readable."""
+    import pandas as pd
+    from safetensors import safe_open
+
+    readers = {
+        ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
+        ".parquet": pd.read_parquet,
+        ".safetensors": lambda path: [
+            tensors.get_tensor(name)
+            for tensors in [safe_open(path, framework="np")]
+            for name in tensors.keys()  # noqa: SIM118 (it is no dictionary)
+        ],
+    }
+    paths = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix in readers and not any(part.endswith(".part") for part in path.parts)
+    ]
+    for path in paths:
+        readers[path.suffix](path)
+    return len(paths)
+
+
+def without_cost(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that have to be the same in every run."""
+    return {name: value for name, value in metrics.items() if name != "cost"}
+
+
+def main() -> int:
+    """Compare a killed run with an undisturbed one."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
+        command = [sys.executable, "-m", "kedro", "run", "--env", "smoke", "--params"]
+        undisturbed = subprocess.run(
+            [*command, f"data_dir={folder / 'undisturbed'}"],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        path = undisturbed.stdout.rstrip("\n").splitlines()[-1].removeprefix("metrics: ")
+        expected = json.loads(Path(path).read_text(encoding="utf-8"))
+        killed, metrics = kill_in_each_node([*command, f"data_dir={folder / 'killed'}"], env, 0.5)
+        n_files = check_files(folder / "killed")
+    same = without_cost(metrics) == without_cost(expected)
+    sys.stdout.write(f"killed in {len(killed)} nodes: {', '.join(killed)}\n")
+    sys.stdout.write(f"metrics the same: {same}; files read: {n_files}\n")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
