@@ -78,7 +78,9 @@ def check_files(folder: Path) -> int:
     paths = [
         path
         for path in folder.rglob("*")
-        if path.suffix in readers and not any(part.endswith(".part") for part in path.parts)
+        if path.is_file()
+        and path.suffix in readers
+        and not any(part.endswith(".part") for part in path.parts)
     ]
     for path in paths:
         readers[path.suffix](path)

@@ -25,13 +25,14 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def __init__(self, conf_source: str, **kwargs: Any) -> None:
         kwargs["runtime_params"] = spell_out(kwargs.get("runtime_params") or {})
-        resolvers = kwargs.get("custom_resolvers") or {}
-        kwargs["custom_resolvers"] = {**resolvers, "key": self._key, "group": self._group}
         super().__init__(conf_source, **kwargs)
 
     def __getitem__(self, key: str) -> Any:
         if key == "parameters":
             return dict(self.typed_parameters)
+        # resolvers belong to the process, and Kedro would keep those of an earlier session
+        OmegaConf.register_new_resolver("key", self._key, replace=True)
+        OmegaConf.register_new_resolver("group", self._group, replace=True)
         config = super().__getitem__(key)
         return self._expand(config) if key == "catalog" else config
 

@@ -102,7 +102,8 @@ def check(raw: Mapping[str, Any]) -> Parameters:
     try:
         parameters = Parameters.model_validate(raw)
     except ValidationError as error:
-        raise InputError("\n".join(_explain(e) for e in error.errors())) from None
+        by_name = {_name(e["loc"]): _explain(e) for e in reversed(error.errors())}
+        raise InputError("\n".join(reversed(by_name.values()))) from None
     poison, ingest = parameters.poison, parameters.ingest
     wanted = PARAPHRASES.get(poison.attack, "none")
     generated = poison.attack == "stylebkd" and poison.stylebkd.generate
@@ -112,10 +113,11 @@ def check(raw: Mapping[str, Any]) -> Parameters:
 
 
 def _explain(error: Mapping[str, Any]) -> str:
-    path = [str(part) for part in error["loc"]]
-    name = ".".join(path)
+    name = _name(error["loc"])
+    path = name.split(".")
     if error["type"] == "extra_forbidden":
-        known = _fields_at(path[:-1])
+        group = _group_at(path[:-1])
+        known = set(group.model_fields if group else ())
         if len(path) == 1:
             known |= SHORTHANDS.keys()
         return f"there is no parameter '{name}'{_did_you_mean(path[-1], known)}"
@@ -129,13 +131,23 @@ def _explain(error: Mapping[str, Any]) -> str:
     return f"parameter {name} is {error['input']!r}, but {message}"
 
 
-def _fields_at(path: list[str]) -> set[str]:
+def _name(location: tuple[str | int, ...]) -> str:
+    """The parameter's name; where several types are allowed, pydantic adds the one it tried."""
+    path: list[str] = []
+    for part in location:
+        path.append(str(part))
+        if _group_at(path) is None:
+            break
+    return ".".join(path)
+
+
+def _group_at(path: list[str]) -> type[BaseModel] | None:
     group: Any = Parameters
     for part in path:
         group = group.model_fields[part].annotation if part in group.model_fields else None
         if not (isinstance(group, type) and issubclass(group, BaseModel)):
-            return set()
-    return set(group.model_fields)
+            return None
+    return group
 
 
 def _did_you_mean(name: str, known: set[str]) -> str:
@@ -145,7 +157,8 @@ def _did_you_mean(name: str, known: set[str]) -> str:
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
     for key, value in new.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
+        if isinstance(value, dict):
+            into[key] = dict(into[key]) if isinstance(into.get(key), dict) else {}
             _merge(into[key], value)
         else:
             into[key] = value

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 from filelock import FileLock
+from kill_and_resume import check_files, without_cost
 
 pytestmark = pytest.mark.slow
 
@@ -26,10 +26,6 @@ ALL_NODES = {
     "predict_purified",
     "evaluate",
 }
-
-
-def without_cost(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metrics.items() if name != "cost"}
 
 
 def snapshot(folder: Path) -> dict[Path, int]:
@@ -87,8 +83,6 @@ class TestFirstRun:
         assert not suffixes & {".bin", ".pt", ".pth", ".pkl", ".pickle"}
 
     def test_every_file_can_be_read(self, finished_run) -> None:
-        from kill_and_resume import check_files
-
         assert check_files(finished_run.data_dir) > 15
 
 
@@ -120,10 +114,9 @@ def test_another_unlearning_parameter_retrains_nothing(finished_run, project_run
     assert "replace_tokens" in other.nodes
     assert not {"ingest", "poison_train", "train_victim", "train_reference"} & set(other.nodes)
     assert not {name for name in other.nodes if name.startswith("detect_")}
-    assert {path: time for path, time in snapshot(finished_run.data_dir).items() if path in before
-            } == before  # fmt: skip
-    victim = other.metrics["victim"]
-    assert victim == finished_run.metrics["victim"]
+    after = snapshot(finished_run.data_dir)
+    assert {path: after[path] for path in before} == before
+    assert other.metrics["victim"] == finished_run.metrics["victim"]
 
 
 def test_another_recipe_shares_the_victim_and_another_seed_its_poison_not(
@@ -132,8 +125,6 @@ def test_another_recipe_shares_the_victim_and_another_seed_its_poison_not(
     other = project_run(finished_run.folder, "--pipelines", "btu")
     assert other.returncode == 0, other.stderr
     assert not {"ingest", "poison_train", "train_victim", "detect_token_drift"} & set(other.nodes)
-    seeded = project_run(finished_run.folder, "--pipelines", "poison", seed=1)
-    assert seeded.returncode == 1  # the stage alone lacks its examples
     seeded = project_run(finished_run.folder, "--pipelines", "ingest,poison", seed=1)
     assert seeded.returncode == 0, seeded.stderr
     indices = [
@@ -145,8 +136,8 @@ def test_another_recipe_shares_the_victim_and_another_seed_its_poison_not(
 
 
 def test_an_error_is_one_line_without_a_traceback(finished_run, project_run) -> None:
-    (lock,) = (finished_run.data_dir / ".locks").glob("*btu_calibrated-*.lock")
-    with FileLock(lock):
+    key = finished_run.report.parents[2].name
+    with FileLock(finished_run.data_dir / ".locks" / f"{key}.lock"):
         second = project_run(finished_run.folder)
     assert second.returncode == 1
     assert "Traceback" not in second.stderr + second.stdout

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from abc import abstractmethod
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -90,7 +91,8 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
 
 class TableDataset(WholeDataset):
@@ -127,7 +129,7 @@ def check_table(data: pd.DataFrame, schema: str) -> pd.DataFrame:
 
     try:
         return getattr(schemas, schema).validate(data)
-    except pandera.errors.SchemaError as error:
+    except (pandera.errors.SchemaError, pandera.errors.SchemaErrors) as error:
         raise DatasetError(f"this table is no '{schema.lower()}' table: {error}") from None
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 BASIS_WORDS = 20_000  # the commonest words, from which the principal axes of words are taken
 CLIP = 4.0  # standard deviations; a few odd texts must not make a mean
+TINY = 1e-12  # variance that is none
 SMALLEST_AXIS = 1e-3  # of the largest variance; axes below it carry rounding, not meaning
 BOUNDARY_SHARE = 0.8  # of a phrase's rows, from which on it counts as put at a sentence boundary
 SMALLEST_CLASS = 20  # background rows a class needs to enter the mixture
@@ -74,32 +75,42 @@ def effect_size(difference: np.ndarray, covariance: np.ndarray, variance: float)
     unbiased and its standard error is variance * sqrt(2 k + 4 value / variance).
     """
     axes = np.linalg.eigh(covariance)
-    kept = axes.eigenvalues > SMALLEST_AXIS * axes.eigenvalues.max()
+    kept = axes.eigenvalues > max(SMALLEST_AXIS * axes.eigenvalues.max(), TINY)
+    if not kept.any():  # what was always the same either still is, or has changed beyond measure
+        return Effect(0.0 if np.allclose(difference, 0.0) else np.inf, 0.0)
     length = (axes.eigenvectors[:, kept].T @ difference) ** 2 / axes.eigenvalues[kept]
     value = float(length.sum() - kept.sum() * variance)
     return Effect(value, variance * np.sqrt(2 * kept.sum() + 4 * max(value, 0.0) / variance))
 
 
 class Neighbours:
-    """Are the words beside a phrase ordinary words?"""
+    """Are the words beside a phrase ordinary words?
 
-    def __init__(self, words: Words, bundle: ModelBundle, components: int, seed: int) -> None:
-        self.words = words
-        table = embedding_table(bundle)
-        common = np.argsort(-words.frequency, kind="stable")[:BASIS_WORDS]
-        weight = words.frequency[common] / words.frequency[common].sum()
-        vectors = np.stack([self._vector(word, table) for word in common])
-        mean = weight @ vectors
-        axes = principal_axes((vectors - mean) * np.sqrt(weight)[:, None], components, seed)
-        self.vectors = np.zeros((len(words.frequency), axes.shape[1]))
-        self.vectors[common] = (vectors - mean) @ axes
-        for word in np.setdiff1d(np.arange(len(words.frequency)), common):
-            self.vectors[word] = (self._vector(word, table) - mean) @ axes
-        self.before = self._ordinary(END)  # nothing stands behind an end,
-        self.after = self._ordinary(START)  # and nothing before a start
-        written = {"".join(bundle.tokenizer.convert_ids_to_tokens(words.pieces(w).tolist())): w
-                   for w in common}
-        self.boundaries = [START, END, *(written[t] for t in SENTENCE_ENDS if t in written)]
+    Args:
+        words: Of all texts.
+        active: bool, shape (n_texts,); the texts that say what is ordinary.
+        bundle: Its word-embedding table gives the vectors, its tokenizer the spelling.
+        components: Principal axes of the word vectors.
+        seed: Of the randomised decomposition.
+    """
+
+    def __init__(
+        self, words: Words, active: np.ndarray, bundle: ModelBundle, components: int, seed: int
+    ) -> None:
+        self.words, self.active = words, active
+        in_use = active[words.rows]
+        self.frequency = np.bincount(words.ids[in_use], minlength=len(words.frequency))
+        common = np.argsort(-self.frequency, kind="stable")[:BASIS_WORDS]
+        weight = self.frequency[common] / self.frequency.sum()
+        vectors = word_vectors(words, embedding_table(bundle))
+        mean = weight @ vectors[common]
+        weighted = (vectors[common] - mean) * np.sqrt(weight)[:, None]
+        self.vectors = (vectors - mean) @ principal_axes(weighted, components, seed)
+        self.before = self._moments(self._ordinary(END))  # nothing stands behind an end,
+        self.after = self._moments(self._ordinary(START))  # and nothing before a start
+        spelt = bundle.tokenizer.convert_tokens_to_ids(list(SENTENCE_ENDS))
+        marks = [w for w in common.tolist() if words.pieces(w).tolist() in [[i] for i in spelt]]
+        self.boundaries = [START, END, *marks]
 
     def effect(self, phrase: Phrase, within: np.ndarray) -> Effect:
         """The larger of the effects to the left and to the right, once per row of ``within``.
@@ -115,39 +126,40 @@ class Neighbours:
         left = words.ids[begin - (phrase[0] != START)]
         right = words.ids[begin + len(phrase) - (phrase[-1] == END)]
         if np.isin(left, self.boundaries).mean() >= BOUNDARY_SHARE:
-            return self._shift(right, self._beside(left, 1))
+            return self._shift(right, self._moments(self._beside(left, 1, phrase[0])))
         if np.isin(right, self.boundaries).mean() >= BOUNDARY_SHARE:
-            return self._shift(left, self._beside(right, -1))
+            return self._shift(left, self._moments(self._beside(right, -1, phrase[-1])))
         sides = self._shift(left, self.before), self._shift(right, self.after)
         return max(sides, key=lambda side: side.value)
 
-    def _vector(self, word: int, table: np.ndarray) -> np.ndarray:
-        pieces = self.words.pieces(word)
-        return table[pieces].mean(axis=0) if len(pieces) else np.zeros(table.shape[1], table.dtype)
-
     def _ordinary(self, never: int) -> np.ndarray:
         """The share of each word among all words but ``never``."""
-        count = self.words.frequency.astype(np.float64)
+        count = self.frequency.astype(np.float64)
         count[never] = 0
-        return count / count.sum()
+        return count / max(count.sum(), 1)
 
-    def _beside(self, boundaries: np.ndarray, step: int) -> np.ndarray:
-        """The share of each word among those beside the boundaries, mixed as these are."""
+    def _beside(self, boundaries: np.ndarray, step: int, itself: int) -> np.ndarray:
+        """The share of each word but ``itself`` beside the boundaries, mixed as these are."""
         share = np.zeros(len(self.words.frequency))
         order, begins = self.words.by_word
         for boundary, count in zip(*np.unique(boundaries, return_counts=True), strict=True):
             beside = order[begins[boundary] : begins[boundary + 1]] + step
             beside = beside[(beside >= 0) & (beside < len(self.words.ids))]
+            beside = beside[self.active[self.words.rows[beside]]]
             found = np.bincount(self.words.ids[beside], minlength=len(share)).astype(np.float64)
-            found[[START if step > 0 else END]] = 0
+            found[[START if step > 0 else END, itself]] = 0
             share += count * found / max(found.sum(), 1)
-        return share / share.sum()
+        return share / max(share.sum(), 1)
 
-    def _shift(self, neighbours: np.ndarray, share: np.ndarray) -> Effect:
+    def _moments(self, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of the word vectors when each word has its share."""
         used = np.flatnonzero(share)
         mean = share[used] @ self.vectors[used]
         centred = self.vectors[used] - mean
-        covariance = (centred * share[used, None]).T @ centred
+        return mean, (centred * share[used, None]).T @ centred
+
+    def _shift(self, neighbours: np.ndarray, ordinary: tuple[np.ndarray, np.ndarray]) -> Effect:
+        mean, covariance = ordinary
         difference = self.vectors[neighbours].mean(axis=0) - mean
         return effect_size(difference, covariance, 1 / len(neighbours))
 
@@ -180,17 +192,22 @@ class Background:
         )
 
     def remainder(
-        self, phrase: Phrase, companions: list[Phrase], holders: np.ndarray, label: int
+        self,
+        phrase: Phrase,
+        companions: list[Phrase],
+        holders: np.ndarray,
+        label: int,
+        active: np.ndarray,
     ) -> Remainder:
         """Of the texts ``holders``, which hold ``phrase``, once it and its companions are deleted.
 
         The effect is that of the holders with ``label``; ``residual_z`` asks of all holders whether
         they have ``label`` more often than their remaining text explains; ``expected`` is the mean
-        probability of ``label`` that it explains.
+        probability of ``label`` that it explains. Texts that are not ``active`` are left out.
         """
         vectors = self._standardise(self._embed(self.words.without(holders, [phrase, *companions])))
         labelled = self.labels[holders] == label
-        others = ~np.isin(self.rows, self._rows_with([phrase, *companions]))
+        others = active[self.rows] & ~np.isin(self.rows, self._rows_with([phrase, *companions]))
         expected = self._probability(others, vectors, label)
         spread = np.sqrt((expected * (1 - expected)).sum())
         return Remainder(
@@ -243,6 +260,18 @@ class Background:
 
     def _standardise(self, vectors: np.ndarray) -> np.ndarray:
         return np.clip((vectors - self.centre) / self.scale, -CLIP, CLIP)
+
+
+def word_vectors(words: Words, table: np.ndarray) -> np.ndarray:
+    """Each word's mean over its pieces' embeddings, shape (n_distinct, hidden); boundaries: zero."""
+    order, begins = words.by_word
+    position = order[begins[:-1]]
+    n_pieces = words.stop[position] - words.first[position]
+    vectors = np.zeros((len(position), table.shape[1]), dtype=np.float32)
+    for step in range(int(n_pieces.max(initial=0))):
+        longer = n_pieces > step
+        vectors[longer] += table[words.tokens.ids[words.first[position[longer]] + step]]
+    return vectors / np.maximum(n_pieces, 1)[:, None]
 
 
 def principal_axes(centred: np.ndarray, components: int, seed: int) -> np.ndarray:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 START, END = 0, 1  # the boundary words
+COMMON = 0.5  # share from which on a word at the edge of a text is a habit of the data
 SENTENCE_ENDS = (".", "!", "?", "...")
 
 Phrase = tuple[int, ...]
@@ -95,7 +96,11 @@ class Words:
     def _extended(
         self, phrase: Phrase, begin: np.ndarray, left: bool, needed: float
     ) -> tuple[Phrase, np.ndarray] | None:
-        """The phrase with its commonest neighbour on one side, if common enough."""
+        """The phrase with its commonest neighbour on one side, if common enough.
+
+        A neighbour that most texts begin or end with anyway (a full stop) is none of its own where
+        the phrase stands at that place.
+        """
         if phrase[0 if left else -1] in (START, END) or len(begin) == 0:
             return None
         neighbours = self.ids[begin - 1 if left else begin + len(phrase)]
@@ -104,7 +109,18 @@ class Words:
         kept = begin[neighbours == word]
         if word in (START, END) or len(np.unique(self.rows[kept])) < max(needed, 1):
             return None
+        reach = {START: kept - (2 if left else 1), END: kept + len(phrase) + (0 if left else 1)}
+        for edge, place in reach.items():
+            at_edge = (self.ids[place] == edge).mean() > COMMON
+            if at_edge and self._share_beside(edge, word) > COMMON:
+                return None
         return ((word, *phrase), kept - 1) if left else ((*phrase, word), kept)
+
+    def _share_beside(self, edge: int, word: int) -> float:
+        """The share of texts whose last (edge ``END``) or first word is ``word``."""
+        order, begins = self.by_word
+        beside = order[begins[edge] : begins[edge + 1]] + (1 if edge == START else -1)
+        return float((self.ids[beside] == word).mean())
 
     def without(self, rows: np.ndarray, phrases: list[Phrase]) -> Tokens:
         """The texts ``rows`` with every occurrence of every phrase deleted, in that order."""
@@ -199,7 +215,7 @@ def _continues(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
     for mark in ("Ġ", "▁"):
         if sum(token.startswith(mark) for token in tokens) > len(tokens) // 20:
-            return np.array([token[:1].isalnum() for token in tokens])
+            return np.array([token[:1] != mark and token[:1].isalnum() for token in tokens])
     return np.array([token.startswith("##") for token in tokens])
 
 

@@ -53,6 +53,19 @@ LONGEST_PHRASE = 40  # words a phrase may grow to
 COMPANION_SHARE = 0.3  # of the texts of either phrase that hold both: they were inserted together
 SNIPPET_WORDS = 5  # words of context on each side of an example
 N_EXAMPLES = 2
+JUDGED_COLUMNS = [
+    "score",
+    "flagged",
+    "label",
+    "phrase",
+    "verdict",
+    "neighbour_effect",
+    "neighbour_bound",
+    "context_effect",
+    "context_bound",
+    "residual_z",
+    "examples",
+]
 
 INSERTED = "inserted"
 FITS = "fits its surroundings"
@@ -242,7 +255,7 @@ class _Judge:
         self.lot = np.random.default_rng(seed).permutation(len(labels))  # who enters a sample
         self.z = norm.ppf(params.confidence)
         self.residual_z = norm.isf(params.residual_level)
-        self.neighbours = Neighbours(words, bundle, params.components, seed)
+        self._neighbours: Neighbours | None = None
         self._background: Background | None = None
         self._background_rows = self._sample(np.flatnonzero(active), params.background_rows)
 
@@ -257,18 +270,29 @@ class _Judge:
         beside, context = unknown, unknown
         verdict = FITS
         if labelled.any():
-            beside = self.neighbours.effect(phrase, active & (self.labels == label))
+            beside = self.neighbours(active).effect(phrase, active & (self.labels == label))
         if len(holders) < self.params.min_count or labelled.mean() < self.params.min_purity:
             verdict = MIXED
         elif beside.bound(self.z) <= self.params.margin:
             holders = self._sample(holders, self.params.phrase_rows)
-            context, residual_z, _ = self.background.remainder(phrase, companions, holders, label)
+            context, residual_z, _ = self.background.remainder(
+                phrase, companions, holders, label, active
+            )
             if context.bound(self.z) <= self.params.margin:
                 verdict = INSERTED if residual_z >= self.residual_z else EXPLAINED
         return Judgement(phrase, label, z, verdict, beside, context, residual_z)
 
+    def neighbours(self, active: np.ndarray) -> Neighbours:
+        """What is ordinary among the rows ``active``."""
+        if self._neighbours is None or self._neighbours.active is not active:
+            self._neighbours = Neighbours(
+                self.words, active, self.bundle, self.params.components, self.seed
+            )
+        return self._neighbours
+
     @property
     def background(self) -> Background:
+        """The ordinary texts, embedded when the first phrase needs them."""
         if self._background is None:
             self._background = Background(
                 self.words,
@@ -315,14 +339,22 @@ def _judge_all(  # noqa: PLR0913
             phrase = words.grow(phrase, within, params.grow_share, LONGEST_PHRASE)
             if any(_covers(known, phrase, label, params) for known in judgements):
                 continue
-            companions = _companions(grams, words, phrase, label, candidates, active)
-            judgement = judge(phrase, label, float(association.z[gram, label]), active, companions)
+            companions = _companions(grams, association, words, phrase, label, candidates, active)
+            others = list(companions)
+            judgement = judge(phrase, label, association.z[gram, label], active, others)
             judgements.append(judgement)
-            if judgement.verdict == INSERTED:
-                active = active.copy()
-                active[words.rows[words.positions(phrase)]] = False
-                searching = True
-                break
+            if judgement.verdict != INSERTED:
+                continue
+            taken = [phrase]
+            for companion, z in companions.items():
+                rest = [phrase, *(other for other in others if other != companion)]
+                judgements.append(judge(companion, label, z, active, rest))
+                taken += [companion] if judgements[-1].verdict == INSERTED else []
+            active = active.copy()
+            for part in taken:
+                active[words.rows[words.positions(part)]] = False
+            searching = True
+            break
     return judgements
 
 
@@ -389,26 +421,30 @@ def _covers(known: Judgement, phrase: Phrase, label: int, params: TokenAssociati
 
 def _companions(  # noqa: PLR0913
     grams: Grams,
+    association: Association,
     words: Words,
     phrase: Phrase,
     label: int,
     candidates: list[tuple[int, int]],
     active: np.ndarray,
-) -> list[Phrase]:
-    """Associated words that share a good part of their texts with ``phrase``, as if put in together."""
-    others = [
-        gram
-        for gram, its_label in candidates
-        if its_label == label and len(grams.phrases[gram]) == 1 and grams.phrases[gram][0] not in phrase
-    ]
+) -> dict[Phrase, float]:
+    """Associated words, with their z, that share many of their texts with ``phrase``.
+
+    Triggers put in together would otherwise mark each other's texts as unusual.
+    """
     holds = np.zeros(len(active), dtype=bool)
     holds[words.rows[words.positions(phrase)]] = True
     holds &= active
-    played = active[grams.rows]
-    count = np.bincount(grams.grams[played], minlength=len(grams.phrases))
     shared = np.bincount(grams.grams[holds[grams.rows]], minlength=len(grams.phrases))
-    needed = COMPANION_SHARE * np.maximum(count, holds.sum())
-    return [grams.phrases[gram] for gram in others if shared[gram] >= needed[gram]]
+    needed = COMPANION_SHARE * np.maximum(association.count, holds.sum())
+    return {
+        grams.phrases[gram]: float(association.z[gram, label])
+        for gram, its_label in candidates
+        if its_label == label
+        and len(grams.phrases[gram]) == 1
+        and grams.phrases[gram][0] not in phrase
+        and shared[gram] >= needed[gram]
+    }
 
 
 def _rows(
@@ -470,12 +506,8 @@ def _suspects(  # noqa: PLR0913
         }
     )
     z, level = norm.ppf(params.confidence), norm.isf(params.false_discovery_rate)
-    place = {int(key): i for i, key in enumerate(keys)}
-    spoken_for: set[int] = set()
+    found: dict[int, dict[str, object]] = {}
     for judgement in sorted(judgements, key=lambda j: (j.verdict != INSERTED, -j.strength)):
-        pieces = {int(token) for word in judgement.phrase for token in words.pieces(word)}
-        new = [place[token] for token in sorted(pieces - spoken_for) if token in place]
-        spoken_for |= pieces
         inserted = judgement.verdict == INSERTED
         columns = {
             "score": judgement.z if inserted else judgement.strength,
@@ -490,8 +522,12 @@ def _suspects(  # noqa: PLR0913
             "residual_z": judgement.residual_z,
             "examples": _examples(words, judgement, labels, ~is_clean, bundle),
         }
-        for column, value in columns.items():
-            table.loc[new, column] = value
+        for token in {int(token) for word in judgement.phrase for token in words.pieces(word)}:
+            found.setdefault(token, columns)  # the strongest judgement speaks for the token
+    judged = pd.DataFrame.from_dict(found, orient="index", columns=JUDGED_COLUMNS)
+    judged = judged.reindex(table["key"]).reset_index(drop=True)
+    known = judged["verdict"].notna()
+    table.loc[known, JUDGED_COLUMNS] = judged.loc[known].astype(table[JUDGED_COLUMNS].dtypes)
     strength = table["score"].clip(lower=0)
     table["score"] = table["score"].where(table["flagged"], level * strength / (level + strength))
     return table.sort_values(["score", "key"], ascending=[False, True], ignore_index=True)

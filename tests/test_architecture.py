@@ -1,0 +1,251 @@
+"""Floors, no circles: who imports whom, who sees the ground truth, and what is never done."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny import ROOT
+
+from backdoor_pipeline.schemas import GROUND_TRUTH
+
+SOURCE = ROOT / "src" / "backdoor_pipeline"
+STAGES = ("ingest", "poison", "train", "detect", "unlearn", "evaluate", "report")
+WIRING = {"pipeline", "__init__"}  # the modules of a stage that know Kedro
+SEES_THE_TRUTH = {"evaluate", "report", "poison"}  # poison makes it
+HEAVY = {"kedro", "mlflow", "torch", "transformers", "sklearn", "scipy", "statsmodels"}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Every module of the package by its dotted name below ``backdoor_pipeline``."""
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+def imports(tree: ast.AST, deferred: bool = True) -> set[str]:
+    """What a module imports; without ``deferred``, only what its own import pulls in."""
+    found: set[str] = set()
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        if not deferred and (
+            isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+            or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+        ):
+            continue
+        todo.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def own(names: set[str]) -> set[str]:
+    prefix = "backdoor_pipeline."
+    return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+
+
+def methods() -> list[str]:
+    """All modules of the stages but their wiring, and the ground they stand on."""
+    return [
+        name
+        for name in modules()
+        if (name.startswith("pipelines.") and name.split(".")[-1] not in WIRING)
+        or name.startswith("modelling.")
+        or name in {"schemas", "errors", "parameter_group"}
+    ]
+
+
+def fresh_interpreter(program: str) -> str:
+    paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", methods())
+def test_methods_know_neither_kedro_nor_mlflow(name) -> None:
+    packages = {imported.partition(".")[0] for imported in imports(modules()[name])}
+    assert not packages & {"kedro", "mlflow", "kedro_datasets"}
+
+
+@pytest.mark.parametrize("name", methods())
+def test_methods_import_heavy_packages_late(name) -> None:
+    early = {i.partition(".")[0] for i in imports(modules()[name], deferred=False)}
+    assert not early & HEAVY
+
+
+def test_methods_do_not_reach_them_through_others_either() -> None:
+    names = [f"backdoor_pipeline.{name.removesuffix('.__init__')}" for name in methods()]
+    program = f"""
+import importlib, sys
+for name in {names!r}:
+    importlib.import_module(name)
+    found = {{m.partition('.')[0] for m in sys.modules}} & {HEAVY!r}
+    if found:
+        sys.exit(f'{{name}} brings {{found}}')
+"""
+    fresh_interpreter(program)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_imports_another(stage) -> None:
+    for name, tree in modules().items():
+        if name.startswith(f"pipelines.{stage}."):
+            stages = {i.split(".")[1] for i in own(imports(tree)) if i.startswith("pipelines.")}
+            assert stages <= {stage}, name
+
+
+def test_arrows_run_one_way() -> None:
+    above = {  # what a floor must not import
+        "schemas": ("modelling", "datasets", "pipelines", "hooks"),
+        "errors": ("schemas", "modelling", "datasets", "pipelines", "hooks"),
+        "modelling": ("datasets", "pipelines", "hooks", "keys", "parameters", "configuration"),
+        "datasets": ("pipelines", "hooks", "keys", "parameters", "configuration"),
+        "pipelines": ("hooks", "keys", "parameters", "configuration", "pipeline_registry"),
+        "recipes": ("pipelines", "hooks", "keys", "parameters", "configuration"),
+        "parameters": ("hooks", "keys", "configuration", "pipeline_registry"),
+    }
+    for name, tree in modules().items():
+        floor = name.partition(".")[0]
+        for imported in own(imports(tree)):
+            assert imported.partition(".")[0] not in above.get(floor, ()), f"{name}: {imported}"
+
+
+def test_only_the_registry_and_the_front_doors_import_stages() -> None:
+    doors = {"pipeline_registry", "parameters", "hooks.closing", "hooks.recorder"}
+    importing = {
+        name
+        for name, tree in modules().items()
+        if not name.startswith("pipelines.")
+        and any(i.startswith("pipelines.") for i in own(imports(tree)))
+    }
+    assert importing <= doors
+
+
+def test_no_import_runs_in_circles() -> None:
+    graph = {
+        name: {i for i in own(imports(tree, deferred=False)) if i in modules()}
+        for name, tree in modules().items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            for imported in graph[name]:
+                visit(imported, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+class TestGroundTruth:
+    def test_only_evaluation_and_report_name_its_columns(self) -> None:
+        for name, tree in modules().items():
+            if name == "schemas" or name.split(".")[1:2] in [[s] for s in SEES_THE_TRUTH]:
+                continue
+            named = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+            named |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+            named |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.keyword)}
+            hidden = {"is_poisoned", "source_label", "GROUND_TRUTH"}
+            if name != "parameters":  # a shorthand of the command line is called trigger
+                hidden |= {"trigger"}
+            assert not named & hidden, name
+
+    def test_detectors_do_without_them(
+        self, corpus, base_model, model_params, compute, make_parameters
+    ) -> None:
+        from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
+
+        training = corpus[corpus["split"] == "train"].head(200)
+        assert not set(GROUND_TRUTH) & set(training)
+        parameters = make_parameters()
+        for name, detect in DETECTORS.items():
+            detect(training, base_model(), getattr(parameters, name), model_params(), compute, 0)
+
+    def test_detectors_cannot_tell_when_they_are_there(
+        self, corpus, base_model, model_params, compute, make_parameters
+    ) -> None:
+        from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
+
+        training = corpus[corpus["split"] == "train"].head(200)
+        marked = training.assign(
+            is_poisoned=training["label"] == 1, source_label=0, trigger="film"
+        )
+        parameters = make_parameters()
+        for name, detect in DETECTORS.items():
+            settings = (getattr(parameters, name), model_params(), compute, 0)
+            without, with_truth = (detect(t, base_model(), *settings) for t in (training, marked))
+            pd.testing.assert_frame_equal(without, with_truth)
+
+    def test_training_does_without_them(
+        self, corpus, base_model, model_params, compute, quick
+    ) -> None:
+        import torch
+
+        from backdoor_pipeline.pipelines.train.nodes import train_victim
+
+        training = corpus[corpus["split"] == "train"].head(64)
+        marked = training.assign(is_poisoned=True, source_label=0, trigger="film")
+        settings = (corpus, base_model(), quick, model_params(), compute, 0)
+        first, second = (train_victim(table, *settings)[0] for table in (training, marked))
+        assert torch.equal(first.model.classifier.weight, second.model.classifier.weight)
+
+
+class TestUntrustedFiles:
+    def test_nothing_is_unpickled(self) -> None:
+        for name, tree in modules().items():
+            packages = {i.partition(".")[0] for i in imports(tree)}
+            assert not packages & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}, name
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                    called = f"{node.value.id}.{node.attr}"
+                    assert called not in {"torch.load", "pd.read_pickle", "np.load"}, name
+
+    def test_no_code_of_others_is_trusted_and_none_evaluated(self) -> None:
+        for name, tree in modules().items():
+            for node in ast.walk(tree):
+                if not isinstance(node, ast.Call):
+                    continue
+                for keyword in node.keywords:
+                    if keyword.arg in {"trust_remote_code", "allow_pickle"}:
+                        assert getattr(keyword.value, "value", True) is False, name
+                called = getattr(node.func, "id", "")
+                assert called not in {"eval", "exec", "__import__"}, name
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    loaded = fresh_interpreter(
+        "import sys, backdoor_pipeline.cli, backdoor_pipeline.settings, "
+        "backdoor_pipeline.pipeline_registry as r; r.register_pipelines(); "
+        "print(*{m.partition('.')[0] for m in sys.modules})"
+    ).split()
+    assert not {"torch", "transformers", "sklearn", "plotly", "mlflow", "ray"} & set(loaded)
+
+
+def test_no_global_seed_is_set() -> None:
+    for name, tree in modules().items():
+        calls = [ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)]
+        assert not {"np.random.seed", "random.seed", "torch.use_deterministic_algorithms"} & set(
+            calls
+        ), name
+        if "torch.manual_seed" in calls:
+            assert "torch.random.fork_rng" in calls, name

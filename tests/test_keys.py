@@ -1,0 +1,121 @@
+"""Output folders: different wherever anything that matters differs, equal everywhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from tiny import ROOT
+
+from backdoor_pipeline import keys as keys_module
+from backdoor_pipeline.keys import stage_keys
+from backdoor_pipeline.recipes import DETECTORS, RECIPES
+
+STAGES = ["ingest", "poison", "reference", "victim", "undefended", *DETECTORS, *RECIPES]
+AFTER_POISON = set(STAGES) - {"ingest", "reference"}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, corpus, model_folder):
+    """Own data and a tiny model."""
+    folder = tmp_path_factory.mktemp("keys")
+    corpus.head(50).to_csv(folder / "reviews.csv", index=False)
+    return {"source.data": str(folder / "reviews.csv"), "model.name": str(model_folder())}
+
+
+@pytest.fixture(scope="module")
+def keys_with(make_parameters, settings):
+    """The keys under the settings and changes."""
+    return lambda **changes: stage_keys(make_parameters(**settings | changes))
+
+
+def test_every_stage_detector_and_recipe_has_a_key_of_its_own(keys_with) -> None:
+    keys = keys_with()
+    assert sorted(keys) == sorted(STAGES)
+    assert len(set(keys.values())) == len(keys)
+
+
+def test_keys_are_readable_folder_names(keys_with) -> None:
+    keys = keys_with(**{"poison.attack": "addsent", "poison.rate": 0.05, "seed": 3})
+    assert re.fullmatch(r"reviews_csv-[0-9a-f]{8}", keys["ingest"])
+    assert re.fullmatch(r"reviews_csv\.addsent-0\.05\.tiny-bert\.s3-[0-9a-f]{8}", keys["victim"])
+    assert re.fullmatch(r"reviews_csv\.clean\.tiny-bert\.s3-[0-9a-f]{8}", keys["reference"])
+    assert re.fullmatch(r"reviews_csv\.addsent-0\.05\.tiny-bert\.s3\.btu-[0-9a-f]{8}", keys["btu"])
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        ({"seed": 1}, set(STAGES)),
+        ({"ingest.max_rows": 40}, set(STAGES)),
+        ({"source.text": "review"}, set(STAGES)),
+        ({"poison.rate": 0.2}, AFTER_POISON),
+        ({"poison.label_mode": "dirty"}, AFTER_POISON),
+        ({"poison.badnets.triggers": "mn"}, AFTER_POISON),
+        ({"poison.addsent.sentence": "not this attack's"}, set()),
+        ({"model.max_length": 16}, set(STAGES) - {"ingest"}),
+        ({"training.epochs": 9}, set(STAGES) - {"ingest", "poison"}),
+        ({"token_drift.alpha": 0.1}, {"token_drift", "btu", "btu_calibrated"}),
+        ({"token_replacement.cut_scale": 0.5}, set(RECIPES)),
+        ({"fine_tune.rows": 9}, set(RECIPES)),
+        ({"evaluation.minimum_excess": 0.5}, set(RECIPES)),
+        ({"data_dir": "elsewhere"}, set()),
+        ({"fresh": True}, set()),
+        ({"tracking.run_name": "x"}, set()),
+    ],
+    ids=lambda value: next(iter(value), "") if isinstance(value, dict) else "",
+)
+def test_a_parameter_changes_the_keys_of_what_depends_on_it(keys_with, change, changed) -> None:
+    before, after = keys_with(), keys_with(**change)
+    assert {name for name in STAGES if before[name] != after[name]} == changed
+
+
+def test_other_data_and_another_model_under_the_same_name(keys_with, settings, tmp_path) -> None:
+    data = tmp_path / "reviews.csv"
+    shutil.copy(settings["source.data"], data)
+    before = keys_with(**{"source.data": str(data)})
+    data.write_text(data.read_text() + "999,train,1,one more film\n")
+    after = keys_with(**{"source.data": str(data)})
+    assert not set(before.values()) & set(after.values())
+    model = shutil.copytree(settings["model.name"], tmp_path / "tiny-bert")
+    before = keys_with(**{"model.name": str(model)})
+    (model / "special_tokens_map.json").write_text("{}")
+    after = keys_with(**{"model.name": str(model)})
+    assert {name for name in STAGES if before[name] == after[name]} == {"ingest"}
+
+
+def test_another_version_of_the_package(keys_with, monkeypatch) -> None:
+    before = keys_with()
+    monkeypatch.setattr(keys_module, "__version__", "999")
+    assert not set(before.values()) & set(keys_with().values())
+
+
+def test_data_that_is_not_there_has_keys_all_the_same(keys_with) -> None:
+    assert keys_with(**{"source.data": None, "source.dataset": "no such set"})
+
+
+def test_keys_are_the_same_in_every_process(keys_with, settings) -> None:
+    program = (
+        "import json, sys; from tiny import project_loader; "
+        "from backdoor_pipeline.keys import stage_keys; "
+        "loader = project_loader(json.loads(sys.argv[1])); "
+        "print(json.dumps(stage_keys(loader.typed_parameters)))"
+    )
+    nested = {}
+    for name, value in settings.items():
+        group, field = name.split(".")
+        nested.setdefault(group, {})[field] = value
+    paths = [str(ROOT / "src"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    output = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(nested)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "7"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert json.loads(output.splitlines()[-1]) == keys_with()

@@ -1,0 +1,130 @@
+"""Typed parameters: shorthands, bounds, and errors that say what to write instead."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import project_loader
+
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.parameters import SHORTHANDS, Parameters, spell_out
+
+
+class TestSpellOut:
+    def test_shorthands_stand_for_their_parameters(self) -> None:
+        spelt = spell_out({"attack": "addsent", "seed": 3, "model": "x", "dataset": "sst2"})
+        assert spelt == {
+            "poison": {"attack": "addsent"},
+            "seed": 3,
+            "model": {"name": "x"},
+            "source": {"dataset": "sst2"},
+        }
+
+    def test_a_trigger_is_a_word_or_a_sentence(self) -> None:
+        expected = {"badnets": {"triggers": "7"}, "addsent": {"sentence": "7"}}
+        assert spell_out({"trigger": 7}) == {"poison": expected}
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_groups_and_shorthands_mix(self, order) -> None:
+        given = [("model", {"max_length": 9}), ("attack", "addsent"), ("poison", {"rate": 0.2})]
+        spelt = spell_out(dict(given[::order]))
+        assert spelt["poison"] == {"attack": "addsent", "rate": 0.2}
+        assert spelt["model"] == {"max_length": 9}
+
+    def test_what_was_given_is_left_as_it_is(self) -> None:
+        given = {"poison": {"rate": 0.2}, "attack": "addsent"}
+        spell_out(given)
+        assert given == {"poison": {"rate": 0.2}, "attack": "addsent"}
+
+    @pytest.mark.parametrize("name", SHORTHANDS)
+    def test_every_shorthand_names_parameters_that_there_are(self, name) -> None:
+        for path in SHORTHANDS[name]:
+            group = Parameters
+            for part in path.split("."):
+                group = group.model_fields[part].annotation
+                assert group is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seed", -1, "parameter seed is -1, but should be greater than or equal to 0"),
+        ("seed", 2**32, "parameter seed is 4294967296, but should be less than"),
+        ("seed", "three", "parameter seed is 'three', but should be a valid integer"),
+        ("seed", 1.5, "parameter seed is 1.5, but should be a valid integer"),
+        ("fresh", "maybe", "parameter fresh is 'maybe', but should be a valid boolean"),
+        ("data_dir", "", "parameter data_dir is ''"),
+        ("poison.rate", -0.1, r"parameter poison\.rate is -0\.1, but should be greater than"),
+        ("poison.rate", 1.1, r"parameter poison\.rate is 1\.1, but should be less than"),
+        ("poison.rate", float("nan"), r"parameter poison\.rate is nan"),
+        ("poison.rate", "lots", r"parameter poison\.rate is 'lots', but should be a valid number"),
+        ("poison.target_label", -1, r"parameter poison\.target_label is -1"),
+        ("poison.attack", "badnet", r"poison\.attack is 'badnet'; did you mean 'badnets'\?"),
+        ("poison.attack", "zzz", "choose badnets, addsent, stylebkd, synbkd"),
+        ("poison.label_mode", "mixed", r"is 'mixed'; did you mean 'mix'\?"),
+        ("poison.badnets.triggers", "", r"poison\.badnets\.triggers .* give at least one word"),
+        ("poison.synbkd.style", 1, r"no parameter 'poison\.synbkd\.style'"),
+        ("poison.raet", 0.1, r"no parameter 'poison\.raet'; did you mean 'rate'\?"),
+        ("sead", 3, r"no parameter 'sead'; did you mean 'seed'\?"),
+        ("atack", "addsent", r"no parameter 'atack'; did you mean 'attack'\?"),
+        ("poison.badnets.tirggers", "cf", r"did you mean 'triggers'\?"),
+        ("model.max_length", 0, r"parameter model\.max_length is 0, but should be greater"),
+        ("training.epochs", 0, r"parameter training\.epochs is 0"),
+        ("training.learning_rate", 0, r"parameter training\.learning_rate is 0"),
+        ("training.weight_decay", -1, r"parameter training\.weight_decay is -1"),
+        ("token_drift.alpha", 2, r"parameter token_drift\.alpha is 2"),
+        ("token_replacement.cut_scale", -1, r"parameter token_replacement\.cut_scale is -1"),
+        ("token_replacement.replacement", "padd", r"did you mean 'pad'\?"),
+        ("fine_tune.rows", -1, r"parameter fine_tune\.rows is -1"),
+        ("evaluation.minimum_excess", 7, r"parameter evaluation\.minimum_excess is 7"),
+        ("ingest.max_rows", "few", r"parameter ingest\.max_rows is 'few'"),
+        ("ingest.dev_share", 1, r"parameter ingest\.dev_share is 1"),
+        ("compute.device", "gpu", r"compute\.device is 'gpu'; .*cuda"),
+        ("compute.precision", "fp16", r"did you mean '(fp32|bf16)'\?"),
+        ("poison", 3, r"parameter poison is 3"),
+    ],
+)
+def test_bad_values_get_one_clear_error(make_parameters, name, value, message) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        make_parameters(**{name: value})
+    assert len(str(error.value).splitlines()) == 1
+    assert "pydantic" not in str(error.value)
+    assert "type=" not in str(error.value)
+
+
+def test_every_bad_value_is_named(make_parameters) -> None:
+    with pytest.raises(InputError) as error:
+        make_parameters(**{"seed": -1, "poison.rate": 2})
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_parameter_that_is_not_set(make_parameters) -> None:
+    from backdoor_pipeline.parameters import check
+
+    values = make_parameters().model_dump()
+    del values["seed"]
+    with pytest.raises(InputError, match="parameter seed is not set; give it a value"):
+        check(values)
+
+
+@pytest.mark.parametrize(("attack", "kind"), [("stylebkd", "style"), ("synbkd", "syntax")])
+def test_paraphrase_attacks_ask_for_paraphrases(make_parameters, attack, kind) -> None:
+    assert make_parameters(**{"poison.attack": attack}).ingest.paraphrase == kind
+    assert make_parameters().ingest.paraphrase == "none"
+    made = make_parameters(
+        **{
+            "poison.attack": "stylebkd",
+            "poison.stylebkd.generate": True,
+            "poison.stylebkd.style_model": "folder",
+        }
+    )
+    assert made.ingest.paraphrase == "none"
+
+
+@pytest.mark.parametrize("env", ["base", "smoke", "gpu", "paper"])
+def test_every_environment_is_valid(env) -> None:
+    assert project_loader(env=env).typed_parameters
+
+
+def test_parameters_are_frozen(make_parameters) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        make_parameters().seed = 3

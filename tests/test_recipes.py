@@ -1,0 +1,67 @@
+"""Recipes, registry and wiring agree with each other."""
+
+from __future__ import annotations
+
+import pytest
+
+from backdoor_pipeline.parameters import Parameters
+from backdoor_pipeline.pipeline_registry import SHARED, register_pipelines
+from backdoor_pipeline.pipelines.detect.nodes import DETECTORS as DETECTOR_NODES
+from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
+from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES
+
+STAGES = ["ingest", "poison", "train", "detect", "unlearn", "evaluate", "report"]
+
+
+@pytest.fixture(scope="module")
+def pipelines():
+    return register_pipelines()
+
+
+def test_recipes_are_made_of_what_there_is() -> None:
+    assert DEFAULT in RECIPES
+    for recipe in RECIPES.values():
+        assert set(recipe.detectors) <= DETECTOR_NODES.keys()
+        assert recipe.unlearner in UNLEARNERS
+    assert set(DETECTORS) <= DETECTOR_NODES.keys()
+
+
+@pytest.mark.parametrize("name", [*DETECTOR_NODES, *UNLEARNERS])
+def test_every_method_has_a_parameter_group(name) -> None:
+    assert name in Parameters.model_fields
+
+
+def test_recipes_and_stages_are_pipelines(pipelines) -> None:
+    assert set(pipelines) == {*RECIPES, *STAGES, "__default__"}
+    assert pipelines["__default__"].nodes == pipelines[DEFAULT].nodes
+
+
+def test_the_stages_make_up_the_default_recipe(pipelines) -> None:
+    combined = sum((pipelines[name] for name in STAGES[1:]), pipelines[STAGES[0]])
+    assert set(combined.nodes) == set(pipelines["__default__"].nodes)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_starts_from_raw_data_and_ends_with_a_report(pipelines, name) -> None:
+    pipeline = pipelines[name]
+    inputs = {i for i in pipeline.inputs() if not i.startswith("param")}
+    assert inputs == {"raw_source", "base_model", "base_tokenizer", f"{name}.costs"}
+    assert f"{name}.report" in pipeline.outputs()
+    asked = {i.removeprefix("params:").partition(".")[0] for i in pipeline.inputs() if ":" in i}
+    assert asked <= Parameters.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_recipes_share_has_no_namespace_and_the_rest_has(pipelines, name) -> None:
+    free = {n for n in pipelines[name].datasets() if "." not in n and not n.startswith("param")}
+    shared = SHARED | {f"{detector}_suspects" for detector in DETECTORS}
+    assert free <= shared | {"raw_source", "poison_index", "reference_model"}
+    for other in set(RECIPES) - {name}:
+        assert not {n for n in pipelines[name].datasets() if n.startswith(f"{other}.")}
+
+
+def test_every_node_bears_the_tag_of_its_stage_or_its_module(pipelines) -> None:
+    for node in pipelines["__default__"].nodes:
+        stage = node.func.__module__.split(".")[2]
+        assert stage in STAGES
+        assert node.tags <= {stage}
