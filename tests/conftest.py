@@ -15,8 +15,8 @@ from tiny import MAX_LENGTH, make_corpus, project_loader, save_tiny_model
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams, load_pretrained
-from backdoor_pipeline.modelling.training import OptimisationParams
 from backdoor_pipeline.parameters import Parameters
+from backdoor_pipeline.pipelines.train.nodes import TrainingParams
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -54,15 +54,16 @@ def compute() -> ComputeParams:
 
 
 @pytest.fixture(scope="session")
-def quick() -> OptimisationParams:
+def quick() -> TrainingParams:
     """Settings under which a tiny BERT learns the synthetic corpus."""
-    return OptimisationParams(
+    return TrainingParams(
         epochs=1,
         learning_rate=2e-3,
         batch_size=8,
         weight_decay=0.01,
         warmup_share=0.1,
         max_gradient_norm=1.0,
+        dropout=None,
     )
 
 

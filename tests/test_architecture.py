@@ -178,8 +178,10 @@ class TestGroundTruth:
         training = corpus[corpus["split"] == "train"].head(200)
         assert not set(GROUND_TRUTH) & set(training)
         parameters = make_parameters()
-        for name, detect in DETECTORS.items():
-            detect(training, base_model(), getattr(parameters, name), model_params(), compute, 0)
+        tables = {"poisoned_train": training, "examples": corpus, "base_model": base_model()}
+        for name, detector in DETECTORS.items():
+            settings = (getattr(parameters, name), model_params(), compute, 0)
+            detector.function(*(tables[table] for table in detector.inputs), *settings)
 
     def test_detectors_cannot_tell_when_they_are_there(
         self, corpus, base_model, model_params, compute, make_parameters
@@ -191,9 +193,16 @@ class TestGroundTruth:
             is_poisoned=training["label"] == 1, source_label=0, trigger="film"
         )
         parameters = make_parameters()
-        for name, detect in DETECTORS.items():
+        tables = {"examples": corpus, "base_model": base_model()}
+        for name, detector in DETECTORS.items():
             settings = (getattr(parameters, name), model_params(), compute, 0)
-            without, with_truth = (detect(t, base_model(), *settings) for t in (training, marked))
+            without, with_truth = (
+                detector.function(
+                    *({**tables, "poisoned_train": train}[table] for table in detector.inputs),
+                    *settings,
+                )
+                for train in (training, marked)
+            )
             pd.testing.assert_frame_equal(without, with_truth)
 
     def test_training_does_without_them(

@@ -41,8 +41,7 @@ def find_input_error(error: BaseException) -> str | None:
         if isinstance(cause, InputError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    unknown_pipeline = isinstance(error, ValueError) and "Failed to find the pipeline" in str(error)
-    return str(error) if isinstance(error, DatasetError) or unknown_pipeline else None
+    return str(error) if isinstance(error, DatasetError) else None
 
 
 cli.add_command(

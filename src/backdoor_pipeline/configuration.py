@@ -28,8 +28,10 @@ class ProjectConfigLoader(OmegaConfigLoader):
         super().__init__(conf_source, **kwargs)
 
     def __getitem__(self, key: str) -> Any:
-        if key == "parameters":
-            return dict(self.typed_parameters)
+        if key in {"parameters", "catalog"}:
+            parameters = self.typed_parameters  # errors in them come first, and plainly
+            if key == "parameters":
+                return dict(parameters)
         # resolvers belong to the process, and Kedro would keep those of an earlier session
         OmegaConf.register_new_resolver("key", self._key, replace=True)
         OmegaConf.register_new_resolver("group", self._group, replace=True)

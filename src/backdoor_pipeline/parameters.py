@@ -15,7 +15,6 @@ from backdoor_pipeline.datasets.sources import SourceParams
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams
-from backdoor_pipeline.modelling.training import OptimisationParams
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
@@ -24,6 +23,7 @@ from backdoor_pipeline.pipelines.evaluate.nodes import EvaluationParams
 from backdoor_pipeline.pipelines.ingest.nodes import IngestParams
 from backdoor_pipeline.pipelines.poison.registry import PoisonParams
 from backdoor_pipeline.pipelines.report.nodes import ReportParams
+from backdoor_pipeline.pipelines.train.nodes import TrainingParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
 
@@ -65,7 +65,7 @@ class Parameters(ParameterGroup):
     poison: PoisonParams
     model: ModelParams
     compute: ComputeParams
-    training: OptimisationParams
+    training: TrainingParams
     token_drift: TokenDriftParams
     token_association: TokenAssociationParams
     confirmation: ConfirmationParams
@@ -120,10 +120,10 @@ def _explain(error: Mapping[str, Any]) -> str:
         known = set(group.model_fields if group else ())
         if len(path) == 1:
             known |= SHORTHANDS.keys()
-        return f"there is no parameter '{name}'{_did_you_mean(path[-1], known)}"
+        return f"there is no parameter '{name}'{did_you_mean(path[-1], known)}"
     if error["type"] == "literal_error":
         choices = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        suggestion = _did_you_mean(str(error["input"]), set(choices))
+        suggestion = did_you_mean(str(error["input"]), set(choices))
         return f"parameter {name} is '{error['input']}'{suggestion}; choose {', '.join(choices)}"
     if error["type"] == "missing":
         return f"parameter {name} is not set; give it a value in conf/ or with --params"
@@ -150,7 +150,8 @@ def _group_at(path: list[str]) -> type[BaseModel] | None:
     return group
 
 
-def _did_you_mean(name: str, known: set[str]) -> str:
+def did_you_mean(name: str, known: set[str]) -> str:
+    """What to add to an error about an unknown name: the nearest known one, or all of them."""
     close = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(sorted(known))}"
 

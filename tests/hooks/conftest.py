@@ -1,4 +1,4 @@
-"""Small pipelines that go through Kedro's hooks and are recorded in an MLflow store of their own."""
+"""Small pipelines that go through Kedro's hooks, each recorded in an MLflow store of its own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
-from tiny import project_loader
 
 from backdoor_pipeline.hooks.costs import CostHooks
 from backdoor_pipeline.hooks.tracking import TrackingHooks
+from tiny import project_loader
 
 RATES = {"clean_accuracy": 0.9, "attack_success_rate": 0.8}
 METRICS = {

@@ -9,24 +9,25 @@ from pathlib import Path
 
 import pytest
 from kedro.pipeline import Node, Pipeline
-from tiny import ROOT, project_loader
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.hooks.mlflow_run import MlflowRun
 from backdoor_pipeline.hooks.recorder import Recorder
 from backdoor_pipeline.modelling.loading import load_classifier, new_classifier
+from tiny import ROOT, project_loader
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, new_project, small_pipeline):
+    """One run, recorded once for all tests that only look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("A_SECRET", "hunter2-from-the-environment")
+        project = new_project(tmp_path_factory.mktemp("project"), patch)
+        project.run(small_pipeline("btu"), pipeline_names=["btu"], seed=3)
+    return project
 
 
 class TestFinishedRun:
-    @pytest.fixture(scope="class")
-    def recorded(self, tmp_path_factory, new_project, small_pipeline):
-        """One run, recorded once for all tests of this class."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("A_SECRET", "hunter2-from-the-environment")
-            project = new_project(tmp_path_factory.mktemp("project"), patch)
-            project.run(small_pipeline("btu"), pipeline_names=["btu"], seed=3)
-        return project
-
     def test_is_one_finished_run(self, recorded) -> None:
         (run,) = recorded.runs
         assert run.info.status == "FINISHED"
@@ -189,7 +190,7 @@ class TestGivenIds:
         assert run.data.tags["mlflow.parentRunId"] == "abc"
 
     def test_an_unknown_run(self, project, small_pipeline) -> None:
-        with pytest.raises(InputError, match="0123.*not found"):
+        with pytest.raises(InputError, match=r"tracking\.run_id is '0123', but"):
             project.run(small_pipeline("btu"), tracking={"run_id": "0123"})
 
 
@@ -230,20 +231,27 @@ def test_a_store_that_breaks_down_costs_the_record_alone(
     assert "went away" in caplog.text
     assert "hunter2" not in caplog.text
     assert list((project.folder / "data").rglob("report.html"))
+    (run,) = project.runs
+    assert run.info.status == "FAILED"
+    assert run.data.tags["error"].startswith("the record is incomplete: ")
 
 
 def test_registers_the_purified_model_when_asked(project, base_model, tmp_path) -> None:
     from mlflow.artifacts import download_artifacts
 
     classifier = new_classifier(base_model(), 2, 0)
-    node = Node(lambda params: classifier, "params:fine_tune", "btu.purified_model", name="tune")
-    project.run(Pipeline([node]))
+    pipeline = Pipeline(
+        [Node(lambda params: classifier, "params:fine_tune", "purified_model", name="tune")],
+        namespace="btu",
+        parameters={"params:fine_tune"},
+    )
+    project.run(pipeline)
     assert project.client.search_registered_models() == []
     assert project.artifacts(project.runs[0]) == {}
-    for version in ("1", "2"):
-        project.run(Pipeline([node]), only_missing_outputs=True, tracking={"register_model": True})
+    for version in (1, 2):
+        project.run(pipeline, only_missing_outputs=True, tracking={"register_model": True})
         champion = project.client.get_model_version_by_alias("purified", "champion")
-        assert champion.version == version
+        assert int(champion.version) == version
         assert champion.run_id == project.runs[-1].info.run_id
         assert champion.tags["recipe"] == "btu"
     folder = download_artifacts(

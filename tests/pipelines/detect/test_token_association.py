@@ -45,6 +45,7 @@ def params() -> TokenAssociationParams:
         phrase_rows=60,
         max_candidates=100,
         context_tokens=MAX_LENGTH,
+        clean_rows=0,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -13,9 +14,6 @@ from backdoor_pipeline.pipelines.detect import confirmation, token_association, 
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
 from backdoor_pipeline.pipelines.detect.token_drift import TokenDriftParams
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SEEN = ["example_id", "text", "label"]
 
@@ -35,15 +33,28 @@ def detect_token_drift(
 
 def detect_token_association(
     poisoned_train: pd.DataFrame,
+    examples: pd.DataFrame,
     base_model: ModelBundle,
     params: TokenAssociationParams,
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
 ) -> pd.DataFrame:
-    """Suspects by a token's association with a label beyond what the rest of the text explains."""
-    training = poisoned_train[SEEN]
-    return token_association.detect(training, base_model, params, model.max_length, compute, seed)
+    """Suspects by a token's association with a label, if it was inserted rather than written.
+
+    Of ``examples`` only dev rows are used, and those only if ``params.clean_rows`` declares them.
+    """
+    dev = examples.loc[examples["split"] == "dev", SEEN]
+    clean = dev.sample(min(params.clean_rows, len(dev)), random_state=seed)
+    return token_association.detect(
+        poisoned_train[SEEN],
+        base_model,
+        params,
+        model.max_length,
+        compute,
+        seed,
+        clean=None if clean.empty else clean,
+    )
 
 
 def confirm_suspects(
@@ -58,11 +69,20 @@ def adopt_suspects(suspects: pd.DataFrame) -> pd.DataFrame:
     return suspects
 
 
-DETECTORS: dict[str, Callable[..., pd.DataFrame]] = {
-    "token_drift": detect_token_drift,
-    "token_association": detect_token_association,
-}
-"""Name of each detector (also of its parameter group) and its node function.
+class Detector(NamedTuple):
+    """A detector's node: its function and the tables and models that it reads.
 
-Every one takes (poisoned_train, base_model, its parameters, model, compute, seed).
-"""
+    After these inputs every function takes its parameters, ``model``, ``compute`` and ``seed``.
+    """
+
+    function: Callable[..., pd.DataFrame]
+    inputs: tuple[str, ...]
+
+
+DETECTORS = {
+    "token_drift": Detector(detect_token_drift, ("poisoned_train", "base_model")),
+    "token_association": Detector(
+        detect_token_association, ("poisoned_train", "examples", "base_model")
+    ),
+}
+"""By name, which is also that of the parameter group."""

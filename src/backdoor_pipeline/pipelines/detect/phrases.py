@@ -111,7 +111,7 @@ class Words:
             return None
         reach = {START: kept - (2 if left else 1), END: kept + len(phrase) + (0 if left else 1)}
         for edge, place in reach.items():
-            at_edge = (self.ids[place] == edge).mean() > COMMON
+            at_edge = (self.ids[place.clip(0, len(self.ids) - 1)] == edge).mean() > COMMON
             if at_edge and self._share_beside(edge, word) > COMMON:
                 return None
         return ((word, *phrase), kept - 1) if left else ((*phrase, word), kept)

@@ -29,10 +29,11 @@ def create_pipeline(detectors: tuple[str, ...], recipe: str) -> Pipeline:
 
 
 def _detector(name: str) -> Node:
+    detector = DETECTORS[name]
     settings = [f"params:{name}", "params:model", "params:compute", "params:seed"]
     return Node(
-        DETECTORS[name],
-        ["poisoned_train", "base_model", *settings],
+        detector.function,
+        [*detector.inputs, *settings],
         f"{name}_suspects",
         name=f"detect_{name}",
         tags="detect",

@@ -21,10 +21,11 @@ association are this project's own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.embeddings import decode, special_token_ids
@@ -89,6 +90,7 @@ class TokenAssociationParams(ParameterGroup):
     phrase_rows: PositiveInt
     max_candidates: PositiveInt
     context_tokens: PositiveInt
+    clean_rows: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.ingest import integrity, labels, repair, split
 
-FIRST_RUN_ROWS = 4_000  # so that the default pipeline ends within three minutes on two cores
+FIRST_RUN_ROWS = 4_500  # so that the default pipeline ends within three minutes on two cores
 _CHUNK = 100_000  # texts normalised at a time, so that few live as Python objects at once
 
 

@@ -9,13 +9,20 @@ from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.modelling.training import History, Labelled, OptimisationParams, fit
+from backdoor_pipeline.parameter_group import Share
+
+
+class TrainingParams(OptimisationParams):
+    """How victim and reference are trained."""
+
+    dropout: Share | None
 
 
 def train_victim(
     poisoned_train: pd.DataFrame,
     examples: pd.DataFrame,
     base_model: ModelBundle,
-    params: OptimisationParams,
+    params: TrainingParams,
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
@@ -30,7 +37,7 @@ def train_victim(
 def train_reference(
     examples: pd.DataFrame,
     base_model: ModelBundle,
-    params: OptimisationParams,
+    params: TrainingParams,
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
@@ -44,7 +51,7 @@ def _train(
     train: pd.DataFrame,
     examples: pd.DataFrame,
     base_model: ModelBundle,
-    params: OptimisationParams,
+    params: TrainingParams,
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
@@ -55,7 +62,7 @@ def _train(
         return Labelled(tokens, rows["label"].to_numpy())
 
     n_classes = int(examples["label"].max()) + 1
-    bundle = new_classifier(base_model, n_classes, seed)
+    bundle = new_classifier(base_model, n_classes, seed, params.dropout)
     dev = labelled(examples[examples["split"] == "dev"])
     history = fit(bundle, labelled(train), dev, params, compute, seed, what)
     return bundle, history
