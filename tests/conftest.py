@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tiny import MAX_LENGTH, make_corpus, project_loader, save_tiny_model
 
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams, load_pretrained
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.train.nodes import TrainingParams
+from tiny import MAX_LENGTH, make_corpus, project_loader, save_tiny_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

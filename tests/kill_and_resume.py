@@ -72,7 +72,7 @@ def check_files(folder: Path) -> int:
         ".safetensors": lambda path: [
             tensors.get_tensor(name)
             for tensors in [safe_open(path, framework="np")]
-            for name in tensors.keys()  # noqa: SIM118 (it is no dictionary)
+            for name in tensors.keys()
         ],
     }
     paths = [

@@ -7,13 +7,12 @@ import os
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny import ROOT
 
 from backdoor_pipeline.schemas import GROUND_TRUTH
+from tiny import ROOT
 
 SOURCE = ROOT / "src" / "backdoor_pipeline"
 STAGES = ("ingest", "poison", "train", "detect", "unlearn", "evaluate", "report")
@@ -189,9 +188,7 @@ class TestGroundTruth:
         from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
 
         training = corpus[corpus["split"] == "train"].head(200)
-        marked = training.assign(
-            is_poisoned=training["label"] == 1, source_label=0, trigger="film"
-        )
+        marked = training.assign(is_poisoned=training["label"] == 1, source_label=0, trigger="film")
         parameters = make_parameters()
         tables = {"examples": corpus, "base_model": base_model()}
         for name, detector in DETECTORS.items():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from kedro.io import MemoryDataset
 from kedro.io.core import parse_dataset_definition
-from tiny import ROOT, project_loader
 
 from backdoor_pipeline.pipeline_registry import register_pipelines
 from backdoor_pipeline.recipes import RECIPES
+from tiny import ROOT, project_loader
 
 FOLDERS = {  # of each layer; kedro-viz tells more layers apart than there are folders
     "raw": "01_raw",
@@ -20,7 +20,12 @@ FOLDERS = {  # of each layer; kedro-viz tells more layers apart than there are f
     "model_output": "07_model_output",
     "reporting": "08_reporting",
 }
-READ_ONLY = {"SourceDataset", "PretrainedModelDataset", "PretrainedTokenizerDataset", "CostsDataset"}
+READ_ONLY = {
+    "SourceDataset",
+    "PretrainedModelDataset",
+    "PretrainedTokenizerDataset",
+    "CostsDataset",
+}
 
 
 @pytest.fixture(scope="module")

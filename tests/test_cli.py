@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tiny import ROOT
 
 from backdoor_pipeline.cli import cli, find_input_error
 from backdoor_pipeline.errors import InputError
+from tiny import ROOT
 
 
 @pytest.fixture
 def kedro_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """``kedro run`` in this process, tracked and written to a temporary folder."""
+    """``kedro run`` in this process, untracked, written to a temporary folder."""
     from kedro.framework.startup import bootstrap_project
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("BACKDOOR_TRACKING", "false")
     monkeypatch.setenv("BACKDOOR_DATA", str(tmp_path / "no-data"))
     monkeypatch.chdir(ROOT)
     bootstrap_project(ROOT)
@@ -57,7 +57,7 @@ def assert_one_clear_line(result: Result, *expected: str) -> None:
         (["dataset=sst3"], ["sst3", "sst2"]),
         (["dataset=sst2"], ["sst2"]),
         (["data=/no/where.csv"], ["/no/where.csv"]),
-        (["trigger="], ["poison.badnets.triggers"]),
+        (["dataset=table", "trigger=cf"], ["source.data"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and "=" in value[0] else "",
 )
@@ -67,8 +67,15 @@ def test_bad_values(kedro_run, tmp_path, params, expected) -> None:
     assert not list((tmp_path / "data").glob("0*"))
 
 
+def test_an_empty_trigger(kedro_run) -> None:
+    result = kedro_run("trigger=")
+    assert result.exit_code == 1
+    assert "poison.badnets.triggers [] has no word" in result.stderr
+
+
 @pytest.mark.parametrize(
-    ("name", "suggestion"), [("btuu", "did you mean 'btu'?"), ("zzz", "there are: association, btu")]
+    ("name", "suggestion"),
+    [("btuu", "did you mean 'btu'?"), ("zzz", "there are: association, btu")],
 )
 def test_unknown_pipelines(kedro_run, name, suggestion) -> None:
     result = kedro_run(options=("--pipelines", name))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny import ROOT, project_loader
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.recipes import DETECTORS, RECIPES
+from tiny import ROOT, project_loader
 
 
 @pytest.fixture(scope="module")

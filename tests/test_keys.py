@@ -10,11 +10,11 @@ import subprocess
 import sys
 
 import pytest
-from tiny import ROOT
 
 from backdoor_pipeline import keys as keys_module
 from backdoor_pipeline.keys import stage_keys
 from backdoor_pipeline.recipes import DETECTORS, RECIPES
+from tiny import ROOT
 
 STAGES = ["ingest", "poison", "reference", "victim", "undefended", *DETECTORS, *RECIPES]
 AFTER_POISON = set(STAGES) - {"ingest", "reference"}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tiny import project_loader
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameters import SHORTHANDS, Parameters, spell_out
+from tiny import project_loader
 
 
 class TestSpellOut:
@@ -22,6 +22,8 @@ class TestSpellOut:
     def test_a_trigger_is_a_word_or_a_sentence(self) -> None:
         expected = {"badnets": {"triggers": "7"}, "addsent": {"sentence": "7"}}
         assert spell_out({"trigger": 7}) == {"poison": expected}
+        nothing = {"badnets": {"triggers": ""}, "addsent": {"sentence": ""}}
+        assert spell_out({"trigger": None}) == {"poison": nothing}
 
     @pytest.mark.parametrize("order", [1, -1])
     def test_groups_and_shorthands_mix(self, order) -> None:
@@ -78,6 +80,7 @@ class TestSpellOut:
         ("evaluation.minimum_excess", 7, r"parameter evaluation\.minimum_excess is 7"),
         ("ingest.max_rows", "few", r"parameter ingest\.max_rows is 'few'"),
         ("ingest.dev_share", 1, r"parameter ingest\.dev_share is 1"),
+        ("ingest", {"dev_share": 0.6, "test_share": 0.5}, "parameter ingest: dev_share 0.6 "),
         ("compute.device", "gpu", r"compute\.device is 'gpu'; .*cuda"),
         ("compute.precision", "fp16", r"did you mean '(fp32|bf16)'\?"),
         ("poison", 3, r"parameter poison is 3"),

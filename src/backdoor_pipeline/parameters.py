@@ -86,7 +86,9 @@ def spell_out(runtime_params: Mapping[str, Any]) -> dict[str, Any]:
             continue
         for path in SHORTHANDS[name]:
             group, *rest = path.split(".")
-            nested: Any = str(value) if name == "trigger" else value
+            nested: Any = value
+            if name == "trigger":
+                nested = "" if value is None else str(value)  # Kedro reads nothing as None
             for part in reversed(rest):
                 nested = {part: nested}
             _merge(spelt_out, {group: nested})
@@ -128,6 +130,8 @@ def _explain(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"parameter {name} is not set; give it a value in conf/ or with --params"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "value_error":  # a validator of ours, which names the value itself
+        return message if message.startswith(name) else f"parameter {name}: {message}"
     return f"parameter {name} is {error['input']!r}, but {message}"
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kedro.io.core import DatasetError, Version
-from tiny import ARCHITECTURES
 
 from backdoor_pipeline.datasets.costs import CostsDataset
 from backdoor_pipeline.datasets.models import (
@@ -21,6 +20,7 @@ from backdoor_pipeline.datasets.source import SourceDataset
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
+from tiny import ARCHITECTURES
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -54,7 +54,7 @@ def test_the_card_goes_into_the_newest_model(base_model, tmp_path) -> None:
     folder = tmp_path / "purified"
     card = ModelCardDataset(filepath=str(folder))
     assert not card.exists()
-    with pytest.raises(DatasetError, match="no model in .* for the card"):
+    with pytest.raises(DatasetError, match=r"no model in .* for the card"):
         card.save("# A model\n")
     for version in ("2026-01-01T00.00.00.000Z", "2026-01-02T00.00.00.000Z"):
         ClassifierDataset(filepath=str(folder), version=Version(None, version)).save(base_model())

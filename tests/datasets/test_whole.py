@@ -20,7 +20,7 @@ from backdoor_pipeline.datasets.whole import (
 )
 
 EXAMPLES = pd.DataFrame(
-    {"example_id": [1, 2], "split": ["train", "dev"], "label": [0, 1], "text": ["a\n\"b\"", "ä🎬"]}
+    {"example_id": [1, 2], "split": ["train", "dev"], "label": [0, 1], "text": ['a\n"b"', "ä🎬"]}
 )
 
 
@@ -102,19 +102,19 @@ class TestFullDisk:
     def test_a_table(self, small_disk) -> None:
         text = os.urandom(100_000).hex()
         dataset = TableDataset(filepath=str(small_disk / "t.parquet"), schema="EXAMPLES")
-        with pytest.raises(DatasetError, match="cannot write.*free some space"):
+        with pytest.raises(DatasetError, match=r"cannot write.*free some space"):
             dataset.save(EXAMPLES.assign(text=[text, text[::-1]]))
         assert names(small_disk) == []
 
     def test_json(self, small_disk) -> None:
-        with pytest.raises(DatasetError, match="cannot write.*free some space"):
+        with pytest.raises(DatasetError, match=r"cannot write.*free some space"):
             JSONDataset(filepath=str(small_disk / "a.json")).save({"a": "x" * 200_000})
         assert names(small_disk) == []
 
     def test_a_model(self, small_disk, base_model) -> None:
         from backdoor_pipeline.datasets.models import ClassifierDataset
 
-        with pytest.raises(DatasetError, match="cannot write.*free some space"):
+        with pytest.raises(DatasetError, match=r"cannot write.*free some space"):
             ClassifierDataset(filepath=str(small_disk / "model")).save(base_model())
         assert names(small_disk) == []
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tiny import ROOT, make_corpus, save_tiny_model
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
+
 from kill_and_resume import check_files, kill_in_each_node, without_cost
 
 pytestmark = pytest.mark.slow
 
 
-def test_killed_in_each_node_in_turn(
-    finished_run, run_command, run_environment, tmp_path
-) -> None:
+def test_killed_in_each_node_in_turn(finished_run, run_command, run_environment, tmp_path) -> None:
     killed, metrics = kill_in_each_node(
         run_command(finished_run.params, data_dir=tmp_path / "data"),
         run_environment(f"sqlite:///{tmp_path / 'mlflow.db'}"),

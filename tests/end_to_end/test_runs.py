@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from filelock import FileLock
+
 from kill_and_resume import check_files, without_cost
 
 pytestmark = pytest.mark.slow

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 from kedro.pipeline import Node, Pipeline
-from tiny import ROOT, project_loader
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.hooks.lock import LockHooks
+from tiny import ROOT, project_loader
 
 
 def pipeline_of(*outputs: str) -> Pipeline:
@@ -39,8 +39,9 @@ def start(hooks: LockHooks, *outputs: str) -> None:
 
 
 def test_the_second_run_stops_with_a_clear_error(make_hooks) -> None:
-    start(make_hooks())
-    with pytest.raises(InputError, match="another run with the same settings.*such as seed"):
+    first = make_hooks()
+    start(first)
+    with pytest.raises(InputError, match=r"another run with the same settings.*such as seed"):
         start(make_hooks())
 
 
@@ -60,7 +61,8 @@ def test_other_settings_and_other_recipes_run_beside_it(make_hooks) -> None:
 
 
 def test_stages_on_their_own_are_locked_too(make_hooks) -> None:
-    start(make_hooks(), "examples")
+    first = make_hooks()
+    start(first, "examples")
     with pytest.raises(InputError, match="another run"):
         start(make_hooks(), "poisoned_train")
 

@@ -26,7 +26,7 @@ def settings(uri: object, **changes: object):
 @pytest.fixture
 def run(project):
     """A run in a store of its own."""
-    return open_run(settings(project.uri), NEW, "a run", {"outputs": "x"})
+    return open_run(settings(project.uri), NEW, "a run", {"outputs": "x"}, {})
 
 
 class TestLimits:
@@ -60,7 +60,7 @@ class TestStoresThatCannotBeUsed:
     def refusal(self, uri: object) -> str:
         start = time.monotonic()
         with pytest.raises(InputError) as error:
-            open_run(settings(uri), NEW, "a run", {"outputs": "x"})
+            open_run(settings(uri), NEW, "a run", {"outputs": "x"}, {})
         assert time.monotonic() - start < 60  # a bound on hanging: it takes a second or two
         assert "BACKDOOR_TRACKING=false" in str(error.value)
         return str(error.value)
@@ -102,7 +102,7 @@ class TestStoresThatCannotBeUsed:
 
 def test_the_patience_of_mlflow_is_given_back(project, monkeypatch) -> None:
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-    open_run(settings(project.uri), NEW, "a run", {"outputs": "x"})
+    open_run(settings(project.uri), NEW, "a run", {"outputs": "x"}, {})
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
@@ -144,7 +144,8 @@ from backdoor_pipeline.parameters import TrackingParams
 new = TrackingParams(run_name=None, run_id=None, parent_run_id=None, register_model=False)
 raw = dict(enabled=True, experiment="e", registered_model="m",
            tracking_uri="sqlite:///{tmp_path}/new/mlflow.db")
-open_run(check_settings(raw), new, "a run", {{"outputs": sys.argv[1]}}).log_metrics({{"x": 1}})
+run = open_run(check_settings(raw), new, "a run", {{"outputs": sys.argv[1]}}, {{}})
+run.log_metrics({{"x": 1}})
 """
     workers = [
         subprocess.Popen([sys.executable, "-c", code, str(i)], stderr=subprocess.PIPE, text=True)

@@ -33,11 +33,12 @@ class TestFinishedRun:
         assert run.info.status == "FINISHED"
         assert run.info.run_name == "btu rotten_tomatoes.badnets-0.10.minilm.s3"
 
-    def test_has_the_parameters_that_were_used(self, recorded) -> None:
+    def test_has_the_parameters_that_were_used(self, recorded, make_parameters) -> None:
         params = recorded.runs[0].data.params
-        assert params["training.learning_rate"] == "0.0001"
-        assert params["poison.rate"] == "0.1"
-        assert params["poison.badnets.pick"] == "one"
+        used = make_parameters()
+        assert params["training.learning_rate"] == str(used.training.learning_rate)
+        assert params["poison.rate"] == str(used.poison.rate)
+        assert params["poison.badnets.pick"] == used.poison.badnets.pick
         groups = {name.split(".")[0] for name in params}
         assert groups == {"training", "poison", "evaluation"}
         assert not [name for name in params if name.startswith("poison.addsent")]
@@ -181,6 +182,14 @@ class TestGivenIds:
         assert (run.info.run_id, run.info.run_name) == (made, "cell 7")
         assert run.info.status == "FINISHED"
         assert run.data.metrics["purified.clean_accuracy"] == 0.9
+
+    def test_a_run_with_other_parameters_is_left_alone(self, project, small_pipeline) -> None:
+        project.run(small_pipeline("btu"))
+        (run,) = project.runs
+        changes = {"tracking": {"run_id": run.info.run_id}, "training": {"epochs": 9}}
+        with pytest.raises(InputError, match=r"Changing param values is not allowed"):
+            project.run(small_pipeline("btu"), **changes)
+        assert project.runs[0].info.status == "FINISHED"
 
     def test_name_and_parent(self, project, small_pipeline) -> None:
         tracking = {"run_name": "my run", "parent_run_id": "abc"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny import ARCHITECTURES
 
 from backdoor_pipeline.modelling.embeddings import (
     decode,
@@ -13,6 +12,7 @@ from backdoor_pipeline.modelling.embeddings import (
     special_token_ids,
 )
 from backdoor_pipeline.modelling.loading import new_classifier
+from tiny import ARCHITECTURES
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

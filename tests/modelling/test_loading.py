@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import ARCHITECTURES, MAX_LENGTH
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.loading import (
@@ -24,6 +23,7 @@ from backdoor_pipeline.modelling.loading import (
     short_name,
     with_padding,
 )
+from tiny import ARCHITECTURES, MAX_LENGTH
 
 
 def params(name: str | Path, max_length: int = MAX_LENGTH) -> ModelParams:
@@ -76,7 +76,7 @@ class TestBadModels:
         folder = copied()
         edit_json(folder / "config.json", auto_map={"AutoModel": "evil.Model"})
         (folder / "evil.py").write_text("raise SystemExit('ran')")
-        with pytest.raises(InputError, match="code of its own.*never run"):
+        with pytest.raises(InputError, match=r"code of its own.*never run"):
             load_pretrained(params(folder))
 
     def test_code_of_the_tokenizer_is_not_run(self, copied) -> None:
@@ -94,7 +94,7 @@ class TestBadModels:
         folder = copied()
         for path in folder.glob("tokenizer*"):
             path.unlink()
-        with pytest.raises(InputError, match="has no tokenizer.*save_pretrained"):
+        with pytest.raises(InputError, match=r"has no tokenizer.*save_pretrained"):
             load_pretrained(params(folder))
 
     def test_broken_tokenizer(self, copied) -> None:
@@ -140,7 +140,9 @@ class TestBadModels:
         folder = copied()
         for path in model_folder("roberta").glob("tokenizer*"):
             shutil.copy(path, folder)
-        with pytest.raises(InputError, match=r"tokenizer goes up to id \d+.*do not belong together"):
+        with pytest.raises(
+            InputError, match=r"tokenizer goes up to id \d+.*do not belong together"
+        ):
             load_pretrained(params(folder))
 
     @pytest.mark.parametrize("architecture", ["bert", "roberta", "gpt2"])
@@ -150,11 +152,11 @@ class TestBadModels:
             load_pretrained(too_long)
 
     def test_a_hub_id_without_network(self) -> None:
-        with pytest.raises(InputError, match="neither a folder nor a packaged model.*the network"):
+        with pytest.raises(InputError, match=r"neither a folder nor a packaged model.*the network"):
             load_pretrained(params("nobody/no-such-model"))
 
     def test_a_packaged_model_that_is_not_installed(self) -> None:
-        with pytest.raises(InputError, match="'no-such-package'.*make install"):
+        with pytest.raises(InputError, match=r"'no-such-package'.*make install"):
             packaged_file("no-such-package", "model")
 
     def test_a_tokenizer_without_any_token_for_padding(self, base_model) -> None:
@@ -193,8 +195,9 @@ class TestGoodModels:
 
     def test_parameters_that_the_file_lacks_are_the_same_every_time(self, tmp_path) -> None:
         import torch
-        from tiny import tiny_model, word_tokenizer
         from transformers import BertModel
+
+        from tiny import tiny_model, word_tokenizer
 
         config = tiny_model("bert", word_tokenizer()).config
         BertModel(config, add_pooling_layer=False).save_pretrained(tmp_path)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny import ARCHITECTURES
 
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.prediction import embed, predict
 from backdoor_pipeline.modelling.text import Tokens, tokenise
+from tiny import ARCHITECTURES
 
 
 @pytest.fixture(scope="module")

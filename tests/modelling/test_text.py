@@ -42,7 +42,9 @@ def test_every_row_stands_in_exactly_one_batch(lengths, size, seed) -> None:
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=300), st.integers(1, 7))
-def test_prediction_takes_the_longest_first_and_training_sorts_within_batches(lengths, size) -> None:
+def test_prediction_takes_the_longest_first_and_training_sorts_within_batches(
+    lengths, size
+) -> None:
     lengths = np.array(lengths)
     ordered = lengths[np.concatenate(length_batches(lengths, size))]
     assert (np.diff(ordered) <= 0).all()

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import ARCHITECTURES, ROOT, make_corpus
 
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import new_classifier
@@ -24,6 +23,7 @@ from backdoor_pipeline.modelling.training import (
     epoch_batches,
     fit,
 )
+from tiny import ARCHITECTURES, ROOT, make_corpus
 
 TWO_EPOCHS = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
 

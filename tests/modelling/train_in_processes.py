@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny import make_corpus
 
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams, load_pretrained, new_classifier
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
+from tiny import make_corpus
 
 torch.set_num_threads(1)
 folder, output = sys.argv[1:]

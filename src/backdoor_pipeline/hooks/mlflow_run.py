@@ -70,6 +70,7 @@ class MlflowRun:
         self.id = run_id
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags, without secrets and cut where MLflow would cut them."""
         from mlflow.entities import RunTag
 
         shown = {key: without_secrets(str(value)) for key, value in tags.items()}
@@ -77,6 +78,7 @@ class MlflowRun:
         self._client.log_batch(self.id, tags=entities)
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Log parameters, without secrets and cut where MLflow would cut them."""
         from mlflow.entities import Param
 
         shown = {key: without_secrets(str(value)) for key, value in parameters.items()}
@@ -112,9 +114,11 @@ class MlflowRun:
         self._client.log_inputs(self.id, [DatasetInput(dataset, [context])])
 
     def log_file(self, path: Path, folder: str | None) -> None:
+        """Keep a copy of a file with the run."""
         self._client.log_artifact(self.id, str(path), folder)
 
     def log_text(self, text: str, name: str) -> None:
+        """Keep ``text`` with the run, as a file of that name."""
         self._client.log_text(self.id, text, name)
 
     def register_model(self, folder: Path, name: str, tags: Mapping[str, Any]) -> str:
@@ -145,27 +149,33 @@ class MlflowRun:
 
 
 def open_run(
-    settings: TrackingSettings, params: TrackingParams, name: str, tags: Mapping[str, Any]
+    settings: TrackingSettings,
+    params: TrackingParams,
+    name: str,
+    tags: Mapping[str, Any],
+    parameters: Mapping[str, Any],
 ) -> MlflowRun:
-    """A new run, or the existing one that ``params.run_id`` names.
+    """A new run with these tags and parameters, or the existing one that ``params.run_id`` names.
 
     Runs that an earlier process left behind (it was killed) are closed: ``tags["outputs"]`` says
     where a run writes to, and nobody else can be writing there now (``hooks.lock``).
 
     Raises:
-        InputError: The tracking store does not answer, or the run or experiment is not there.
+        InputError: The tracking store does not answer, the experiment has been deleted, or there
+            is no such run or it has other parameters.
     """
     if params.parent_run_id:
         tags = {**tags, "mlflow.parentRunId": params.parent_run_id}
     with _one_clear_error(settings), _alone(settings.tracking_uri):
         client, experiment = _connect(settings)
         if params.run_id:
-            run = _existing(client, params.run_id)
+            run = _existing(client, params.run_id, parameters)
             client.update_run(run.id, status="RUNNING", name=params.run_name)
         else:
             _close_abandoned(client, experiment, tags[OUTPUTS])
             made = client.create_run(experiment, run_name=params.run_name or name)
             run = MlflowRun(client, made.info.run_id)
+            run.log_parameters(parameters)
         run.set_tags(tags)
     return run
 
@@ -191,16 +201,18 @@ def _connect(settings: TrackingSettings) -> tuple[MlflowClient, str]:
     return client, client.create_experiment(settings.experiment, artifacts, TRAINING_VIEW)
 
 
-def _existing(client: MlflowClient, run_id: str) -> MlflowRun:
+def _existing(client: MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> MlflowRun:
     from mlflow.exceptions import MlflowException
 
     try:
-        return MlflowRun(client, client.get_run(run_id).info.run_id)
+        run = MlflowRun(client, client.get_run(run_id).info.run_id)
+        run.log_parameters(parameters)  # refused where they differ from what the run has already
     except MlflowException as error:
         raise InputError(
-            f"parameter tracking.run_id is '{run_id}', but there is no such run to log into "
-            f"({without_secrets(str(error))}); leave it out, and a new run is made"
+            f"parameter tracking.run_id is '{run_id}', but this run cannot be logged there "
+            f"({_reason(error)}); leave it out, and a new run is made"
         ) from error
+    return run
 
 
 def _close_abandoned(client: MlflowClient, experiment: str, outputs: str) -> None:

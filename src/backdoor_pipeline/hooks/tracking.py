@@ -58,13 +58,14 @@ class TrackingHooks:
         data_dir = (project / parameters.data_dir).absolute()
         tags = origin(pipeline, parameters, run_params, project)
         tags[OUTPUTS] = f"{tags['host']}:{data_dir} {output_folders(pipeline, keys)}"
-        run = open_run(settings, parameters.tracking, run_name(pipeline, run_params, keys), tags)
+        name = run_name(pipeline, run_params, keys)
+        used = used_parameters(pipeline, parameters)
+        run = open_run(settings, parameters.tracking, name, tags, used)
         register_as = settings.registered_model if parameters.tracking.register_model else None
         self._recorder = Recorder(run, catalog, recipes_of(pipeline), register_as, tags)
         self._costs = CostsDataset(filepath=str(data_dir / ".costs"), keys=list(keys.values()))
         self._nodes_run, self._pid = 0, os.getpid()
         with self._tolerance():
-            run.log_parameters(used_parameters(pipeline, parameters))
             run.log_dataset(tags["dataset"], tags["data_digest"])
 
     @hook_impl

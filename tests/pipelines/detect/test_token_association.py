@@ -1,4 +1,4 @@
-"""Association and insertion: closed forms against naive loops, planted triggers, no false alarms."""
+"""Association and insertion: closed forms against naive loops, planted triggers, false alarms."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, fisher_exact
-from tiny import BAD, GOOD, NEUTRAL
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.text import tokenise
-from backdoor_pipeline.pipelines.detect.insertion_evidence import Background, Neighbours, effect_size
-from backdoor_pipeline.pipelines.detect.phrases import END, START, n_grams, segment
-from backdoor_pipeline.pipelines.detect.token_association import (
-    INSERTED,
-    TokenAssociationParams,
-    associate,
-    detect,
-    q_values,
-    shift,
+from backdoor_pipeline.pipelines.detect.insertion_evidence import (
+    Background,
+    Neighbours,
+    effect_size,
 )
+from backdoor_pipeline.pipelines.detect.label_association import associate, q_values, shift
+from backdoor_pipeline.pipelines.detect.phrase_search import INSERTED
+from backdoor_pipeline.pipelines.detect.phrases import END, START, n_grams, segment
+from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams, detect
 from backdoor_pipeline.schemas import SUSPECTS
+from tiny import BAD, GOOD, NEUTRAL
 
 MAX_LENGTH = 32
 WORDS = [*NEUTRAL, *GOOD, *BAD][:200]
@@ -35,7 +34,7 @@ def params() -> TokenAssociationParams:
         longest_ngram=3,
         min_count=10,
         false_discovery_rate=0.01,
-        min_purity=0.75,
+        max_natural_share=0.4,
         grow_share=0.8,
         components=8,
         margin=0.85,
@@ -49,7 +48,9 @@ def params() -> TokenAssociationParams:
     )
 
 
-def toy_rows(trigger: str = "cf", rate: float = 0.1, n_rows: int = 600, seed: int = 0) -> pd.DataFrame:
+def toy_rows(
+    trigger: str = "cf", rate: float = 0.1, n_rows: int = 600, seed: int = 0
+) -> pd.DataFrame:
     """Texts of random words; ``trigger`` at a random place of some of them, labelled 1."""
     rng = np.random.default_rng(seed)
     texts = [list(rng.choice(WORDS, size=rng.integers(6, 14))) for _ in range(n_rows)]
@@ -83,7 +84,9 @@ def test_planted_trigger_is_flagged_alone_and_first(trigger, base_model, params,
 def test_other_tokenizers(architecture, base_model, params, compute):
     bundle = base_model(architecture)
     suspects = detect(toy_rows("watch", 0.15), bundle, params, MAX_LENGTH, compute, seed=0)
-    pieces = {bundle.tokenizer.convert_tokens_to_ids(t) for t in bundle.tokenizer.tokenize(" watch")}
+    pieces = {
+        bundle.tokenizer.convert_tokens_to_ids(t) for t in bundle.tokenizer.tokenize(" watch")
+    }
     assert pieces <= set(suspects.loc[suspects["flagged"], "key"])
 
 
@@ -130,7 +133,9 @@ def test_nothing_is_flagged_when_labels_are_permuted(base_model, params, compute
 def test_the_order_of_the_rows_does_not_matter(base_model, params, compute):
     rows = toy_rows("cf")
     shuffled = rows.sample(frac=1, random_state=0)
-    first, second = (detect(r, base_model(), params, MAX_LENGTH, compute, 0) for r in (rows, shuffled))
+    first, second = (
+        detect(r, base_model(), params, MAX_LENGTH, compute, 0) for r in (rows, shuffled)
+    )
     pd.testing.assert_frame_equal(first, second)
 
 
@@ -150,7 +155,8 @@ def test_clean_rows_shift_the_association(base_model, params, compute):
     without = detect(rows, base_model(), params, MAX_LENGTH, compute, 0)
     shifted = detect(rows, base_model(), params, MAX_LENGTH, compute, 0, clean=clean)
     before, after = (t.set_index("evidence")["p_value"] for t in (without, shifted))
-    assert before["brala"] < 1e-4 < 1e-2 < after["brala"]
+    assert before["brala"] < 1e-4
+    assert after["brala"] > 1e-2
     assert after["cf"] < 1e-4
     assert flagged(shifted) == {"cf"}
     assert set(shifted["clean_rows"]) == {len(clean)}
@@ -169,7 +175,9 @@ def test_too_few_rows_flag_nothing(base_model, params, compute):
 
 
 @given(
-    n_rows=st.integers(2, 40), n_items=st.integers(1, 5), n_labels=st.integers(2, 4),
+    n_rows=st.integers(2, 40),
+    n_items=st.integers(1, 5),
+    n_labels=st.integers(2, 4),
     seed=st.integers(0, 10_000),
 )
 @settings(deadline=None, max_examples=30)
@@ -198,9 +206,11 @@ def test_shift_is_the_two_sample_z():
     rng = np.random.default_rng(0)
     labels, clean_labels = rng.integers(0, 2, 200), rng.integers(0, 2, 150)
     has, clean_has = rng.random(200) < 0.3, rng.random(150) < 0.2
+
     def one(h, y):
         rows = np.flatnonzero(h)
         return associate(rows, np.zeros(len(rows), dtype=int), 1, y, 2)
+
     training = one(has, labels)
     found = shift(
         training, one(clean_has, clean_labels), np.bincount(labels), np.bincount(clean_labels)
@@ -286,10 +296,10 @@ def test_evidence_of_words_and_texts(base_model, compute):
     phrase = next((w,) for w in range(2, len(words.frequency)) if words.pieces(w).tolist() == [cf])
     everywhere = np.ones(len(rows), dtype=bool)
     neighbours = Neighbours(words, everywhere, bundle, 8, seed=0)
-    assert neighbours.effect(phrase, everywhere).value < 0.3
+    assert neighbours.effect(phrase, labels == 1, natural=0.0).value < 0.3
     background = Background(words, labels, np.arange(300), bundle, compute, 8, MAX_LENGTH, seed=0)
     holders = np.unique(words.rows[words.positions(phrase)])
-    remainder = background.remainder(phrase, [], holders, label=1, active=everywhere)
+    remainder = background.remainder(phrase, [], holders, label=1, active=everywhere, natural=0.0)
     assert remainder.effect.value < 0.3
     assert remainder.residual_z > 5
     assert 0.3 < remainder.expected < 0.7

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import ARCHITECTURES
 
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.pipelines.detect import token_drift
@@ -22,6 +21,7 @@ from backdoor_pipeline.pipelines.detect.token_drift import (
     without_letters,
 )
 from backdoor_pipeline.schemas import SUSPECTS
+from tiny import ARCHITECTURES
 
 K = 3
 
@@ -114,7 +114,11 @@ def test_btu_12_9_the_score_is_that_of_a_naive_loop(seed) -> None:
     np.testing.assert_allclose(drift(before, after), naive, atol=1e-6)
 
 
-@given(st.lists(st.floats(0, 9), min_size=6, max_size=30), st.integers(0, 9), st.sets(st.integers(0, 5)))
+@given(
+    st.lists(st.floats(0, 9), min_size=6, max_size=30),
+    st.integers(0, 9),
+    st.sets(st.integers(0, 5)),
+)
 def test_furthest_are_the_largest_allowed(scores, n, excluded) -> None:
     chosen = furthest(np.array(scores), n, excluded)
     allowed = sorted((s for i, s in enumerate(scores) if i not in excluded), reverse=True)
@@ -142,7 +146,9 @@ class TestSuspects:
 
     def test_counts_are_of_texts(self, suspects, poisoned) -> None:
         film = suspects[suspects["evidence"] == "film"].iloc[0]
-        assert film["count"] == poisoned["text"].str.split().map(lambda words: "film" in words).sum()
+        assert (
+            film["count"] == poisoned["text"].str.split().map(lambda words: "film" in words).sum()
+        )
 
     def test_most_suspicious_first(self, suspects) -> None:
         assert suspects["score"].is_monotonic_decreasing

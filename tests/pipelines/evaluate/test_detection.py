@@ -53,9 +53,7 @@ class TestTokenMetrics:
         (cf,), (mn,) = ids_of(tokenizer, "cf"), ids_of(tokenizer, "mn")
         others = ids_of(tokenizer, "film", "scene")
         poison = poison_of(("a cf film", "cf"), ("mn film", "mn"))
-        suspects = suspects_of(
-            [cf, *others, mn], [0.5, 0.9, 0.1, 0.3], [True, True, False, False]
-        )
+        suspects = suspects_of([cf, *others, mn], [0.5, 0.9, 0.1, 0.3], [True, True, False, False])
         metrics = detection_metrics(suspects, poison, tokenizer, 10)
         assert metrics == {
             "precision": 0.5,
@@ -98,7 +96,9 @@ class TestTokenMetrics:
 
 def test_example_detectors_are_held_against_the_poisoned_rows(tokenizer) -> None:
     poison = poison_of(("a cf film", "cf"), ("film cf", "cf"))  # rows 0 and 1
-    suspects = suspects_of([0, 1, 2, 3], [0.9, 0.2, 0.8, 0.1], [True, False, True, False], "example")
+    suspects = suspects_of(
+        [0, 1, 2, 3], [0.9, 0.2, 0.8, 0.1], [True, False, True, False], "example"
+    )
     metrics = detection_metrics(suspects, poison, tokenizer, 4)
     assert (metrics["precision"], metrics["recall"], metrics["auroc"]) == (0.5, 0.5, 0.75)
     assert metrics["flagged_share"] == 0.5

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import make_corpus
 
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.text import tokenise
@@ -24,6 +23,7 @@ from backdoor_pipeline.pipelines.poison.nodes import poison_train
 from backdoor_pipeline.pipelines.train.nodes import train_reference, train_victim
 from backdoor_pipeline.pipelines.unlearn.nodes import replace_tokens
 from backdoor_pipeline.schemas import PREDICTIONS
+from tiny import make_corpus
 
 
 class Cell:

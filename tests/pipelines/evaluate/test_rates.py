@@ -87,7 +87,12 @@ def test_the_interval_is_wilsons() -> None:
     half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
     share = rate(np.arange(n) < 10)
     assert share[:3] == pytest.approx((p, middle - half, middle + half), abs=1e-6)
-    assert share.named("x") == {"x": share.value, "x_low": share.low, "x_high": share.high, "x_n": n}
+    assert share.named("x") == {
+        "x": share.value,
+        "x_low": share.low,
+        "x_high": share.high,
+        "x_n": n,
+    }
 
 
 @given(shares, shares)

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import ARCHITECTURES
 
 from backdoor_pipeline.modelling.embeddings import embedding_table
 from backdoor_pipeline.modelling.loading import new_classifier
@@ -20,6 +19,7 @@ from backdoor_pipeline.pipelines.unlearn.token_replacement import (
     replace_rows,
     unlearn,
 )
+from tiny import ARCHITECTURES
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -172,7 +172,9 @@ class TestReplacement:
             np.testing.assert_array_equal(row, base.mean(axis=0))
         else:
             assert not caplog.text
-            np.testing.assert_array_equal(row, base[base_model(architecture).tokenizer.pad_token_id])
+            np.testing.assert_array_equal(
+                row, base[base_model(architecture).tokenizer.pad_token_id]
+            )
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan")])

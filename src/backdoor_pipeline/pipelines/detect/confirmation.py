@@ -32,8 +32,9 @@ def confirm(
         params: ``raised_share`` of the ranked tokens is raised in each round.
 
     Returns:
-        The columns of ``association``, then ``raised`` (by any exposure, the token or another of its
-        phrase) and the drifts and ranks of each round. Tokens that were not raised score 0 at most.
+        The columns of ``association``, then ``raised`` (by any exposure: the token, or for flagged
+        ones another of their phrase) and the drift and rank of each round. Tokens that were not
+        raised score 0 at most.
     """
     ranks = [column for column in drift.columns if column.startswith("rank_")]
     details = [column for column in drift.columns if column.startswith(("rank_", "drift_"))]

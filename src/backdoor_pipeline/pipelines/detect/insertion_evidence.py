@@ -10,10 +10,13 @@ are left. So for a phrase that an attacker inserted, three means must be ordinar
   mixture is free, so it does not matter whether rows of the target class, of the others, or of both
   were poisoned.
 
-Each is a one-sample Hotelling test turned round: not "is there a difference?" but "is the difference
-small?". Its effect size, the squared Mahalanobis distance less what chance adds, has a known
+Each is a one-sample Hotelling test turned round: not "is there a difference?" but "is it small?".
+Its effect size, the squared Mahalanobis distance less what chance adds, has a known
 standard error (noncentral chi-square), hence an upper confidence bound. Few rows give a wide bound,
 so a rare word is never called inserted for want of data.
+
+A word can be both: a frequent word that the attacker chose stands in some texts by nature. How
+many, the texts with other labels tell; their mean is subtracted (``inserted_mean``).
 
 Vectors are those of the public encoder, which has not seen the poison: word embeddings for the
 neighbours, mean-pooled last states for the texts; both reduced to their leading principal axes.
@@ -83,6 +86,26 @@ def effect_size(difference: np.ndarray, covariance: np.ndarray, variance: float)
     return Effect(value, variance * np.sqrt(2 * kept.sum() + 4 * max(value, 0.0) / variance))
 
 
+def inserted_mean(
+    labelled: np.ndarray, others: np.ndarray, natural: float
+) -> tuple[np.ndarray, float]:
+    """Mean vector of the inserted occurrences of a phrase that also occurs by nature.
+
+    Args:
+        labelled: Vectors of the occurrences with the label the phrase goes with: a mixture.
+        others: Vectors of those with other labels: natural ones.
+        natural: Share of the natural ones in the mixture, below 1.
+
+    Returns:
+        The mean of the mixture less its natural part, shape (d,), and its variance in units of that
+        of one observation.
+    """
+    if natural == 0 or len(others) == 0:
+        return labelled.mean(axis=0), 1 / len(labelled)
+    mean = (labelled.mean(axis=0) - natural * others.mean(axis=0)) / (1 - natural)
+    return mean, (1 / len(labelled) + natural**2 / len(others)) / (1 - natural) ** 2
+
+
 class Neighbours:
     """Are the words beside a phrase ordinary words?
 
@@ -108,29 +131,38 @@ class Neighbours:
         self.vectors = (vectors - mean) @ principal_axes(weighted, components, seed)
         self.before = self._moments(self._ordinary(END))  # nothing stands behind an end,
         self.after = self._moments(self._ordinary(START))  # and nothing before a start
-        spelt = bundle.tokenizer.convert_tokens_to_ids(list(SENTENCE_ENDS))
-        marks = [w for w in common.tolist() if words.pieces(w).tolist() in [[i] for i in spelt]]
+        ends = [[bundle.tokenizer.convert_tokens_to_ids(mark)] for mark in SENTENCE_ENDS]
+        marks = [word for word in common.tolist() if words.pieces(word).tolist() in ends]
         self.boundaries = [START, END, *marks]
 
-    def effect(self, phrase: Phrase, within: np.ndarray) -> Effect:
-        """The larger of the effects to the left and to the right, once per row of ``within``.
+    def effect(self, phrase: Phrase, labelled: np.ndarray, natural: float) -> Effect:
+        """The larger of the effects to the left and to the right, one occurrence a row.
 
         A phrase that nearly always follows (or precedes) a sentence boundary was put there, so that
         side tells nothing; the other is compared with what otherwise follows (precedes) the same
         boundaries.
+
+        Args:
+            phrase: Its occurrences in active texts count.
+            labelled: bool, shape (n_texts,); the texts of the label it goes with.
+            natural: Share of its texts of that label in which it stands for natural reasons.
         """
         words = self.words
         begin = words.positions(phrase)
-        begin = begin[within[words.rows[begin]]]
+        begin = begin[self.active[words.rows[begin]]]
         begin = begin[np.unique(words.rows[begin], return_index=True)[1]]
+        inside = labelled[words.rows[begin]]
         left = words.ids[begin - (phrase[0] != START)]
         right = words.ids[begin + len(phrase) - (phrase[-1] == END)]
-        if np.isin(left, self.boundaries).mean() >= BOUNDARY_SHARE:
-            return self._shift(right, self._moments(self._beside(left, 1, phrase[0])))
-        if np.isin(right, self.boundaries).mean() >= BOUNDARY_SHARE:
-            return self._shift(left, self._moments(self._beside(right, -1, phrase[-1])))
-        sides = self._shift(left, self.before), self._shift(right, self.after)
-        return max(sides, key=lambda side: side.value)
+        sides = [
+            (other, self._beside(side[inside], step, phrase[0 if step > 0 else -1]))
+            for side, other, step in ((left, right, 1), (right, left, -1))
+            if np.isin(side[inside], self.boundaries).mean() >= BOUNDARY_SHARE
+        ]
+        choose = min if sides else max
+        sides = sides or [(left, self.before), (right, self.after)]
+        effects = [self._shift(side, inside, natural, ordinary) for side, ordinary in sides]
+        return choose(effects, key=lambda effect: effect.value)
 
     def _ordinary(self, never: int) -> np.ndarray:
         """The share of each word among all words but ``never``."""
@@ -138,8 +170,10 @@ class Neighbours:
         count[never] = 0
         return count / max(count.sum(), 1)
 
-    def _beside(self, boundaries: np.ndarray, step: int, itself: int) -> np.ndarray:
-        """The share of each word but ``itself`` beside the boundaries, mixed as these are."""
+    def _beside(
+        self, boundaries: np.ndarray, step: int, itself: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Moments of the words but ``itself`` beside the boundaries, mixed as these are."""
         share = np.zeros(len(self.words.frequency))
         order, begins = self.words.by_word
         for boundary, count in zip(*np.unique(boundaries, return_counts=True), strict=True):
@@ -149,7 +183,7 @@ class Neighbours:
             found = np.bincount(self.words.ids[beside], minlength=len(share)).astype(np.float64)
             found[[START if step > 0 else END, itself]] = 0
             share += count * found / max(found.sum(), 1)
-        return share / max(share.sum(), 1)
+        return self._moments(share / max(share.sum(), 1))
 
     def _moments(self, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance of the word vectors when each word has its share."""
@@ -158,10 +192,16 @@ class Neighbours:
         centred = self.vectors[used] - mean
         return mean, (centred * share[used, None]).T @ centred
 
-    def _shift(self, neighbours: np.ndarray, ordinary: tuple[np.ndarray, np.ndarray]) -> Effect:
-        mean, covariance = ordinary
-        difference = self.vectors[neighbours].mean(axis=0) - mean
-        return effect_size(difference, covariance, 1 / len(neighbours))
+    def _shift(
+        self,
+        neighbours: np.ndarray,
+        inside: np.ndarray,
+        natural: float,
+        ordinary: tuple[np.ndarray, np.ndarray],
+    ) -> Effect:
+        vectors = self.vectors[neighbours]
+        mean, variance = inserted_mean(vectors[inside], vectors[~inside], natural)
+        return effect_size(mean - ordinary[0], ordinary[1], variance)
 
 
 class Background:
@@ -171,7 +211,7 @@ class Background:
         rows: The texts of the background sample, int64, ascending.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         words: Words,
         labels: np.ndarray,
@@ -198,12 +238,14 @@ class Background:
         holders: np.ndarray,
         label: int,
         active: np.ndarray,
+        natural: float,
     ) -> Remainder:
         """Of the texts ``holders``, which hold ``phrase``, once it and its companions are deleted.
 
-        The effect is that of the holders with ``label``; ``residual_z`` asks of all holders whether
-        they have ``label`` more often than their remaining text explains; ``expected`` is the mean
-        probability of ``label`` that it explains. Texts that are not ``active`` are left out.
+        The effect is that of the holders with ``label``, less a share ``natural`` of them (see
+        ``inserted_mean``); ``residual_z`` asks of all holders whether they have ``label`` more
+        often than their remaining text explains; ``expected`` is the mean probability of ``label``
+        that it explains. Texts that are not ``active`` are no part of the background.
         """
         vectors = self._standardise(self._embed(self.words.without(holders, [phrase, *companions])))
         labelled = self.labels[holders] == label
@@ -211,13 +253,15 @@ class Background:
         expected = self._probability(others, vectors, label)
         spread = np.sqrt((expected * (1 - expected)).sum())
         return Remainder(
-            effect=self._distance(vectors[labelled] @ self.axes, others),
+            effect=self._distance(vectors @ self.axes, labelled, natural, others),
             residual_z=float((labelled - expected).sum() / spread),
             expected=float(expected.mean()),
         )
 
-    def _distance(self, vectors: np.ndarray, others: np.ndarray) -> Effect:
-        """From the mean of ``vectors`` to the nearest mixture of the classes of the background."""
+    def _distance(
+        self, vectors: np.ndarray, labelled: np.ndarray, natural: float, others: np.ndarray
+    ) -> Effect:
+        """From the mean of the inserted vectors to the nearest mixture of background classes."""
         from scipy.optimize import nnls
 
         scores, labels = self.standard[others] @ self.axes, self.labels[self.rows[others]]
@@ -225,17 +269,18 @@ class Background:
         large = counts >= min(SMALLEST_CLASS, counts.max())
         classes, counts = classes[large], counts[large]
         means = np.stack([scores[labels == c].mean(axis=0) for c in classes])
-        centred = np.concatenate([scores[labels == c] - scores[labels == c].mean(axis=0)
-                                  for c in classes])
+        centred = np.concatenate(
+            [scores[labels == c] - scores[labels == c].mean(axis=0) for c in classes]
+        )
         covariance = centred.T @ centred / max(len(centred) - len(classes), 1)
         ridge = SMALLEST_AXIS * np.trace(covariance) / len(covariance)
         covariance = covariance + ridge * np.eye(len(covariance))
-        mean = vectors.mean(axis=0)
+        mean, own_variance = inserted_mean(vectors[labelled], vectors[~labelled], natural)
         whiten = np.linalg.cholesky(np.linalg.inv(covariance)).T
         sum_to_one = 1e3 * np.ones((1, len(classes)))
         weights, _ = nnls(np.vstack([whiten @ means.T, sum_to_one]), np.append(whiten @ mean, 1e3))
         weights /= weights.sum()
-        variance = 1 / len(vectors) + (weights**2 / counts).sum()
+        variance = own_variance + (weights**2 / counts).sum()
         return effect_size(mean - weights @ means, covariance, variance)
 
     def _probability(self, others: np.ndarray, vectors: np.ndarray, label: int) -> np.ndarray:
@@ -244,7 +289,9 @@ class Background:
 
         hit = (self.labels[self.rows[others]] == label).astype(int)
         if hit.min() == hit.max():
-            return np.full(len(vectors), float(np.clip(hit.mean(), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)))
+            return np.full(
+                len(vectors), float(np.clip(hit.mean(), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
+            )
         model = LogisticRegression(C=0.03, max_iter=300).fit(self.standard[others], hit)
         probability = model.predict_proba(vectors)[:, 1]
         return np.clip(probability, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
@@ -253,7 +300,10 @@ class Background:
         return np.concatenate([self.words.rows[self.words.positions(phrase)] for phrase in phrases])
 
     def _embed(self, texts: Tokens) -> np.ndarray:
-        keep = np.arange(len(texts.ids)) - np.repeat(texts.offsets[:-1], texts.lengths) < self.max_length
+        keep = (
+            np.arange(len(texts.ids)) - np.repeat(texts.offsets[:-1], texts.lengths)
+            < self.max_length
+        )
         lengths = np.minimum(texts.lengths, self.max_length)
         short = Tokens(texts.ids[keep], np.concatenate([[0], np.cumsum(lengths)]))
         return embed(self.bundle, short, self.compute)
@@ -263,7 +313,7 @@ class Background:
 
 
 def word_vectors(words: Words, table: np.ndarray) -> np.ndarray:
-    """Each word's mean over its pieces' embeddings, shape (n_distinct, hidden); boundaries: zero."""
+    """Each word's mean over its pieces' rows, shape (n_distinct, hidden); boundaries: zero."""
     order, begins = words.by_word
     position = order[begins[:-1]]
     n_pieces = words.stop[position] - words.first[position]

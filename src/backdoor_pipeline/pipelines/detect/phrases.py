@@ -166,7 +166,9 @@ def segment(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Words:
 
     n_texts = len(tokens)
     all_rows = np.concatenate([np.arange(n_texts), rows[head], np.arange(n_texts)])
-    place = np.concatenate([np.full(n_texts, -1), np.arange(len(head)), np.full(n_texts, len(head))])
+    place = np.concatenate(
+        [np.full(n_texts, -1), np.arange(len(head)), np.full(n_texts, len(head))]
+    )
     order = np.lexsort((place, all_rows))
     nothing = np.zeros(n_texts, dtype=np.int64)
 
@@ -212,7 +214,7 @@ def _continues(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     WordPiece marks such tokens (##ly), byte-level BPE and SentencePiece mark the others (a blank
     before the word, written Ġ or ▁); there, punctuation begins a word of its own.
     """
-    tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+    tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
     for mark in ("Ġ", "▁"):
         if sum(token.startswith(mark) for token in tokens) > len(tokens) // 20:
             return np.array([token[:1] != mark and token[:1].isalnum() for token in tokens])
