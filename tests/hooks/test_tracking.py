@@ -174,7 +174,8 @@ class TestOtherRuns:
 
 class TestGivenIds:
     def test_a_run_made_by_a_driver_is_used(self, project, small_pipeline) -> None:
-        experiment = project.client.create_experiment("backdoor_pipeline")
+        place = str(project.folder / "mlruns")
+        experiment = project.client.create_experiment("backdoor_pipeline", place)
         made = project.client.create_run(experiment, run_name="cell 7").info.run_id
         project.client.set_terminated(made, "FAILED")  # of an earlier attempt
         project.run(small_pipeline("btu"), tracking={"run_id": made})

@@ -35,8 +35,6 @@ PARAMETER_LENGTH, TAG_LENGTH, DIGEST_LENGTH = 6000, 8000, 36  # and for one valu
 CURVE_POINTS = 1000
 OUTPUTS = "outputs"
 SQLITE = "sqlite:///"
-TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes the UI show an experiment's training runs, not its pages for language model agents."""
 
 
 class TrackingSettings(ParameterGroup):
@@ -198,7 +196,7 @@ def _connect(settings: TrackingSettings) -> tuple[MlflowClient, str]:
         return client, experiment.experiment_id
     file = _sqlite_file(settings.tracking_uri)
     artifacts = (file.parent / "mlruns").as_uri() if file else None  # not in the current directory
-    return client, client.create_experiment(settings.experiment, artifacts, TRAINING_VIEW)
+    return client, client.create_experiment(settings.experiment, artifacts)
 
 
 def _existing(client: MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> MlflowRun:

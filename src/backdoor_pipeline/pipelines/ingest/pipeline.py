@@ -16,6 +16,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 ["raw_source", "params:ingest", "params:seed"],
                 {"examples": "examples", "integrity": "integrity"},
                 name="ingest_examples",
+                tags="ingest",
             )
         ]
     )

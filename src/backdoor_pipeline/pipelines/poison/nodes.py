@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,10 @@ from backdoor_pipeline.pipelines.poison.selection import check_rate, draw_poison
 from backdoor_pipeline.pipelines.poison.summary import count_rows, count_tokens, log_summary
 from backdoor_pipeline.pipelines.poison.triggering import Triggered, trigger_room, trigger_rows
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 def poison_train(
     examples: pd.DataFrame,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Any,
     params: PoisonParams,
     max_length: int,
     seed: int,

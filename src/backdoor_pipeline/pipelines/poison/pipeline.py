@@ -30,6 +30,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     )
                 },
                 name="poison_train",
+                tags="poison",
             )
         ]
     )
