@@ -24,6 +24,7 @@ class LockHooks:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
+        self._release()  # of a run that another hook stopped before it began
         loader = self._context.config_loader
         data_dir = Path(self._context.project_path) / loader.typed_parameters.data_dir
         stages = {name.partition(".")[0] for name in pipeline.outputs()}

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from backdoor_pipeline import schemas
 from backdoor_pipeline.datasets.sources import Finding, Source, SourceParams, read
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.pipelines.ingest.pipeline import create_pipeline
 from backdoor_pipeline.pipelines.ingest.nodes import IngestParams, ingest
+from backdoor_pipeline.pipelines.ingest.pipeline import create_pipeline
 
 
 def params(**changes: object) -> IngestParams:

@@ -59,4 +59,4 @@ def _canonical(label: object) -> str:
 
 def _ordered(names: set[str]) -> list[str]:
     are_numbers = all(_NUMBER.fullmatch(name) for name in names)
-    return sorted(names, key=float if are_numbers else None)
+    return sorted(names, key=lambda name: (float(name) if are_numbers else 0.0, name))
