@@ -198,4 +198,8 @@ class TestMlflow:
         first, *_, last = runs()[1]
         assert last.info.status == "FINISHED"
         assert last.data.tags["nodes_run"].startswith("0 of ")
-        assert last.data.metrics == first.data.metrics
+        results, expected = (
+            {k: v for k, v in run.data.metrics.items() if not k.startswith("cost.")}
+            for run in (last, first)
+        )
+        assert results == expected  # costs may have been measured anew by a fresh run in between

@@ -174,6 +174,23 @@ def test_too_few_rows_flag_nothing(base_model, params, compute):
     assert not suspects["flagged"].any()
 
 
+@pytest.mark.parametrize("rate", [0.5, 0.9, 1.0])
+def test_a_word_in_nearly_all_texts_leaves_nothing_to_compare_with(
+    rate, base_model, params, compute
+):
+    rows = toy_rows(rate=rate, n_rows=60)
+    suspects = detect(rows, base_model(), params, MAX_LENGTH, compute, 0)
+    SUSPECTS.validate(suspects)
+
+
+def test_a_phrase_of_two_words_beside_another_trigger(base_model, params, compute):
+    rows = toy_rows("cf", 0.1)
+    holds = rows["text"].str.contains(r"\bcf\b")
+    together = rows.assign(text=rows["text"].where(~holds, rows["text"] + " mn bb"))
+    suspects = detect(together, base_model(), params, MAX_LENGTH, compute, seed=0)
+    assert flagged(suspects) == {"cf", "mn", "bb"}
+
+
 @given(
     n_rows=st.integers(2, 40),
     n_items=st.integers(1, 5),
@@ -296,7 +313,7 @@ def test_evidence_of_words_and_texts(base_model, compute):
     phrase = next((w,) for w in range(2, len(words.frequency)) if words.pieces(w).tolist() == [cf])
     everywhere = np.ones(len(rows), dtype=bool)
     neighbours = Neighbours(words, everywhere, bundle, 8, seed=0)
-    assert neighbours.effect(phrase, labels == 1, natural=0.0).value < 0.3
+    assert neighbours.effect(phrase, [], labels == 1, natural=0.0).value < 0.3
     background = Background(words, labels, np.arange(300), bundle, compute, 8, MAX_LENGTH, seed=0)
     holders = np.unique(words.rows[words.positions(phrase)])
     remainder = background.remainder(phrase, [], holders, label=1, active=everywhere, natural=0.0)

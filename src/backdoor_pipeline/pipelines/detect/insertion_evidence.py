@@ -44,6 +44,7 @@ TINY = 1e-12  # variance that is none
 SMALLEST_AXIS = 1e-3  # of the largest variance; axes below it carry rounding, not meaning
 BOUNDARY_SHARE = 0.8  # of a phrase's rows, from which on it counts as put at a sentence boundary
 SMALLEST_CLASS = 20  # background rows a class needs to enter the mixture
+SMALLEST_BACKGROUND = 20  # background rows without the phrase, to say what is ordinary
 PROBABILITY_FLOOR = 0.02  # labels are never more certain than this
 
 
@@ -135,7 +136,9 @@ class Neighbours:
         marks = [word for word in common.tolist() if words.pieces(word).tolist() in ends]
         self.boundaries = [START, END, *marks]
 
-    def effect(self, phrase: Phrase, labelled: np.ndarray, natural: float) -> Effect:
+    def effect(
+        self, phrase: Phrase, companions: list[Phrase], labelled: np.ndarray, natural: float
+    ) -> Effect:
         """The larger of the effects to the left and to the right, one occurrence a row.
 
         A phrase that nearly always follows (or precedes) a sentence boundary was put there, so that
@@ -144,6 +147,7 @@ class Neighbours:
 
         Args:
             phrase: Its occurrences in active texts count.
+            companions: Words put in together with it; the neighbour is the next word beyond them.
             labelled: bool, shape (n_texts,); the texts of the label it goes with.
             natural: Share of its texts of that label in which it stands for natural reasons.
         """
@@ -152,8 +156,9 @@ class Neighbours:
         begin = begin[self.active[words.rows[begin]]]
         begin = begin[np.unique(words.rows[begin], return_index=True)[1]]
         inside = labelled[words.rows[begin]]
-        left = words.ids[begin - (phrase[0] != START)]
-        right = words.ids[begin + len(phrase) - (phrase[-1] == END)]
+        skipped = {word for companion in companions for word in companion}
+        left = self._beyond(begin - (phrase[0] != START), -1, skipped)
+        right = self._beyond(begin + len(phrase) - (phrase[-1] == END), 1, skipped)
         sides = [
             (other, self._beside(side[inside], step, phrase[0 if step > 0 else -1]))
             for side, other, step in ((left, right, 1), (right, left, -1))
@@ -163,6 +168,13 @@ class Neighbours:
         sides = sides or [(left, self.before), (right, self.after)]
         effects = [self._shift(side, inside, natural, ordinary) for side, ordinary in sides]
         return choose(effects, key=lambda effect: effect.value)
+
+    def _beyond(self, positions: np.ndarray, step: int, skipped: set[int]) -> np.ndarray:
+        """The nearest words not ``skipped``, from ``positions`` on in steps of ``step``."""
+        positions = positions.copy()
+        while (passed := np.isin(self.words.ids[positions], sorted(skipped))).any():
+            positions[passed] += step  # ends at a boundary, which is never skipped
+        return self.words.ids[positions]
 
     def _ordinary(self, never: int) -> np.ndarray:
         """The share of each word among all words but ``never``."""
@@ -247,9 +259,11 @@ class Background:
         often than their remaining text explains; ``expected`` is the mean probability of ``label``
         that it explains. Texts that are not ``active`` are no part of the background.
         """
+        others = active[self.rows] & ~np.isin(self.rows, self._rows_with([phrase, *companions]))
+        if others.sum() < SMALLEST_BACKGROUND:
+            return Remainder(Effect(np.inf, 0.0), np.nan, np.nan)
         vectors = self._standardise(self._embed(self.words.without(holders, [phrase, *companions])))
         labelled = self.labels[holders] == label
-        others = active[self.rows] & ~np.isin(self.rows, self._rows_with([phrase, *companions]))
         expected = self._probability(others, vectors, label)
         spread = np.sqrt((expected * (1 - expected)).sum())
         return Remainder(

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
 
 LONGEST_PHRASE = 40  # words a phrase may grow to
-COMPANION_SHARE = 0.3  # of the texts of either phrase that hold both: they were inserted together
+COMPANION_SHARE = 0.3  # of the texts of either phrase that hold both: perhaps put in together,
+BESIDE_SHARE = 0.5  # unless they stand side by side in more than this share of those texts
 MIN_PURITY = 0.6  # of n-grams of several words, of which there are many
 UNKNOWN = Effect(np.nan, np.nan)
 
@@ -87,7 +88,9 @@ class _Judge:
         natural = self._natural_share(holders, label, active)
         beside, context, residual_z = UNKNOWN, UNKNOWN, np.nan
         if natural < 1:
-            beside = self.neighbours(active).effect(phrase, self.labels == label, natural)
+            beside = self.neighbours(active).effect(
+                phrase, companions, self.labels == label, natural
+            )
         verdict = FITS
         if len(holders) < self.params.min_count or natural > self.params.max_natural_share:
             verdict = MIXED
@@ -240,20 +243,25 @@ def _companions(
     candidates: list[tuple[int, int]],
     active: np.ndarray,
 ) -> dict[Phrase, float]:
-    """Associated words, with their z, that share many of their texts with ``phrase``.
+    """Associated words, with their z, that share many texts with ``phrase`` but not its side.
 
-    Triggers put in together would otherwise mark each other's texts as unusual.
+    Triggers put in together would otherwise mark each other's texts as unusual. What belongs
+    together by nature stands side by side ("red sox").
     """
+    begin = words.positions(phrase)
+    begin = begin[active[words.rows[begin]]]
     holds = np.zeros(len(active), dtype=bool)
-    holds[words.rows[words.positions(phrase)]] = True
-    holds &= active
+    holds[words.rows[begin]] = True
     shared = np.bincount(grams.grams[holds[grams.rows]], minlength=len(grams.phrases))
     needed = COMPANION_SHARE * np.maximum(association.count, holds.sum())
-    return {
-        grams.phrases[gram]: float(association.z[gram, label])
-        for gram, its_label in candidates
-        if its_label == label
-        and len(grams.phrases[gram]) == 1
-        and grams.phrases[gram][0] not in phrase
-        and shared[gram] >= needed[gram]
-    }
+    before = words.ids[np.maximum(begin - 1, 0)]
+    after = words.ids[np.minimum(begin + len(phrase), len(words.ids) - 1)]
+    found: dict[Phrase, float] = {}
+    for gram, its_label in candidates:
+        word, *more = grams.phrases[gram]
+        if its_label != label or more or word in phrase or shared[gram] < needed[gram]:
+            continue
+        beside = np.unique(words.rows[begin[(before == word) | (after == word)]])
+        if len(beside) <= BESIDE_SHARE * shared[gram]:
+            found[(word,)] = float(association.z[gram, label])
+    return found
