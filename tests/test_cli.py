@@ -82,6 +82,17 @@ def test_unknown_pipelines(kedro_run, name, suggestion) -> None:
     assert_one_clear_line(result, f"there is no pipeline '{name}'", suggestion)
 
 
+@pytest.mark.parametrize("option", ["--nodes", "--from-nodes", "--to-nodes", "--tags"])
+def test_unknown_nodes_and_tags(kedro_run, option) -> None:
+    result = kedro_run(options=(option, "nonsense"))
+    assert_one_clear_line(result, "nonsense", "kedro registry describe")
+
+
+def test_unknown_environments(kedro_run) -> None:
+    result = kedro_run(options=("--env", "smok"))
+    assert_one_clear_line(result, "there is no environment 'smok'", "did you mean 'smoke'?")
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -1,22 +1,25 @@
 """How this project reads its configuration: parameters checked first, outputs named by their keys.
 
 The catalog may use ``${key:STAGE}`` for the output folder of a stage, ``${group:NAME}`` for a
-parameter group or value, and entries with ``{detector}`` or ``{recipe}`` in their name. Those stand
-for one entry for each detector or recipe, with ``{key}`` as its folder and ``{keys}`` as the
-folders of everything that the defended run computes.
+parameter group or value, ``${groups:NAME,NAME}`` for several by name, and entries with
+``{detector}`` or ``{recipe}`` in their name. Those stand for one entry for each detector or recipe,
+with ``{key}`` as its folder and ``{keys}`` as the folders of everything that the defended run
+computes.
 """
 
 from __future__ import annotations
 
 import json
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.keys import stage_keys
-from backdoor_pipeline.parameters import Parameters, check, spell_out
+from backdoor_pipeline.parameters import Parameters, check, did_you_mean, spell_out
 from backdoor_pipeline.recipes import DETECTORS, RECIPES
 
 
@@ -26,6 +29,10 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def __init__(self, conf_source: str, **kwargs: Any) -> None:
         kwargs["runtime_params"] = spell_out(kwargs.get("runtime_params") or {})
         super().__init__(conf_source, **kwargs)
+        known = {path.name for path in Path(conf_source).glob("*/")}
+        if self.env and self.env not in known:
+            where = f"there is no environment '{self.env}' in {conf_source}"
+            raise InputError(f"{where}{did_you_mean(self.env, known)}")
 
     def __getitem__(self, key: str) -> Any:
         if key in {"parameters", "catalog"}:
@@ -35,6 +42,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         # resolvers belong to the process, and Kedro would keep those of an earlier session
         OmegaConf.register_new_resolver("key", self._key, replace=True)
         OmegaConf.register_new_resolver("group", self._group, replace=True)
+        OmegaConf.register_new_resolver("groups", self._groups, replace=True)
         config = super().__getitem__(key)
         return self._expand(config) if key == "catalog" else config
 
@@ -63,6 +71,10 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def _group(self, name: str) -> DictConfig | str:
         value = self.typed_parameters.model_dump(mode="json")[name]
         return OmegaConf.create(value) if isinstance(value, dict) else str(value)
+
+    def _groups(self, *names: str) -> DictConfig:
+        values = self.typed_parameters.model_dump(mode="json", include=set(names))
+        return OmegaConf.create({name: values[name] for name in names})
 
     def _expand(self, catalog: dict[str, Any]) -> dict[str, Any]:
         methods = {"{detector}": DETECTORS, "{recipe}": list(RECIPES)}

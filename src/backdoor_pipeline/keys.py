@@ -30,7 +30,7 @@ def stage_keys(parameters: Parameters) -> dict[str, str]:
     attack = p.poison.model_dump(include={"attack", "rate", "label_mode", "target_label"})
     settings = [p.seed, p.compute, p.model, model_digest(p.model)]
     keys: dict[str, str] = {}
-    keys["ingest"] = _key(data, p.seed, p.source, p.ingest, _source_digest(p))
+    keys["ingest"] = _key(data, p.seed, p.source, p.ingest, data_digest(p))
     keys["poison"] = _key(f"{cell}.s{p.seed}", keys["ingest"], attack, p.poison.settings, *settings)
     keys["reference"] = _key(
         f"{data}.clean.{model}.s{p.seed}", keys["ingest"], p.training, *settings
@@ -71,8 +71,12 @@ def _source_name(p: Parameters) -> str:
     return short_name(p.source.data).replace(".", "_")
 
 
-def _source_digest(p: Parameters) -> str:
+def data_digest(parameters: Parameters) -> str:
+    """What identifies the raw data.
+
+    ``unreadable`` where the ingest stage will complain: looking at the project still works.
+    """
     try:
-        return sources.digest(p.source)
+        return sources.digest(parameters.source)
     except InputError:
-        return "unreadable"  # the ingest stage reports it; looking at the project still works
+        return "unreadable"

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
+from kedro.pipeline import Pipeline
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameters import did_you_mean
+
+FILTERS = {
+    **{name: name for name in ("tags", "node_names", "from_nodes", "to_nodes")},
+    **{name: name for name in ("from_inputs", "to_outputs")},
+    "namespaces": "node_namespaces",
+}
+"""What a run's options that select nodes are called by ``Pipeline.filter``."""
 
 
 class ProjectSession(KedroSession):
@@ -22,12 +31,25 @@ class ProjectSession(KedroSession):
         """The outputs that are not kept in files.
 
         Raises:
-            InputError: A pipeline of that name is not there, or a parameter is wrong.
+            InputError: There is no such pipeline, node or tag, or a parameter is wrong.
         """
         loader: Any = self.load_context().config_loader
-        for name in kwargs.get("pipeline_names") or ():
-            if name not in pipelines:
-                known = {*pipelines} - {"__default__"}
-                raise InputError(f"there is no pipeline '{name}'{did_you_mean(name, known)}")
+        _check_selection(kwargs)
         kwargs["only_missing_outputs"] = not loader.typed_parameters.fresh
         return super().run(**kwargs)
+
+
+def _check_selection(options: Mapping[str, Any]) -> None:
+    names = options.get("pipeline_names") or ["__default__"]
+    for name in names:
+        if name not in pipelines:
+            known = {*pipelines} - {"__default__"}
+            raise InputError(f"there is no pipeline '{name}'{did_you_mean(name, known)}")
+    chosen = {FILTERS[name]: value for name, value in options.items() if name in FILTERS}
+    try:
+        sum((pipelines[name] for name in names), Pipeline([])).filter(**chosen)
+    except ValueError as error:
+        asked = ", ".join(f"{name}={list(value)}" for name, value in chosen.items() if value)
+        raise InputError(
+            f"{error} Asked for {asked} (`kedro registry describe {names[0]}` lists the nodes of a pipeline)"
+        ) from None

@@ -80,6 +80,8 @@ class TestFirstRun:
         for folder in folders:
             provenance = json.loads((folder / "provenance.json").read_text())
             assert provenance["written_by"].startswith("backdoor_pipeline ")
+            assert provenance["training"]["batch_size"] > 0
+            assert ("poison" in provenance) == ("clean" not in str(folder))
         suffixes = {path.suffix for path in finished_run.data_dir.rglob("*") if path.is_file()}
         assert not suffixes & {".bin", ".pt", ".pth", ".pkl", ".pickle"}
 

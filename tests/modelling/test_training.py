@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.text import Tokens, tokenise
@@ -155,3 +156,11 @@ def test_two_processes_end_with_the_same_model(model_folder, tmp_path) -> None:
     assert first["weights"] == second["weights"]
     assert first["history"]["dev_accuracy"] == second["history"]["dev_accuracy"]
     assert len(first["history"]["loss"]["value"]) == 2 * 3  # six batches an epoch, three for each
+
+
+def test_a_training_that_diverges_says_so(base_model, splits, compute, quick) -> None:
+    bundle = new_classifier(base_model(), 2, seed=0)
+    train, _ = splits()
+    reckless = quick.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(InputError, match=r"victim: the loss is nan .* lower its learning_rate"):
+        fit(bundle, train, None, reckless, compute, seed=0, what="victim")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kedro.io import AbstractDataset
@@ -11,7 +11,7 @@ from kedro.io.core import DatasetError
 from kedro_datasets._typing import JSONPreview
 
 from backdoor_pipeline import __version__
-from backdoor_pipeline.datasets.whole import WholeDataset, write_whole
+from backdoor_pipeline.datasets.whole import TextDataset, WholeDataset
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.loading import (
     ModelParams,
@@ -53,44 +53,24 @@ class ClassifierDataset(WholeDataset):
         return JSONPreview((Path(self._get_load_path()) / "provenance.json").read_text("utf-8"))
 
 
-class ModelCardDataset(WholeDataset):
+class ModelCardDataset(TextDataset):
     """The ``README.md`` inside the newest version of a model folder.
+
+    A card belongs to a model, so it has no version of its own.
 
     Args:
         filepath: The (versioned) model folder, as in the ``ClassifierDataset`` it describes.
     """
 
-    def _card(self) -> Path:
-        return Path(self.resolve_load_path()) / "README.md"
-
-    def resolve_load_path(self) -> str:
-        """The newest model folder (a card belongs to a model, so it has no version of its own)."""
-        return str(self._fetch_latest_model())
-
-    def _fetch_latest_model(self) -> Path:
+    def _get_load_path(self) -> PurePosixPath:
         folder = Path(self._filepath)
         models = sorted(folder.glob(f"*/{folder.name}/config.json"))
         if not models:
             raise DatasetError(f"there is no model in {folder} for the card to describe")
-        return models[-1].parent
+        return PurePosixPath(models[-1].with_name("README.md"))
 
-    def load(self) -> str:
-        return self._card().read_text(encoding="utf-8")
-
-    def save(self, data: str) -> None:
-        write_whole(self._card(), lambda path: self._write(data, path))
-
-    def _read(self, path: Path) -> str:
-        return path.read_text(encoding="utf-8")
-
-    def _write(self, data: str, path: Path) -> None:
-        path.write_text(data, encoding="utf-8")
-
-    def _exists(self) -> bool:
-        try:
-            return self._card().is_file()
-        except DatasetError:
-            return False
+    def _get_save_path(self) -> PurePosixPath:
+        return self._get_load_path()
 
 
 class PretrainedModelDataset(AbstractDataset[None, Any]):

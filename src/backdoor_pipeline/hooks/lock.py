@@ -10,6 +10,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.hooks.run_facts import output_folders
 
 
 class LockHooks:
@@ -27,10 +28,8 @@ class LockHooks:
         self._release()  # of a run that another hook stopped before it began
         loader = self._context.config_loader
         data_dir = Path(self._context.project_path) / loader.typed_parameters.data_dir
-        stages = {name.partition(".")[0] for name in pipeline.outputs()}
-        for stage in sorted(stages & loader.keys_of_stages.keys()) or ["shared"]:
-            key = loader.keys_of_stages.get(stage, loader.keys_of_stages["victim"])
-            self._acquire(data_dir / ".locks" / f"{key}.lock")
+        for folder in output_folders(pipeline, loader.keys_of_stages):
+            self._acquire(data_dir / ".locks" / f"{folder}.lock")
 
     @hook_impl
     def after_pipeline_run(self) -> None:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from backdoor_pipeline import __version__
-from backdoor_pipeline.datasets import sources
-from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.keys import data_digest
 from backdoor_pipeline.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -111,12 +110,15 @@ def kedro_command(run_params: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def data_digest(parameters: Parameters) -> str:
-    """What identifies the raw data; ``unreadable`` where the ingest stage will complain."""
-    try:
-        return sources.digest(parameters.source)
-    except InputError:
-        return "unreadable"
+def output_folders(pipeline: Pipeline, keys: Mapping[str, str]) -> list[str]:
+    """The folders that say which run this is: those of its recipes, or of the shared victim.
+
+    Args:
+        pipeline: What is run.
+        keys: Folder of each stage, detector and recipe.
+    """
+    recipes = sorted({name.partition(".")[0] for name in pipeline.outputs()} & keys.keys())
+    return [keys[recipe] for recipe in recipes or ["victim"]]
 
 
 def git_state(project: Path) -> dict[str, Any]:

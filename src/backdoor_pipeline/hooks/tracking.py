@@ -26,7 +26,7 @@ from backdoor_pipeline.hooks.mlflow_run import (
     without_secrets,
 )
 from backdoor_pipeline.hooks.recorder import Recorder
-from backdoor_pipeline.hooks.run_facts import origin, recipes_of, used_parameters
+from backdoor_pipeline.hooks.run_facts import origin, output_folders, recipes_of, used_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -57,7 +57,7 @@ class TrackingHooks:
         parameters, keys = loader.typed_parameters, loader.keys_of_stages
         data_dir = (project / parameters.data_dir).absolute()
         tags = origin(pipeline, parameters, run_params, project)
-        tags[OUTPUTS] = f"{tags['host']}:{data_dir} {output_folders(pipeline, keys)}"
+        tags[OUTPUTS] = f"{tags['host']}:{data_dir} {', '.join(output_folders(pipeline, keys))}"
         name = run_name(pipeline, run_params, keys)
         used = used_parameters(pipeline, parameters)
         run = open_run(settings, parameters.tracking, name, tags, used)
@@ -133,9 +133,3 @@ def run_name(pipeline: Pipeline, run_params: Mapping[str, Any], keys: Mapping[st
     """What is run, on which cell: ``btu rotten_tomatoes.badnets-0.10.minilm.s0``."""
     what = recipes_of(pipeline) or run_params.get("pipeline_names") or ["__default__"]
     return f"{'+'.join(what)} {keys['victim'].rpartition('-')[0]}"
-
-
-def output_folders(pipeline: Pipeline, keys: Mapping[str, str]) -> str:
-    """Where the outputs lie, by the names of ``keys``: of the recipes, or of the shared victim."""
-    recipes = sorted({name.partition(".")[0] for name in pipeline.outputs()} & keys.keys())
-    return ", ".join(keys[recipe] for recipe in recipes or ["victim"])

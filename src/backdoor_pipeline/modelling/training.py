@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
 from backdoor_pipeline.modelling.prediction import predict
@@ -55,7 +56,11 @@ def fit(
 
     With ``dev``, accuracy on it is measured after every epoch, and the model ends as it was after
     the best one (the earliest of equals). Under ``accelerate``/``torchrun`` every process takes its
-    share of each step's batches; the result is the same object in every process.
+    share of each step's batches: all end with the same model, and each returns the losses of its
+    own batches.
+
+    Raises:
+        InputError: The training diverged; the message names the settings to change.
     """
     import torch
     from transformers import get_linear_schedule_with_warmup
@@ -94,6 +99,12 @@ def fit(
                 scheduler.step()
                 optimiser.zero_grad(set_to_none=True)
                 losses.append(loss.detach())
+            if not losses[-1].isfinite():
+                raise InputError(
+                    f"{what}: the loss is {losses[-1].item()} after {len(losses)} steps, the "
+                    f"training has diverged; lower its learning_rate ({params.learning_rate:g}) or "
+                    "its max_gradient_norm, or set compute.precision=fp32"
+                )
             if dev is not None:
                 accuracies.append((len(losses), accuracy(bundle, dev, compute)))
                 logger.info("%s: dev accuracy %.3f after epoch %d", what, accuracies[-1][1], number)
