@@ -51,5 +51,5 @@ def _check_selection(options: Mapping[str, Any]) -> None:
     except ValueError as error:
         asked = ", ".join(f"{name}={list(value)}" for name, value in chosen.items() if value)
         raise InputError(
-            f"{error} Asked for {asked} (`kedro registry describe {names[0]}` lists the nodes of a pipeline)"
+            f"{error} Asked for {asked} (`kedro registry describe {names[0]}` lists all nodes)"
         ) from None
