@@ -22,7 +22,7 @@ def test_recipes_are_made_of_what_there_is() -> None:
     assert DEFAULT in RECIPES
     for recipe in RECIPES.values():
         assert set(recipe.detectors) <= DETECTOR_NODES.keys()
-        assert recipe.unlearner in UNLEARNERS
+        assert set(recipe.unlearners) <= UNLEARNERS.keys()
     assert set(DETECTORS) <= DETECTOR_NODES.keys()
 
 

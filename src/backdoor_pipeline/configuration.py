@@ -4,7 +4,7 @@ The catalog may use ``${key:STAGE}`` for the output folder of a stage, ``${group
 parameter group or value, ``${groups:NAME,NAME}`` for several by name, and entries with
 ``{detector}`` or ``{recipe}`` in their name. Those stand for one entry for each detector or recipe,
 with ``{key}`` as its folder and ``{keys}`` as the folders of everything that the defended run
-computes.
+computes; ``{unlearner}`` stands for each unlearner of the recipe but the last.
 """
 
 from __future__ import annotations
@@ -87,5 +87,13 @@ class ProjectConfigLoader(OmegaConfigLoader):
             for method in methods[kind]:
                 text = json.dumps(entry).replace("{key}", json.dumps(self._key(method))[1:-1])
                 text = text.replace('"{keys}"', json.dumps(self._keys_behind(method)))
-                expanded[name.replace(kind, method)] = json.loads(text)
+                for own in _steps(name.replace(kind, method), method):
+                    expanded[own] = json.loads(text)
         return expanded
+
+
+def _steps(name: str, method: str) -> list[str]:
+    """``name``, or where it holds ``{unlearner}`` a name for all but the recipe's last one."""
+    if "{unlearner}" not in name:
+        return [name]
+    return [name.replace("{unlearner}", step) for step in RECIPES[method].unlearners[:-1]]

@@ -48,9 +48,8 @@ def stage_keys(parameters: Parameters) -> dict[str, str]:
             f"{cell}.{model}.s{p.seed}.{name}",
             *(keys[detector] for detector in recipe.detectors),
             keys["reference"],
-            getattr(p, recipe.unlearner),
+            *(getattr(p, unlearner) for unlearner in recipe.unlearners),
             p.confirmation,
-            p.fine_tune,
             p.evaluation,
             p.report,
         )

@@ -25,6 +25,7 @@ from backdoor_pipeline.pipelines.poison.registry import PoisonParams
 from backdoor_pipeline.pipelines.report.nodes import ReportParams
 from backdoor_pipeline.pipelines.train.nodes import TrainingParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
+from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Parameters(ParameterGroup):
     token_association: TokenAssociationParams
     confirmation: ConfirmationParams
     token_replacement: TokenReplacementParams
+    recalibration: RecalibrationParams
     fine_tune: FineTuneParams
     evaluation: EvaluationParams
     report: ReportParams

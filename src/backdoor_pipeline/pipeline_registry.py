@@ -47,7 +47,7 @@ def _parts(name: str) -> dict[str, Pipeline]:
     """The stages of a recipe after training, in the recipe's namespace."""
     recipe = RECIPES[name]
     own = {
-        "unlearn": unlearn.create_pipeline(recipe.unlearner),
+        "unlearn": unlearn.create_pipeline(recipe.unlearners),
         "evaluate": evaluate.create_pipeline(),
         "report": report.create_pipeline(name),
     }

@@ -1,4 +1,4 @@
-"""The recipes: which detectors and which unlearner make a named defence.
+"""The recipes: which detectors and which unlearners make a named defence.
 
 A recipe flags what its detectors agree on. Each is a named pipeline: ``kedro run --pipelines btu``.
 """
@@ -13,17 +13,19 @@ class Recipe(NamedTuple):
 
     Attributes:
         detectors: Names in ``pipelines.detect.nodes.DETECTORS``; with two, the second confirms.
-        unlearner: A name in ``pipelines.unlearn.nodes.UNLEARNERS``.
+        unlearners: Names in ``pipelines.unlearn.nodes.UNLEARNERS``, one after the other.
     """
 
     detectors: tuple[str, ...]
-    unlearner: str
+    unlearners: tuple[str, ...]
 
 
 DEFAULT = "btu_calibrated"
+PUBLISHED = ("token_replacement", "fine_tune")
+CALIBRATED = ("token_replacement", "recalibration", "fine_tune")
 RECIPES = {
-    "btu": Recipe(("token_drift",), "token_replacement"),
-    "btu_calibrated": Recipe(("token_drift", "token_association"), "token_replacement"),
-    "association": Recipe(("token_association",), "token_replacement"),
+    "btu": Recipe(("token_drift",), PUBLISHED),
+    "btu_calibrated": Recipe(("token_drift", "token_association"), CALIBRATED),
+    "association": Recipe(("token_association",), CALIBRATED),
 }
 DETECTORS = sorted({detector for recipe in RECIPES.values() for detector in recipe.detectors})

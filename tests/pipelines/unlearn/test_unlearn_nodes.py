@@ -6,7 +6,7 @@ import pytest
 
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams, clean_rows
-from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS, fine_tune_purified
+from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS, fine_tune_lightly
 from backdoor_pipeline.pipelines.unlearn.pipeline import create_pipeline
 
 
@@ -16,7 +16,7 @@ def tune(base_model, model_params, compute, quick, corpus):
 
     def run(bundle, rows: int, seed: int = 0):
         params = FineTuneParams(rows=rows, optimisation=quick)
-        return fine_tune_purified(bundle, corpus, params, model_params(), compute, seed)
+        return fine_tune_lightly(bundle, corpus, params, model_params(), compute, seed)
 
     return run
 
@@ -51,6 +51,13 @@ def test_the_number_of_rows_is_not_negative(quick) -> None:
 
 @pytest.mark.parametrize("unlearner", UNLEARNERS)
 def test_every_unlearner_makes_a_pipeline(unlearner) -> None:
-    pipeline = create_pipeline(unlearner)
-    assert f"params:{unlearner}" in pipeline.inputs()
+    pipeline = create_pipeline((unlearner,))
+    assert {"victim_model", f"params:{unlearner}"} <= pipeline.inputs()
+    assert pipeline.outputs() == {"purified_model"}
+
+
+def test_unlearners_follow_each_other() -> None:
+    pipeline = create_pipeline(("token_replacement", "recalibration", "fine_tune"))
+    names = [f"unlearn_by_{name}" for name in ("token_replacement", "recalibration", "fine_tune")]
+    assert [node.name for node in pipeline.nodes] == names
     assert pipeline.outputs() == {"purified_model"}

@@ -1,46 +1,74 @@
-"""Nodes of the unlearn stage."""
+"""Nodes of the unlearn stage. An unlearner sees texts and labels, never the ground truth."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pandas as pd
 
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams
-from backdoor_pipeline.pipelines.unlearn import fine_tune, token_replacement
+from backdoor_pipeline.pipelines.unlearn import fine_tune, recalibration, token_replacement
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
+from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def replace_tokens(
-    victim_model: ModelBundle,
+    victim: ModelBundle,
     base_model: ModelBundle,
     suspects: pd.DataFrame,
     params: TokenReplacementParams,
 ) -> ModelBundle:
     """The victim with the embedding rows of flagged tokens overwritten."""
-    return token_replacement.unlearn(victim_model, base_model, suspects, params)
+    return token_replacement.unlearn(victim, base_model, suspects, params)
 
 
-def fine_tune_purified(
-    unlearned_model: ModelBundle,
+def recalibrate(
+    bundle: ModelBundle,
+    poisoned_train: pd.DataFrame,
+    suspects: pd.DataFrame,
+    params: RecalibrationParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> ModelBundle:
+    """The classifier with its bias refitted to the training rows without flagged tokens."""
+    training = poisoned_train[["text", "label"]]
+    return recalibration.unlearn(
+        bundle, training, suspects, params, model.max_length, compute, seed
+    )
+
+
+def fine_tune_lightly(
+    bundle: ModelBundle,
     examples: pd.DataFrame,
     params: FineTuneParams,
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
 ) -> ModelBundle:
-    """The unlearned model after the optional light fine-tune on clean rows (off by default)."""
-    return fine_tune.fine_tune(unlearned_model, examples, params, model.max_length, compute, seed)
+    """The classifier after the optional light fine-tune on clean rows (off by default)."""
+    return fine_tune.fine_tune(bundle, examples, params, model.max_length, compute, seed)
 
 
-UNLEARNERS: dict[str, Callable[..., ModelBundle]] = {"token_replacement": replace_tokens}
-"""Name of each unlearner (also of its parameter group) and its node function.
+class Unlearner(NamedTuple):
+    """A step from one classifier to the next: its function, and what that takes after the model."""
 
-Every one takes (victim_model, base_model, suspects, its parameters).
-"""
+    function: Callable[..., ModelBundle]
+    inputs: tuple[str, ...]
+
+
+SETTINGS = ("params:model", "params:compute", "params:seed")
+UNLEARNERS = {
+    "token_replacement": Unlearner(
+        replace_tokens, ("base_model", "suspects", "params:token_replacement")
+    ),
+    "recalibration": Unlearner(
+        recalibrate, ("poisoned_train", "suspects", "params:recalibration", *SETTINGS)
+    ),
+    "fine_tune": Unlearner(fine_tune_lightly, ("examples", "params:fine_tune", *SETTINGS)),
+}
+"""By name, which is also that of the parameter group."""

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS, fine_tune_purified
+from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
 
 
-def create_pipeline(unlearner: str = "token_replacement", **kwargs: object) -> Pipeline:
-    """The nodes of one unlearner, then the optional light fine-tune."""
+def create_pipeline(unlearners: tuple[str, ...]) -> Pipeline:
+    """The named unlearners one after the other, from the victim to the purified model."""
+    models = [
+        "victim_model",
+        *(f"model_after_{name}" for name in unlearners[:-1]),
+        "purified_model",
+    ]
     return Pipeline(
         [
             Node(
-                UNLEARNERS[unlearner],
-                ["victim_model", "base_model", "suspects", f"params:{unlearner}"],
-                "unlearned_model",
-                name=f"unlearn_by_{unlearner}",
-            ),
-            Node(
-                fine_tune_purified,
-                [
-                    "unlearned_model",
-                    "examples",
-                    "params:fine_tune",
-                    "params:model",
-                    "params:compute",
-                    "params:seed",
-                ],
-                "purified_model",
-                name="fine_tune_lightly",
-            ),
+                UNLEARNERS[name].function,
+                [before, *UNLEARNERS[name].inputs],
+                after,
+                name=f"unlearn_by_{name}",
+            )
+            for name, before, after in zip(unlearners, models, models[1:], strict=False)
         ],
         tags="unlearn",
     )

@@ -1,0 +1,130 @@
+"""A classifier whose bias fits the training rows that hold no flagged token.
+
+Rows with a trigger carry a false label, so a classifier trained on them leans towards the target
+label even where there is no trigger, and overwriting the trigger's embedding does not take that
+back. What remains of the training data once the rows with flagged tokens are set aside says how
+frequent each label really is: the bias of the last layer is fitted to those rows by maximum
+likelihood, everything else kept. For a bias alone this makes the mean predicted probability of each
+label its share of the rows. No clean rows are used.
+
+Source: ours. The bias term is that of bias-corrected temperature scaling (Alexandari, Kundaje and
+Shrikumar, "Maximum likelihood with bias-corrected calibration", ICML 2020, section 4).
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.prediction import predict
+from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+SMALLEST = 1e-12  # probability below which float32 tells nothing
+
+
+class RecalibrationParams(ParameterGroup):
+    """How many training rows the bias is fitted to."""
+
+    rows: PositiveInt
+
+
+def unlearn(
+    bundle: ModelBundle,
+    training: pd.DataFrame,
+    suspects: pd.DataFrame,
+    params: RecalibrationParams,
+    max_length: int,
+    compute: ComputeParams,
+    seed: int,
+) -> ModelBundle:
+    """A copy of ``bundle`` with a refitted bias; ``bundle`` itself where no token is flagged.
+
+    Args:
+        bundle: The classifier after its trigger tokens were overwritten; unchanged.
+        training: The training rows: ``text``, ``label``.
+        suspects: ``suspects`` table; only flagged rows of kind "token" are used.
+        params: See ``conf/base/parameters_unlearn.yml``.
+        max_length: Tokens per text, special tokens counted.
+        compute: Device and precision.
+        seed: Draws the rows.
+    """
+    import torch
+
+    flagged = suspects.loc[(suspects["kind"] == "token") & suspects["flagged"], "key"].to_numpy()
+    if not len(flagged):
+        return bundle
+    recalibrated = ModelBundle(copy.deepcopy(bundle.model), bundle.tokenizer)
+    bias = output_bias(recalibrated.model)
+    if bias is None:
+        logger.warning("the classifier's last layer has no bias to recalibrate: it stays as it is")
+        return bundle
+    trusted = rows_without(training, flagged, bundle, max_length)
+    rows = trusted.sample(min(params.rows, len(trusted)), random_state=seed)
+    if rows["label"].nunique() < len(bias):
+        logger.warning("some label stands in no row without flagged tokens: the bias stays")
+        return bundle
+    tokens = tokenise(rows["text"], bundle.tokenizer, max_length)
+    shift = fit_bias(predict(bundle, tokens, compute), rows["label"].to_numpy())
+    logger.info("the bias of the labels is shifted by %s", np.round(shift, 3).tolist())
+    with torch.no_grad():
+        bias += torch.from_numpy(shift).to(bias)
+    return recalibrated
+
+
+def rows_without(
+    training: pd.DataFrame, token_ids: np.ndarray, bundle: ModelBundle, max_length: int
+) -> pd.DataFrame:
+    """The rows of ``training`` in whose text none of ``token_ids`` stands."""
+    tokens = tokenise(training["text"], bundle.tokenizer, max_length)
+    hit = np.bincount(tokens.rows[np.isin(tokens.ids, token_ids)], minlength=len(tokens))
+    return training[hit == 0]
+
+
+def output_bias(model: PreTrainedModel) -> torch.Tensor | None:
+    """The bias of the last layer, shape (n_labels,); None where it has none (GPT-2, Llama)."""
+    import torch
+
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module.out_features == model.config.num_labels
+    ]
+    return layers[-1].bias
+
+
+def fit_bias(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """What to add to each logit so that ``labels`` become most likely; the mean of it is 0.
+
+    Args:
+        probabilities: Predicted ones, shape (n_rows, n_labels).
+        labels: Given ones, shape (n_rows,); each label at least once.
+
+    Returns:
+        Shape (n_labels,).
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
+
+    logits = np.log(probabilities.astype(np.float64).clip(SMALLEST))
+    shares = np.bincount(labels, minlength=logits.shape[1]) / len(labels)
+
+    def loss(shift: np.ndarray) -> tuple[float, np.ndarray]:
+        shifted = log_softmax(logits + shift, axis=1)
+        value = -shifted[np.arange(len(labels)), labels].mean()
+        return value, np.exp(shifted).mean(axis=0) - shares
+
+    shift = minimize(loss, np.zeros(logits.shape[1]), jac=True, method="BFGS").x
+    return shift - shift.mean()
