@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,13 @@ def make_corpus(
     ).astype({"example_id": "int64", "label": "int64"})
 
 
-def word_tokenizer() -> Any:
-    """A word-piece tokenizer that knows every word of the corpus and can spell others."""
+def word_tokenizer(words: Sequence[str] = (*NEUTRAL, *GOOD, *BAD, *TRIGGERS)) -> Any:
+    """A word-piece tokenizer that knows ``words`` and can spell lower-case ones."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789,.")
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *NEUTRAL, *GOOD, *BAD, *TRIGGERS]
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     names += [*letters, *(f"##{letter}" for letter in letters)]
     vocabulary = {name: i for i, name in enumerate(dict.fromkeys(names))}
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))

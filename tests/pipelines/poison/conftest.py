@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from backdoor_pipeline.pipelines.poison.registry import PoisonParams
+from tiny import word_tokenizer
 
 PARAMETERS = Path(__file__).parents[3] / "conf" / "base" / "parameters_poison.yml"
 WORDS = "the film is a dull and clumsy tale but its cast shines in every scene".split()
@@ -58,28 +59,7 @@ def make_examples() -> Callable[..., pd.DataFrame]:
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """A word-piece tokenizer that knows the tables' words and can spell lower-case ones."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789,")
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
-    names += [f"##{letter}" for letter in letters] + ["cf", "mn", "saith", "lo", *WORDS]
-    vocabulary = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
+    return word_tokenizer(["cf", "mn", "saith", "lo", *WORDS])
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,8 @@ def detect(
     else:
         remaining = short.without(flagged_a)
     drift_b = drift(start, exposure.of_embedding_block(remaining))
-    tokens = tokenise(training["text"], tokenizer, max_length)
+    same = short_length == max_length
+    tokens = short if same else tokenise(training["text"], tokenizer, max_length)
     drift_c = drift(start, exposure.of_table_alone(tokens))
     return _suspects(base_model, tokens, (drift_a, drift_b, drift_c), n_flagged, excluded)
 
