@@ -25,6 +25,13 @@ def test_btu_12_8_without_deletes_the_tokens_and_keeps_the_others_in_order(texts
     ]
 
 
+@given(TEXTS, st.data())
+def test_take_gives_the_texts_asked_for_in_that_order(texts, data) -> None:
+    numbers = data.draw(st.lists(st.integers(0, len(texts) - 1)) if texts else st.just([]))
+    taken = tokens_of(texts).take(np.array(numbers, dtype=np.int64))
+    assert [taken[i].tolist() for i in range(len(taken))] == [texts[i] for i in numbers]
+
+
 @given(TEXTS)
 def test_rows_and_lengths_say_where_each_token_stands(texts) -> None:
     tokens = tokens_of(texts)

@@ -49,6 +49,13 @@ class Tokens:
         """The text each token belongs to, int64, shape (n_tokens,)."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
+    def take(self, texts: np.ndarray) -> Tokens:
+        """The texts of these numbers, in this order."""
+        lengths = self.lengths[texts]
+        offsets = _offsets(lengths)
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return Tokens(self.ids[np.repeat(self.offsets[texts], lengths) + within], offsets)
+
     def without(self, token_ids: Sequence[int] | np.ndarray) -> Tokens:
         """The same texts with every occurrence of ``token_ids`` deleted, order kept."""
         keep = ~np.isin(self.ids, np.asarray(token_ids, dtype=self.ids.dtype))

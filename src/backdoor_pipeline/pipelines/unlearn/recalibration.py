@@ -1,11 +1,12 @@
-"""A classifier whose bias fits the training rows that hold no flagged token.
+"""A classifier that no longer leans towards the label of the rows with flagged tokens.
 
 Rows with a trigger carry a false label, so a classifier trained on them leans towards the target
 label even where there is no trigger, and overwriting the trigger's embedding does not take that
 back. What remains of the training data once the rows with flagged tokens are set aside says how
-frequent each label really is: the bias of the last layer is fitted to those rows by maximum
-likelihood, everything else kept. For a bias alone this makes the mean predicted probability of each
-label its share of the rows. No clean rows are used.
+frequent each label really is. So the biases of the labels that are more frequent among the rows set
+aside are fitted to the remaining ones by maximum likelihood, everything else kept. They can only
+fall: poison pushes towards its target, and a lean the other way is none of its doing. No clean rows
+are used.
 
 Source: ours. The bias term is that of bias-corrected temperature scaling (Alexandari, Kundaje and
 Shrikumar, "Maximum likelihood with bias-corrected calibration", ICML 2020, section 4).
@@ -71,26 +72,23 @@ def unlearn(
     if bias is None:
         logger.warning("the classifier's last layer has no bias to recalibrate: it stays as it is")
         return bundle
-    trusted = rows_without(training, flagged, bundle, max_length)
-    rows = trusted.sample(min(params.rows, len(trusted)), random_state=seed)
-    if rows["label"].nunique() < len(bias):
-        logger.warning("some label stands in no row without flagged tokens: the bias stays")
+    tokens = tokenise(training["text"], bundle.tokenizer, max_length)
+    labels = training["label"].to_numpy()
+    aside = np.isin(np.arange(len(tokens)), tokens.rows[np.isin(tokens.ids, flagged)])
+    trusted = np.flatnonzero(~aside)
+    n_rows = np.bincount(labels[trusted], minlength=len(bias))
+    share_aside = np.bincount(labels[aside], minlength=len(bias)) / max(aside.sum(), 1)
+    suspicious = share_aside > n_rows / max(len(trusted), 1)
+    if (n_rows[suspicious] == 0).any():
+        logger.warning("a label stands in rows with flagged tokens alone: the bias stays as it is")
         return bundle
-    tokens = tokenise(rows["text"], bundle.tokenizer, max_length)
-    shift = fit_bias(predict(bundle, tokens, compute), rows["label"].to_numpy())
+    chosen = np.random.default_rng(seed).permutation(trusted)[: params.rows]
+    probabilities = predict(bundle, tokens.take(chosen), compute)
+    shift = fit_bias(probabilities, labels[chosen], suspicious)
     logger.info("the bias of the labels is shifted by %s", np.round(shift, 3).tolist())
     with torch.no_grad():
-        bias += torch.from_numpy(shift).to(bias)
+        bias += torch.tensor(shift, dtype=bias.dtype, device=bias.device)
     return recalibrated
-
-
-def rows_without(
-    training: pd.DataFrame, token_ids: np.ndarray, bundle: ModelBundle, max_length: int
-) -> pd.DataFrame:
-    """The rows of ``training`` in whose text none of ``token_ids`` stands."""
-    tokens = tokenise(training["text"], bundle.tokenizer, max_length)
-    hit = np.bincount(tokens.rows[np.isin(tokens.ids, token_ids)], minlength=len(tokens))
-    return training[hit == 0]
 
 
 def output_bias(model: PreTrainedModel) -> torch.Tensor | None:
@@ -105,12 +103,13 @@ def output_bias(model: PreTrainedModel) -> torch.Tensor | None:
     return layers[-1].bias
 
 
-def fit_bias(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """What to add to each logit so that ``labels`` become most likely; the mean of it is 0.
+def fit_bias(probabilities: np.ndarray, labels: np.ndarray, suspicious: np.ndarray) -> np.ndarray:
+    """What to add to each logit so that ``labels`` become most likely: nothing above 0.
 
     Args:
         probabilities: Predicted ones, shape (n_rows, n_labels).
-        labels: Given ones, shape (n_rows,); each label at least once.
+        labels: Given ones, shape (n_rows,).
+        suspicious: Which logits may fall, bool, shape (n_labels,); the others stay.
 
     Returns:
         Shape (n_labels,).
@@ -126,5 +125,5 @@ def fit_bias(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
         value = -shifted[np.arange(len(labels)), labels].mean()
         return value, np.exp(shifted).mean(axis=0) - shares
 
-    shift = minimize(loss, np.zeros(logits.shape[1]), jac=True, method="BFGS").x
-    return shift - shift.mean()
+    bounds = [(None if may_fall else 0.0, 0.0) for may_fall in suspicious]
+    return minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds).x
