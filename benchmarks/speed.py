@@ -27,7 +27,7 @@ from backdoor_pipeline.datasets import sources
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams, resolve_device
 from backdoor_pipeline.modelling.loading import ModelParams, load_pretrained, new_classifier
-from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.modelling.text import Tokens, tokenise
 from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
 from backdoor_pipeline.pipelines.detect.token_drift import drift, furthest
 
@@ -144,7 +144,7 @@ def recipe(name: str, rows: int | None, attack: str = "badnets") -> dict[str, fl
             Path(done.stdout.strip().splitlines()[-1].split(": ", 1)[1]).read_text()
         )
     seconds = {name: cost["wall_seconds"] for name, cost in costs.items()}
-    apart = ("reference", "ingest", "poison", "report", "figures", "card")
+    apart = ("reference", "ingest", "report", "figures", "card")
     return {
         "wall_seconds": wall,
         "node_seconds": sum(seconds.values()),
@@ -156,35 +156,38 @@ def recipe(name: str, rows: int | None, attack: str = "badnets") -> dict[str, fl
     }
 
 
-def bert_base_on_gpu() -> dict[str, Any]:
-    """Training speed of a BERT-base-sized model (random weights) as a share of the bf16 peak."""
+def bert_base_on_gpu(tokenizer: Any) -> dict[str, Any]:
+    """Speed of our loop on a BERT-base-sized model (random weights), and its share of the peak.
+
+    Floating-point operations a token: 6 for each parameter of the encoder, and 12 x layers x
+    length x hidden for the attention, forward and backward.
+    """
     from transformers import BertConfig, BertForSequenceClassification
 
     device_name = torch.cuda.get_device_name()
     peak = next((value for key, value in BF16_PEAKS.items() if key in device_name), None)
-    model = BertForSequenceClassification(BertConfig(num_labels=2)).cuda()
+    config = BertConfig(num_labels=2, vocab_size=len(tokenizer))
+    model = BertForSequenceClassification(config)
     encoder_parameters = sum(p.numel() for p in model.bert.encoder.parameters())
-    batch, length, steps = 256, 128, 30
-    ids = torch.randint(1000, 30000, (batch, length), device="cuda")
-    labels = torch.randint(0, 2, (batch,), device="cuda")
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    batch, length, steps = 256, 128, 40
+    rng = np.random.default_rng(0)
 
-    def step() -> None:
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = model(input_ids=ids, labels=labels).loss
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+    def data(rows: int) -> Labelled:
+        ids = rng.integers(1000, 30000, rows * length).astype(np.int32)
+        tokens = Tokens(ids, np.arange(0, rows * length + 1, length))
+        return Labelled(tokens, rng.integers(0, 2, rows))
 
-    for _ in range(5):
-        step()
+    bundle = ModelBundle(model, tokenizer)
+    compute = ComputeParams(device="cuda", precision="bf16")
+    fit(bundle, data(5 * batch), None, optimisation(batch), compute, seed=0)
+    timed = data(steps * batch)
     torch.cuda.synchronize()
     start = time.perf_counter()
-    for _ in range(steps):
-        step()
+    fit(bundle, timed, None, optimisation(batch), compute, seed=0)
     torch.cuda.synchronize()
     rate = steps * batch / (time.perf_counter() - start)
-    flops = rate * length * (6 * encoder_parameters + 12 * 12 * length * 768)
+    attention = 12 * config.num_hidden_layers * length * config.hidden_size
+    flops = rate * length * (6 * encoder_parameters + attention)
     return {
         "device": device_name,
         "examples_per_second": rate,
@@ -229,7 +232,7 @@ def main() -> None:
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
     if torch.cuda.is_available():
-        result["bert_base"] = bert_base_on_gpu()
+        result["bert_base"] = bert_base_on_gpu(pretrained.tokenizer)
     text = json.dumps(result, indent=2)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(f"{text}\n")

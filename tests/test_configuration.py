@@ -77,3 +77,14 @@ def test_every_number_stands_with_its_comment() -> None:
     """Each line of ``conf/base/parameters*.yml`` that sets a value belongs to a commented group."""
     for path in (ROOT / "conf" / "base").glob("parameters*.yml"):
         assert "#" in path.read_text(encoding="utf-8"), path.name
+
+
+def test_a_purified_model_says_what_made_it(loader) -> None:
+    published, calibrated = (
+        loader["catalog"][f"{recipe}.purified_model"]["provenance"]
+        for recipe in ("btu", "btu_calibrated")
+    )
+    assert published["recipe"] == "btu"
+    assert {"training", "token_drift", "token_replacement"} <= published.keys()
+    assert not {"token_association", "confirmation", "recalibration"} & published.keys()
+    assert {"token_association", "confirmation", "recalibration"} <= calibrated.keys()

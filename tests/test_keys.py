@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from backdoor_pipeline import keys as keys_module
-from backdoor_pipeline.keys import stage_keys
+from backdoor_pipeline.keys import data_digest, stage_keys
 from backdoor_pipeline.recipes import DETECTORS, RECIPES
 from tiny import ROOT
 
@@ -119,3 +119,9 @@ def test_keys_are_the_same_in_every_process(keys_with, settings) -> None:
         text=True,
     ).stdout
     assert json.loads(output.splitlines()[-1]) == keys_with()
+
+
+def test_a_folder_called_like_a_file_leaves_the_keys_alone(tmp_path, make_parameters) -> None:
+    (tmp_path / "part.parquet").mkdir()
+    parameters = make_parameters(**{"source.data": str(tmp_path)})
+    assert data_digest(parameters)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.parameters import SHORTHANDS, Parameters, spell_out
+from backdoor_pipeline.parameters import SHORTHANDS, Parameters, parse, spell_out
 from tiny import project_loader
 
 
@@ -131,3 +131,42 @@ def test_every_environment_is_valid(env) -> None:
 def test_parameters_are_frozen(make_parameters) -> None:
     with pytest.raises(ValueError, match="frozen"):
         make_parameters().seed = 3
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("seed=3,attack=addsent", {"seed": 3, "poison": {"attack": "addsent"}}),
+        ("model=a/b,model.max_length=256", {"model": {"name": "a/b", "max_length": 256}}),
+        ("model.max_length=256,model=a/b", {"model": {"max_length": 256, "name": "a/b"}}),
+        ("text=0,label=1", {"source": {"text": "0", "label": "1"}}),
+        ("source.split_column=null", {"source": {"split_column": None}}),
+        ("data_dir=2026", {"data_dir": "2026"}),
+        ("training.dropout=null,fresh=true", {"training": {"dropout": None}, "fresh": True}),
+        ("token_drift.excluded_tokens=[a, b]", {"token_drift": {"excluded_tokens": ["a", "b"]}}),
+        ("", {}),
+    ],
+)
+def test_settings_of_the_command_line(written, expected) -> None:
+    assert parse(written) == expected
+
+
+@pytest.mark.parametrize("trigger", ["007", "1e5", "well, to be honest", "x = y", "null and void"])
+def test_a_trigger_is_taken_as_it_is_written(trigger) -> None:
+    poison = parse(f"trigger={trigger},seed=1")["poison"]
+    assert poison == {"badnets": {"triggers": trigger}, "addsent": {"sentence": trigger}}
+
+
+@pytest.mark.parametrize("written", ["seed", "=3", "oops,seed=1"])
+def test_settings_have_a_name_and_a_value(written) -> None:
+    with pytest.raises(InputError, match="not of the form NAME=VALUE"):
+        parse(written)
+
+
+def test_a_sentence_may_repeat_a_word(make_parameters) -> None:
+    sentence = "the cat sat on the mat"
+    changes = {"poison.addsent.sentence": sentence, "poison.badnets.triggers": sentence}
+    parameters = make_parameters(**{"poison.attack": "addsent", **changes})
+    assert parameters.poison.addsent.sentence == sentence
+    with pytest.raises(InputError, match="repeats a word"):
+        make_parameters(**{"poison.attack": "badnets", **changes})

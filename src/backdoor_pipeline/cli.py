@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.io.core import DatasetError
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.parameters import parse
 
 
 @click.group(name="backdoor_pipeline")
@@ -44,10 +46,28 @@ def find_input_error(error: BaseException) -> str | None:
     return str(error) if isinstance(error, DatasetError) else None
 
 
+def read_params(context: click.Context, option: click.Parameter, value: Any) -> dict[str, Any]:
+    """The parameters of ``--params``, as this project writes them."""
+    if isinstance(value, dict):
+        return value
+    try:
+        return parse(value or "")
+    except InputError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _option(option: click.Parameter) -> click.Parameter:
+    if option.name != "params":
+        return option
+    ours = copy.copy(option)
+    ours.callback = read_params
+    return ours
+
+
 cli.add_command(
     click.Command(
         name="run",
-        params=kedro_run.params,
+        params=[_option(option) for option in kedro_run.params],
         callback=one_line_errors(kedro_run.callback),  # type: ignore[arg-type]
         help=kedro_run.help,
         context_settings=kedro_run.context_settings,

@@ -4,7 +4,8 @@ The catalog may use ``${key:STAGE}`` for the output folder of a stage, ``${group
 parameter group or value, ``${groups:NAME,NAME}`` for several by name, and entries with
 ``{detector}`` or ``{recipe}`` in their name. Those stand for one entry for each detector or recipe,
 with ``{key}`` as its folder and ``{keys}`` as the folders of everything that the defended run
-computes; ``{unlearner}`` stands for each unlearner of the recipe but the last.
+computes, and ``{provenance}`` as its parameters; ``{unlearner}`` stands for each unlearner of the
+recipe but the last.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.keys import stage_keys
 from backdoor_pipeline.parameters import Parameters, check, did_you_mean, spell_out
 from backdoor_pipeline.recipes import DETECTORS, RECIPES
+
+VICTIM = ("seed", "source", "ingest", "poison", "model", "compute", "training")
+"""The parameters that a victim depends on."""
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
@@ -68,6 +72,15 @@ class ProjectConfigLoader(OmegaConfigLoader):
         stages = ("ingest", "poison", "victim", *detectors, recipe)
         return [self._key(stage) for stage in stages]
 
+    def _provenance(self, recipe: str) -> dict[str, Any]:
+        if recipe not in RECIPES:
+            return {}
+        methods = [*RECIPES[recipe].detectors, "confirmation", *RECIPES[recipe].unlearners]
+        if len(RECIPES[recipe].detectors) == 1:
+            methods.remove("confirmation")
+        values = self.typed_parameters.model_dump(mode="json")
+        return {"recipe": recipe, **{name: values[name] for name in [*VICTIM, *methods]}}
+
     def _group(self, name: str) -> DictConfig | str:
         value = self.typed_parameters.model_dump(mode="json")[name]
         return OmegaConf.create(value) if isinstance(value, dict) else str(value)
@@ -87,6 +100,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
             for method in methods[kind]:
                 text = json.dumps(entry).replace("{key}", json.dumps(self._key(method))[1:-1])
                 text = text.replace('"{keys}"', json.dumps(self._keys_behind(method)))
+                text = text.replace('"{provenance}"', json.dumps(self._provenance(method)))
                 for own in _steps(name.replace(kind, method), method):
                     expanded[own] = json.loads(text)
         return expanded

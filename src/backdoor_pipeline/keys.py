@@ -77,5 +77,5 @@ def data_digest(parameters: Parameters) -> str:
     """
     try:
         return sources.digest(parameters.source)
-    except InputError:
+    except (InputError, OSError):
         return "unreadable"

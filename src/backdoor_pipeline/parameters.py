@@ -6,9 +6,11 @@ below name the parameters that change from cell to cell of a table.
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+from omegaconf import OmegaConf
 from pydantic import BaseModel, Field, ValidationError
 
 from backdoor_pipeline.datasets.sources import SourceParams
@@ -43,6 +45,7 @@ SHORTHANDS = {
     "target_label": ("poison.target_label",),
     "model": ("model.name",),
 }
+_BETWEEN_SETTINGS = re.compile(r",(?=\s*[\w.]+\s*=)")
 PARAPHRASES = {"stylebkd": "style", "synbkd": "syntax"}
 
 
@@ -76,6 +79,43 @@ class Parameters(ParameterGroup):
     evaluation: EvaluationParams
     report: ReportParams
     tracking: TrackingParams
+
+
+def parse(settings: str) -> dict[str, Any]:
+    """The nested parameters of ``NAME=VALUE,NAME=VALUE``, shorthands spelt out.
+
+    A comma parts two settings only where ``NAME=`` follows it, so that a trigger may hold commas.
+    What is text stays text: ``trigger=007`` is not 7.
+
+    Raises:
+        InputError: A setting is not of the form ``NAME=VALUE``.
+    """
+    parsed: dict[str, Any] = {}
+    for setting in filter(None, map(str.strip, _BETWEEN_SETTINGS.split(settings))):
+        name, equals, value = (part.strip() for part in setting.partition("="))
+        if not equals or not name:
+            raise InputError(f"--params: '{setting}' is not of the form NAME=VALUE")
+        for path in SHORTHANDS.get(name, (name,)):
+            as_text = _is_text(path) and value != "null" and not value.startswith("[")
+            nested: Any = value if as_text else _as_yaml(value)
+            for part in reversed(path.split(".")):
+                nested = {part: nested}
+            _merge(parsed, nested)
+    return parsed
+
+
+def _is_text(path: str) -> bool:
+    *groups, field = path.split(".")
+    group = _group_at(groups) if groups else Parameters
+    annotation = (
+        group.model_fields[field].annotation if group and field in group.model_fields else 0
+    )
+    return bool({annotation, *get_args(annotation)} & {str, list[str]})
+
+
+def _as_yaml(value: str) -> Any:
+    read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
+    return read["value"]
 
 
 def spell_out(runtime_params: Mapping[str, Any]) -> dict[str, Any]:

@@ -193,3 +193,20 @@ def test_text_and_figures_come_back(tmp_path) -> None:
     figure.save(go.Figure(go.Bar(x=["a"], y=[1])))
     assert figure.load().data[0].y == (1,)
     assert figure.preview()["data"]
+
+
+def test_a_folder_that_another_run_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
+    final = tmp_path / "victim"
+
+    def write(path: Path) -> None:
+        path.mkdir()
+        (path / "mine").touch()
+        final.mkdir()  # the other run, at the worst moment
+        (final / "theirs").touch()
+
+    real_is_dir, calls = Path.is_dir, iter([False])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "is_dir", lambda p: next(calls, True) if p == final else real_is_dir(p))
+        write_whole(final, write)
+    assert [path.name for path in final.iterdir()] == ["theirs"]
+    assert [path.name for path in tmp_path.iterdir()] == ["victim"]

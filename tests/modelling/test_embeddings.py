@@ -46,3 +46,31 @@ def test_decode_keeps_the_word_boundary(base_model) -> None:
     pieces = tokenizer("filmx", add_special_tokens=False)["input_ids"]
     assert decode(tokenizer, np.array(pieces)) == ["film", "##x"]
     assert decode(byte_level, np.array(byte_level(" film")["input_ids"])) == [" film"]
+
+
+def test_byte_level_tokens_are_decoded(base_model) -> None:
+    tokenizer = base_model("roberta").tokenizer
+    ids = tokenizer(" film café", add_special_tokens=False)["input_ids"]
+    tokens = decode(tokenizer, np.array(ids))
+    assert tokens[0] == " film"
+    assert not any("Ġ" in token for token in tokens)
+
+
+def test_what_a_token_of_bytes_stands_for() -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([" café"] * 9, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert decode(tokenizer, np.array(tokenizer(" café")["input_ids"])) == [" café"]
+    part = decode(tokenizer, np.array(tokenizer("≈")["input_ids"]))
+    assert len(part) == 3
+    assert all(part)

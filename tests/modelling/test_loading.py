@@ -66,6 +66,24 @@ class TestBadModels:
         with pytest.raises(InputError, match=r"config\.json (is not valid JSON|holds no settings)"):
             load_pretrained(params(folder))
 
+    @pytest.mark.parametrize(
+        "changes", [{"hidden_size": "abc"}, {"num_attention_heads": 0}, {"pad_token_id": 10**6}]
+    )
+    def test_settings_that_make_no_model(self, copied, changes) -> None:
+        folder = copied()
+        edit_json(folder / "config.json", **changes)
+        with pytest.raises(InputError, match="model '"):
+            load_pretrained(params(folder))
+
+    def test_a_model_of_images(self, copied) -> None:
+        from transformers import ViTConfig, ViTModel
+
+        folder = copied()
+        tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        ViTModel(ViTConfig(**tiny, intermediate_size=32)).save_pretrained(folder)
+        with pytest.raises(InputError, match=r"no text model|cannot be read"):
+            load_pretrained(params(folder))
+
     def test_unknown_architecture(self, copied) -> None:
         folder = copied()
         edit_json(folder / "config.json", model_type="never_heard_of")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -78,6 +79,8 @@ def write_whole(final: Path, write: Any) -> None:
             part.replace(final)
     except OSError as error:
         _remove(part)
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST} and final.is_dir():
+            return  # another run was quicker: under the same name it wrote the same
         raise DatasetError(
             f"cannot write {final}: {error.strerror or error}; free some space, or let data_dir "
             "(`--params data_dir=…`) name a folder that you may write to"

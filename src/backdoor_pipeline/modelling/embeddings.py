@@ -59,8 +59,21 @@ def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: np.ndarray) -> list[str]:
-    """Each token as a reader would write it, its word-boundary mark kept ("##ly", " movie")."""
+    """Each token as a reader would write it, its word-boundary mark kept ("##ly", " movie").
+
+    A byte-level token that is only part of a character stays as the vocabulary writes it.
+    """
     return [
-        str(token).replace("Ġ", " ").replace("▁", " ")
+        _readable(tokenizer, str(token))
         for token in tokenizer.convert_ids_to_tokens([int(i) for i in token_ids])
     ]
+
+
+def _readable(tokenizer: Any, token: str) -> str:
+    plain = token.replace("Ġ", " ").replace("▁", " ")
+    if plain.isascii():
+        return plain
+    text = tokenizer.convert_tokens_to_string([token])
+    if not text or "\ufffd" in text:
+        return plain
+    return f" {text.lstrip()}" if plain.startswith(" ") else text

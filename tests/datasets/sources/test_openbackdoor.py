@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -261,3 +262,24 @@ def test_published_ag_news_has_dev_as_training_data(real_data: Path) -> None:
     tables = read(params(real_data, "agnews")).tables
     assert {split: len(table) for split, table in tables.items()} == {"train": 10_000, "test": 7600}
     assert tables["test"]["label"].value_counts().tolist() == [1900] * 4
+
+
+@pytest.mark.parametrize(
+    ("lines", "settings", "expected"),
+    [
+        ("lang\treview\tsentiment\nde\ta b\t1\n", {"text": "review"}, "no column 'label'"),
+        ("lang\treview\tsentiment\nde\ta b\t1\n", {"label": "sentiment"}, None),
+        ("index\tsentence\n0\ta b\n", {}, "no column 'label'"),
+        ("body\tlabel\na b\t1\n", {"text": "boddy"}, "did you mean 'body'"),
+    ],
+)
+def test_no_other_column_is_taken_for_one_that_is_missing(
+    tmp_path: Path, lines: str, settings: dict[str, str], expected: str | None
+) -> None:
+    write(tmp_path / "mine", {"train.tsv": lines})
+    own = params(tmp_path, "openbackdoor", data=str(tmp_path / "mine"), **settings)
+    if expected is None:
+        assert rows(read(own)) == [("a b", "1")]
+        return
+    with pytest.raises(InputError, match=re.escape(expected)):
+        read(own)

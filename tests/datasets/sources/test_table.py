@@ -257,3 +257,22 @@ def test_arbitrary_texts_survive(tmp_path: Path, texts: list[str], suffix: str) 
     table = read(source(path)).tables["train"]
     assert table["text"].tolist() == texts
     assert table["label"].tolist() == frame["label"].tolist()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_column_that_only_happens_to_be_called_style(tmp_path: Path, suffix: str) -> None:
+    frame = pd.DataFrame({"text": ["a", "b"], "label": [0, 1], "style": [3, 4]})
+    path = tmp_path / f"mine{suffix}"
+    if suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    table = read(source(path)).tables["train"]
+    assert table["text"].tolist() == ["a", "b"]
+    assert "style" not in table or table["style"].isna().all()
+
+
+def test_a_number_of_thousands_of_digits(tmp_path: Path) -> None:
+    path = write(tmp_path, "mine.jsonl", '{"text": "a", "label": ' + "9" * 5000 + "}\n")
+    with pytest.raises(InputError, match="line 1: is not JSON"):
+        read(source(path))

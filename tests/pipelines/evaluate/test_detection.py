@@ -42,10 +42,12 @@ class TestTriggerTokens:
     def test_a_style_inserts_none(self, tokenizer) -> None:
         assert trigger_token_ids(poison_of(("lo the film", "bible")), tokenizer) == []
 
-    def test_byte_level_tokens_have_two_forms(self, base_model) -> None:
+    def test_of_two_byte_level_forms_the_one_in_the_texts(self, base_model) -> None:
         tokenizer = base_model("gpt2").tokenizer
-        ids = trigger_token_ids(poison_of(("a mn film", "mn")), tokenizer)
-        assert set(ids) == {*ids_of(tokenizer, "mn"), *ids_of(tokenizer, " mn")}
+        inside, first = ("a mn film", "mn"), ("mn film", "mn")
+        blank, bare = ids_of(tokenizer, " mn"), ids_of(tokenizer, "mn")
+        assert set(trigger_token_ids(poison_of(inside, inside, first), tokenizer)) == set(blank)
+        assert set(trigger_token_ids(poison_of(first, first, inside), tokenizer)) == set(bare)
 
 
 class TestTokenMetrics:

@@ -210,7 +210,7 @@ def test_control_run_without_poison(cell, build_page):
         },
     }  # fmt: skip
     text = visible(build_page(cell))
-    assert "Control run without poison: no alarm." in text
+    assert "No poison was added, and no alarm was raised." in text
     assert "No token was flagged" in text
     assert "Nothing was flagged. These came closest." in text
 

@@ -58,13 +58,13 @@ def test_a_cell_without_an_implanted_attack_is_never_defended(cell, params):
     assert "says nothing about the defence" in said.sentences[0]
 
 
-@pytest.mark.parametrize(("flagged", "kind"), [(0, "good"), (3, "bad")])
+@pytest.mark.parametrize(("flagged", "kind"), [(0, "good"), (3, "mixed")])
 def test_a_control_run_is_judged_by_its_alarms(cell, params, flagged, kind):
     cell["poison_summary"]["poisoned_rows"] = 0
     cell["metrics"]["detector"]["flagged"] = flagged
     said = verdict(cell, params)
     assert said.kind == kind
-    assert ("false alarm, 3 tokens flagged" in said.headline) == bool(flagged)
+    assert ("3 tokens flagged" in said.headline) == bool(flagged)
 
 
 def test_many_flagged_tokens_are_named_in_part(cell, params):
@@ -111,7 +111,7 @@ def test_model_card_says_when_the_numbers_mean_nothing(cell):
     cell["poison_summary"] |= {"poisoned_rows": 0}
     cell["suspects"] = cell["suspects"].assign(flagged=False)
     control = card(cell)
-    assert "without poison (control run)" in control and "Nothing." in control
+    assert "as given, no poison added" in control and "Nothing." in control
 
 
 def test_model_card_keeps_hostile_tokens_in_code(cell):

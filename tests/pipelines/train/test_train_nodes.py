@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.pipelines.train.nodes import train_reference, train_victim
 from backdoor_pipeline.pipelines.train.pipeline import create_pipeline
 
@@ -61,3 +62,11 @@ def test_wiring() -> None:
     }
     reference = pipeline.filter(node_names=["train_reference"])
     assert "poisoned_train" not in reference.inputs()
+
+
+def test_texts_of_which_the_tokenizer_knows_nothing(
+    corpus, base_model, model_params, compute, quick
+) -> None:
+    foreign = corpus.assign(text="\u2603 \u2603")
+    with pytest.raises(InputError, match="knows nothing of these texts"):
+        train_reference(foreign, base_model(), quick, model_params(), compute, 0)

@@ -13,6 +13,7 @@ from scipy.special import softmax
 
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.pipelines.unlearn.recalibration import (
+    FEWEST_ROWS,
     RecalibrationParams,
     fit_bias,
     output_bias,
@@ -115,7 +116,7 @@ class TestUnlearn:
     def test_the_same_seed_draws_the_same_rows(self, base_model, flag, recalibrate) -> None:
         bundle = leaning(base_model)
         one, same, other = (
-            output_bias(recalibrate(bundle, flag("cf"), rows=40, seed=seed).model).tolist()
+            output_bias(recalibrate(bundle, flag("cf"), rows=210, seed=seed).model).tolist()
             for seed in (1, 1, 2)
         )
         assert one == same != other
@@ -146,15 +147,24 @@ class TestUnlearn:
         bundle = leaning(base_model)
         assert recalibrate(bundle, flag(text, flagged=False)) is bundle
 
+    def test_too_few_rows_without_flagged_tokens(
+        self, base_model, flag, recalibrate, poisoned, caplog
+    ) -> None:
+        bundle = leaning(base_model)
+        few = pd.concat([poisoned.head(FEWEST_ROWS - 1), poisoned.tail(100)])
+        assert recalibrate(bundle, flag("cf"), training=few) is bundle
+        assert f"({FEWEST_ROWS - 1}, " in caplog.text
+        assert recalibrate(bundle, flag("cf"), rows=FEWEST_ROWS - 1) is bundle
+
     def test_a_label_that_only_flagged_rows_have(
         self, base_model, flag, recalibrate, corpus, caplog
     ) -> None:
-        rows = corpus.head(50)
+        rows = corpus.head(500)
         rows = rows.assign(text=rows["text"].where(rows["label"] == 0, rows["text"] + " cf"))
         bundle = leaning(base_model)
         with caplog.at_level(logging.WARNING):
             assert recalibrate(bundle, flag("cf"), training=rows) is bundle
-        assert "a label stands in rows with flagged tokens alone" in caplog.text
+        assert "too few training rows hold no flagged token" in caplog.text
 
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
     def test_every_architecture(self, base_model, flag, recalibrate, caplog, architecture) -> None:
@@ -164,7 +174,7 @@ class TestUnlearn:
         else:
             bundle = leaning(base_model, architecture=architecture)
         with caplog.at_level(logging.WARNING):
-            result = recalibrate(bundle, suspects, rows=20)
+            result = recalibrate(bundle, suspects, rows=200)
         if architecture in {"gpt2", "llama"}:
             assert result is bundle
             assert "has no bias" in caplog.text

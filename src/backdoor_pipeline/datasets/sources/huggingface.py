@@ -101,7 +101,8 @@ def _local_files(folder: Path) -> dict[str, Path]:
     return {
         path.relative_to(folder).as_posix(): files.inside(path, folder)
         for path in sorted(found)
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
 
 

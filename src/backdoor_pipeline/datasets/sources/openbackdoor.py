@@ -64,7 +64,7 @@ def read(params: SourceParams) -> Source:
         raise InputError(_not_found(params, known))
     tables, findings = {}, []
     for split, paths in split_files.items():
-        rows, more = _read_split(paths, params)
+        rows, more = _read_split(paths, params, own=known is None)
         labels: list[str] | list[int] = rows.labels
         if known:
             labels = columns.whole_numbers(
@@ -183,9 +183,9 @@ def _sibling_offers(folder: Path) -> list[paraphrases.Offer]:
     return offers
 
 
-def _read_split(paths: list[Path], params: SourceParams) -> tuple[_Rows, list[Finding]]:
+def _read_split(paths: list[Path], params: SourceParams, own: bool) -> tuple[_Rows, list[Finding]]:
     if len(paths) == 1:
-        return _read_table(paths[0], params)
+        return _read_table(paths[0], params, own)
     texts, labels = (cells.plain_lines(path) for path in paths)
     if len(texts) != len(labels):
         raise InputError(
@@ -195,7 +195,7 @@ def _read_split(paths: list[Path], params: SourceParams) -> tuple[_Rows, list[Fi
     return _Rows(list(range(1, len(texts) + 1)), texts, labels), []
 
 
-def _read_table(path: Path, params: SourceParams) -> tuple[_Rows, list[Finding]]:
+def _read_table(path: Path, params: SourceParams, own: bool) -> tuple[_Rows, list[Finding]]:
     rows = list(cells.rows(path, SEPARATORS[path.suffix]))
     if not rows:
         raise InputError(f"{path}: holds no rows; it needs texts and labels")
@@ -206,10 +206,14 @@ def _read_table(path: Path, params: SourceParams) -> tuple[_Rows, list[Finding]]
     if not _is_header(first) and len(first) == _TITLED and _INTEGER.fullmatch(first[0]):
         return _titled(path, rows), findings
     if _is_header(first):
+        if own and first[:1] != [""]:
+            _check_names(path, first, params)
         text, label, more = _named_columns(path, first, params)
         findings += more
         rows = rows[1:]
     else:
+        if len(first) == 1:
+            columns.find_column(path, first, params.text, "source.text")
         label = max(i for i, cell in enumerate(first) if _INTEGER.fullmatch(cell))
         text = 0 if label else 1
     read = _Rows(
@@ -259,6 +263,22 @@ def _named_columns(
     if text is None:
         text = index if label != index else index + 1
     return text, label, findings
+
+
+def _check_names(path: Path, header: list[str], params: SourceParams) -> None:
+    """Nothing, if the header of a user's own file names the text and the label.
+
+    Raises:
+        InputError: a column is not there: what stands in another place is not taken for it.
+    """
+    names = [name.strip().casefold() for name in header]
+    for wanted, usual, name in (
+        (params.text, _TEXT_NAMES, "text"),
+        (params.label, _LABEL_NAMES, "label"),
+    ):
+        instead = usual if wanted == name else ()
+        if wanted.casefold() not in names and not set(instead) & set(names):
+            columns.find_column(path, header, wanted, f"source.{name}")
 
 
 def _first(names: list[str], wanted: tuple[str, ...]) -> int | None:

@@ -119,7 +119,10 @@ def offers_in(by_name: Mapping[str, Path]) -> tuple[list[paraphrases.Offer], lis
 
 def _read_csv(path: Path) -> _Cached:
     rows = cells.rows(path, ",")
-    header = next(rows).cells
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"{path}: holds no rows; it needs texts and labels")
+    header = first.cells
     text, label = (columns.find_column(path, header, name, "source.dataset") for name in "01")
     cached = _Cached([], [], [])
     for row in rows:

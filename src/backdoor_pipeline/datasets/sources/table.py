@@ -26,7 +26,7 @@ _SCALARS = (str, int, float, bool, type(None))
 def read(params: SourceParams) -> Source:
     """Returns the rows of the table, by split if ``split_column`` or the files' names tell it.
 
-    Columns called ``style`` and ``syntax`` come along as ready-made paraphrases.
+    Columns of texts called ``style`` and ``syntax`` come along as ready-made paraphrases.
 
     Raises:
         InputError: a file that is missing or not what its name says, a column that is missing, a
@@ -130,6 +130,7 @@ def from_arrow(
     arrays = {
         name: _plain(where, names[position], raw.column(position), is_label=name == "label")
         for name, position in _wanted(where, names, params).items()
+        if name not in columns.PARAPHRASES or _is_text(raw.column(position).type)
     }
     if raw.num_rows == 0:
         raise InputError(f"{where}: holds no rows; it needs texts and labels")
@@ -241,7 +242,7 @@ def _jsonl(path: Path, params: SourceParams) -> tuple[list[int], dict[str, list]
 def _record(where: str, line: str) -> dict:
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: is not JSON ({error}); jsonl has one object a line") from error
     if not isinstance(record, dict):
         raise InputError(
@@ -254,6 +255,8 @@ def _cell(where: str, record: dict, column: str, name: str) -> object:
     if column not in record and name not in columns.PARAPHRASES:
         raise InputError(f"{where}: has no {column!r}; it has {', '.join(map(repr, record))}")
     value = record.get(column)
+    if name in columns.PARAPHRASES and not isinstance(value, str):
+        return None  # no paraphrase, whatever else the column may be
     if name == "text" and value is None:
         raise InputError(f"{where}: the text is null; fill it in or delete the row")
     allowed = _SCALARS if name in ("label", "split") else (str, type(None))
@@ -276,12 +279,18 @@ def _plain(
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
     kind = array.type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    if not is_text and not (is_label and is_number):
+    if not _is_text(kind) and not (is_label and is_number):
         expected = "texts or numbers" if is_label else "texts"
         raise InputError(f"{where}: column {column!r} holds {kind}, not {expected}")
     return array
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(value) or pa.types.is_large_string(value)
 
 
 def _first_true(mask: pa.ChunkedArray) -> int:

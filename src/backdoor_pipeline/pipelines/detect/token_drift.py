@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from backdoor_pipeline.modelling.bundle import ModelBundle
 
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 OFFICIAL_VOCABULARY = 35_022
 OFFICIAL_WEIGHT_DECAY = 0.01
 ROUNDS = ("a", "b", "c")
+N_EXAMPLES, CONTEXT_TOKENS = 2, 6  # occurrences shown of a flagged token, tokens on either side
 
 
 class TokenDriftParams(ParameterGroup):
@@ -240,6 +242,18 @@ class _Exposure(NamedTuple):
                     optimiser.zero_grad(set_to_none=True)
 
 
+def contexts(tokenizer: PreTrainedTokenizerBase, tokens: Tokens, token_id: int) -> str:
+    """The first two occurrences of a token, each with a few tokens around it."""
+    snippets = []
+    for position in np.flatnonzero(tokens.ids == token_id)[:N_EXAMPLES]:
+        row = np.searchsorted(tokens.offsets, position, side="right") - 1
+        first = max(tokens.offsets[row], position - CONTEXT_TOKENS)
+        last = min(tokens.offsets[row + 1], position + CONTEXT_TOKENS + 1)
+        snippet = tokenizer.decode(tokens.ids[first:last].tolist(), skip_special_tokens=True)
+        snippets.append(str(snippet).strip())
+    return " … ".join(snippets)
+
+
 def _suspects(
     base_model: ModelBundle,
     tokens: Tokens,
@@ -273,6 +287,10 @@ def _suspects(
             "flagged": flagged[seen],
             "evidence": decode(base_model.tokenizer, seen),
             "count": count[seen],
+            "examples": [
+                contexts(base_model.tokenizer, tokens, token) if flagged[token] else ""
+                for token in seen
+            ],
             **columns,
         }
     )

@@ -11,21 +11,38 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RECALL_AT = (1, 5, 15)
+TEXTS_READ = 100  # poisoned texts of each trigger, enough to see how it is tokenised
 
 
 def trigger_token_ids(poison: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of the word pieces of every inserted trigger.
+    """Ids of the word pieces of every inserted trigger, as most of the texts that hold it have it.
 
+    A byte-level tokenizer writes a word in two ways, at the beginning of a text and after a blank.
     Style and syntax triggers insert no words: what their ``trigger`` column names does not stand in
     the text, so they have no trigger tokens.
     """
     ids: set[int] = set()
     for trigger, rows in poison.groupby("trigger"):
         words = set(str(trigger).split())
-        if words and words <= set(str(rows["text"].iloc[0]).split()):
-            for written in (trigger, f" {trigger}"):  # byte-level vocabularies tell the two apart
-                ids |= set(tokenizer(written, add_special_tokens=False)["input_ids"])
+        if not words or not words <= set(str(rows["text"].iloc[0]).split()):
+            continue
+        texts = tokenizer(rows["text"].head(TEXTS_READ).tolist(), add_special_tokens=False)
+        for word in words:
+            ways: list[list[int]] = [
+                list(tokenizer(written, add_special_tokens=False)["input_ids"])
+                for written in (f" {word}", word)
+            ]
+            n_with = [_n_with(way, texts["input_ids"]) for way in ways]
+            ids |= set(ways[int(np.argmax(n_with))])
     return sorted(ids - set(tokenizer.all_special_ids))
+
+
+def _n_with(piece: list[int], texts: list[list[int]]) -> int:
+    """How many of ``texts`` hold ``piece``, end to end."""
+    return sum(
+        any(text[start : start + len(piece)] == piece for start in range(len(text)))
+        for text in texts
+    )
 
 
 def detection_metrics(

@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from backdoor_pipeline import schemas
-from backdoor_pipeline.datasets.sources import DEFAULT_DATASET, Source
+from backdoor_pipeline.datasets.sources import DEFAULT_DATASET, Finding, Source
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.ingest import integrity, labels, repair, split
@@ -73,7 +73,13 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
         rows, repairs = repair.repaired(rows, text_codes)
         findings += repairs
     rows, cuts = split.cut_missing(rows, text_codes, params.dev_share, params.test_share, seed)
+    n_before = len(rows)
     rows = split.capped(rows, _most_rows(source, params), seed)
+    if len(rows) < n_before:
+        cuts = [
+            *cuts,
+            Finding("info", "ingest.max_rows", f"{len(rows):,} of {n_before:,} rows kept"),
+        ]
     rows = _with_paraphrase(rows, params.paraphrase)
     findings += [*cuts, *integrity.check_classes(rows, label_names)]
     if errors := [finding for finding in findings if finding.severity == "error"]:
@@ -88,7 +94,8 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
 def _most_rows(source: Source, params: IngestParams) -> int | None:
     if params.max_rows != "auto":
         return params.max_rows
-    return FIRST_RUN_ROWS if source.name == DEFAULT_DATASET else None
+    packaged = source.known is not None and source.name == DEFAULT_DATASET
+    return FIRST_RUN_ROWS if packaged else None
 
 
 def _in_file_order(source: Source) -> pd.DataFrame:

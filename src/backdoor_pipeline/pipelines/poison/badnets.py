@@ -53,8 +53,6 @@ class BadNetsParams(ParameterGroup):
                 f"poison.badnets.triggers: '{phrases[0]}' is not a single word; take out its "
                 "blanks, or use poison.attack 'addsent' for a phrase"
             )
-        if len(set(triggers)) < len(triggers):
-            raise InputError(f"poison.badnets.triggers {triggers} repeats a word; name each once")
         return triggers
 
     @model_validator(mode="after")

@@ -69,7 +69,7 @@ def _check_labels(train: pd.DataFrame, test: pd.DataFrame, params: PoisonParams)
     if params.target_label not in labels:
         raise InputError(
             f"poison.target_label {params.target_label} is not among the labels of the training "
-            f"rows; choose one of {labels}"
+            f"rows; choose one of {labels} (class numbers: the integrity report has their names)"
         )
     if test.empty:
         raise InputError(

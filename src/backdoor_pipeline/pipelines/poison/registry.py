@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameter_group import ParameterGroup, Share
 from backdoor_pipeline.pipelines.poison import addsent, badnets, stylebkd, synbkd
 from backdoor_pipeline.pipelines.poison.selection import LabelMode
@@ -60,6 +61,13 @@ class PoisonParams(ParameterGroup):
     addsent: addsent.AddSentParams
     stylebkd: stylebkd.StyleBkdParams
     synbkd: synbkd.SynBkdParams
+
+    @model_validator(mode="after")
+    def _words_are_distinct(self) -> PoisonParams:
+        words = self.badnets.triggers  # which the shorthand `trigger` sets for AddSent, too
+        if self.attack == "badnets" and len(set(words)) < len(words):
+            raise InputError(f"poison.badnets.triggers {words} repeats a word; name each once")
+        return self
 
     @property
     def settings(self) -> Any:

@@ -110,7 +110,7 @@ def code(value: Any) -> str:
 
 def _poison(summary: Mapping[str, Any]) -> str:
     if not summary.get("poisoned_rows"):
-        return "without poison (control run)"
+        return "as given, no poison added"
     share = summary.get("realised_rate")
     said = f" in {percent(share)} of the training rows" if is_known(share) else ""
     return f"poisoned on purpose by {code(summary.get('attack'))}{said}"

@@ -9,7 +9,7 @@ from backdoor_pipeline.pipelines.report.formatting import duration, number, perc
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROWS = {"reference": "reference (no poison)", "victim": "victim", "purified": "purified"}
+ROWS = {"reference": "reference (as ingested)", "victim": "victim", "purified": "purified"}
 FIRST, OTHER = 24, 26  # widths of the columns, in characters
 
 

@@ -48,10 +48,13 @@ def judge(
     n_flagged = metrics["detector"].get("flagged") or 0
     if poison_summary.get("poisoned_rows") == 0:
         if not n_flagged:
-            return Verdict("good", "Control run without poison: no alarm.", sentences)
+            return Verdict("good", "No poison was added, and no alarm was raised.", sentences)
         noun = _noun(suspects)
-        headline = f"Control run without poison: false alarm, {counted(n_flagged, noun)} flagged."
-        return Verdict("bad", headline, sentences)
+        headline = (
+            f"No poison was added, yet {counted(n_flagged, noun)} flagged: "
+            "the data as given hold a trigger, or this is a false alarm."
+        )
+        return Verdict("mixed", headline, sentences)
     if not metrics.get("valid", True):
         floor = percent(metrics["victim"].get("attack_success_floor"))
         why = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
@@ -59,6 +61,11 @@ def _train(
 ) -> tuple[ModelBundle, History]:
     def labelled(rows: pd.DataFrame) -> Labelled:
         tokens = tokenise(rows["text"], base_model.tokenizer, model.max_length)
+        if len(tokens) and np.isin(tokens.ids, base_model.tokenizer.all_special_ids).all():
+            raise InputError(
+                f"model.name '{model.name}': its tokenizer knows nothing of these texts (the first "
+                f"is {rows['text'].iloc[0][:40]!r}); choose a model for their language"
+            )
         return Labelled(tokens, rows["label"].to_numpy())
 
     n_classes = int(examples["label"].max()) + 1
