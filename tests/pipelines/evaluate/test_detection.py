@@ -78,6 +78,12 @@ class TestTokenMetrics:
         assert metrics["recall"] is metrics["auroc"] is metrics["trigger_rank"] is None
         assert metrics["trigger_recall_at_1"] is None
 
+    def test_of_own_data_nobody_knows_what_is_false(self, tokenizer) -> None:
+        suspects = suspects_of([40, 41], [2.0, 1.0], [True, False])
+        metrics = detection_metrics(suspects, poison_of(), tokenizer, 10, known_clean=False)
+        assert metrics["flagged"] == 1
+        assert metrics["false_alarms"] is metrics["precision"] is None
+
     def test_a_style_attack_has_no_true_tokens(self, tokenizer) -> None:
         suspects = suspects_of([40], [2.0], [True])
         metrics = detection_metrics(suspects, poison_of(("lo film", "bible")), tokenizer, 10)

@@ -57,6 +57,7 @@ class Cell:
             },
             self.parameters.evaluation,
             fine_tune_rows=0,
+            own_data=None,
         )
 
     def drift_suspects(self) -> pd.DataFrame:
@@ -213,6 +214,7 @@ class TestMetrics:
                 {},
                 cell.parameters.evaluation,
                 asked,
+                None,
             )
             assert metrics["cost"]["clean_rows"] == used + 25
         assert metrics["cost"]["wall_seconds"] is metrics["cost"]["peak_memory_bytes"] is None

@@ -50,6 +50,7 @@ def detection_metrics(
     poison: pd.DataFrame,
     tokenizer: PreTrainedTokenizerBase,
     n_examples: int,
+    known_clean: bool = True,
 ) -> dict[str, float | int | None]:
     """Agreement of ``suspects`` with the inserted tokens or (example detectors) the poisoned rows.
 
@@ -59,6 +60,8 @@ def detection_metrics(
             control run without poison.
         tokenizer: Splits triggers into the tokens that a token detector can name.
         n_examples: Size of the training set.
+        known_clean: Whether the data are known to hold no trigger but the added ones. Of a user's
+            own data that is not known: without added poison nothing flagged is right or wrong.
 
     Returns:
         ``precision`` and ``recall`` of the flagged keys, ``auroc`` of the score, ``trigger_rank``
@@ -75,15 +78,16 @@ def detection_metrics(
     n_hit, n_flagged = int((hit & flagged).sum()), int(flagged.sum())
     ranks = np.flatnonzero(hit) + 1
     recall = n_hit / len(true) if true else None
+    judged = bool(true) or (known_clean and len(poison) == 0)
     metrics: dict[str, float | int | None] = {
-        "precision": n_hit / n_flagged if n_flagged and (true or len(poison) == 0) else None,
+        "precision": n_hit / n_flagged if n_flagged and judged else None,
         "recall": recall,
         "auroc": _auroc(ranked["score"].to_numpy(), hit),
         "trigger_recall": None if examples else recall,
         "trigger_rank": int(ranks[0]) if len(ranks) else None,
         "trigger_tokens": None if examples else len(true),
         "flagged": n_flagged,
-        "false_alarms": n_flagged - n_hit if true or len(poison) == 0 else None,
+        "false_alarms": n_flagged - n_hit if judged else None,
     }
     if examples:
         return metrics | {"flagged_share": n_flagged / n_examples}

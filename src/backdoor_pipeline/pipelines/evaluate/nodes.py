@@ -67,6 +67,7 @@ def evaluate(
     costs: dict[str, dict[str, float]],
     params: EvaluationParams,
     fine_tune_rows: int,
+    own_data: str | None,
 ) -> dict[str, Any]:
     """The ``metrics`` of one cell: each model, the detector, the cost, and whether it is valid."""
     target_label = int(triggered_test["label"].iloc[0])
@@ -84,7 +85,9 @@ def evaluate(
     implanted = metrics["victim"]["attack_success_excess"] >= params.minimum_excess
     return metrics | {
         "comparison": _compare(predictions, target_label),
-        "detector": detection_metrics(suspects, poison, base_tokenizer, len(poisoned_train)),
+        "detector": detection_metrics(
+            suspects, poison, base_tokenizer, len(poisoned_train), known_clean=own_data is None
+        ),
         "cost": _cost(costs, len(poisoned_train)) | {"clean_rows": clean_rows},
         "valid": bool(implanted),
         "validity": "attack implanted" if implanted else "attack not implanted",

@@ -50,6 +50,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "costs",
                     "params:evaluation",
                     "params:fine_tune.rows",
+                    "params:source.data",
                 ],
                 "metrics",
                 name="evaluate_models",
