@@ -89,10 +89,16 @@ def write_tables(table: pd.DataFrame, out: Path) -> None:
     lines = ["| " + " | ".join([*means.index.names, *means.columns]) + " |"]
     lines.append("|" + " --- |" * (len(means.index.names) + len(means.columns)))
     for index, values in means.iterrows():
-        cells = [f"{value:.1f}" if pd.notna(value) else "–" for value in values]
+        cells = [_number(value) for value in values]
         lines.append("| " + " | ".join([*index, *cells]) + " |")
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def _number(value: float) -> str:
+    if pd.isna(value):
+        return "–"
+    return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
 
 
 if __name__ == "__main__":
