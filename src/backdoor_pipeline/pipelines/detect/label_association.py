@@ -45,7 +45,7 @@ def associate(
 
     With N texts, N_c of label c, n of them with the item and h of these of label c, h is
     hypergeometric if presence and label are independent: mean n N_c / N, variance
-    n (N_c / N) (1 - N_c / N) (N - n) / (N - 1). Where h is below its mean, p is set to 1.
+    n (N_c / N) (1 - N_c / N) (N - n) / (N - 1). Where h is not above its mean, p is set to 1.
     """
     from scipy.stats import hypergeom
 
@@ -61,7 +61,8 @@ def associate(
     variance = np.outer(count * (total - count) / max(total - 1, 1), share * (1 - share))
     z = (table - np.outer(count, share)) / np.sqrt(np.maximum(variance, 1e-12))
     p = np.ones(table.shape)
-    item, label = np.nonzero(z > 0)  # the others are no candidates, and the tail is slow to sum
+    # the others are no candidates, and their tails are slow to sum
+    item, label = np.nonzero(table > np.outer(count, share) + 1e-9)
     p[item, label] = hypergeom.sf(table[item, label] - 1, total, per_label[label], count[item])
     return Association(count, table, np.where(variance > 0, z, 0.0), np.clip(p, 0.0, 1.0))
 
