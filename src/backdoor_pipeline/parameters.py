@@ -97,11 +97,14 @@ def parse(settings: str) -> dict[str, Any]:
             raise InputError(f"--params: '{setting}' is not of the form NAME=VALUE")
         for path in SHORTHANDS.get(name, (name,)):
             as_text = _is_text(path) and value != "null" and not value.startswith("[")
-            nested: Any = value if as_text else _as_yaml(value)
-            for part in reversed(path.split(".")):
-                nested = {part: nested}
-            _merge(parsed, nested)
+            _merge(parsed, _nested(path, value if as_text else _as_yaml(value)))
     return parsed
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    """``{"a": {"b": value}}`` for ``a.b``."""
+    name, _, rest = path.partition(".")
+    return {name: _nested(rest, value) if rest else value}
 
 
 def _is_text(path: str) -> bool:
@@ -127,13 +130,10 @@ def spell_out(runtime_params: Mapping[str, Any]) -> dict[str, Any]:
             _merge(spelt_out, {name: value})
             continue
         for path in SHORTHANDS[name]:
-            group, *rest = path.split(".")
-            nested: Any = value
+            meant = value
             if name == "trigger":
-                nested = "" if value is None else str(value)  # Kedro reads nothing as None
-            for part in reversed(rest):
-                nested = {part: nested}
-            _merge(spelt_out, {group: nested})
+                meant = "" if value is None else str(value)  # Kedro reads nothing as None
+            _merge(spelt_out, _nested(path, meant))
     return spelt_out
 
 

@@ -6,7 +6,13 @@ what it reads. ``GROUND_TRUTH`` names the columns that only ``evaluate`` and ``r
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pandera.pandas as pa
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 SPLITS = ("train", "dev", "test")
 GROUND_TRUTH = ("is_poisoned", "source_label", "trigger")
@@ -79,3 +85,9 @@ PREDICTIONS = pa.DataFrameSchema(
     name="predictions",
 )
 """``label`` is the true label in both test sets; ``probability`` is that of ``predicted``."""
+
+
+def flagged_tokens(suspects: pd.DataFrame) -> np.ndarray:
+    """Ids of the tokens that a ``suspects`` table flags, int64, in its order."""
+    flagged = (suspects["kind"] == "token") & suspects["flagged"]
+    return suspects.loc[flagged, "key"].to_numpy()

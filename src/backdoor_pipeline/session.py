@@ -12,11 +12,8 @@ from kedro.pipeline import Pipeline
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameters import did_you_mean
 
-FILTERS = {
-    **{name: name for name in ("tags", "node_names", "from_nodes", "to_nodes")},
-    **{name: name for name in ("from_inputs", "to_outputs")},
-    "namespaces": "node_namespaces",
-}
+SAME = ("tags", "node_names", "from_nodes", "to_nodes", "from_inputs", "to_outputs")
+FILTERS = {name: name for name in SAME} | {"namespaces": "node_namespaces"}
 """What a run's options that select nodes are called by ``Pipeline.filter``."""
 
 

@@ -25,6 +25,7 @@ from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt
+from backdoor_pipeline.schemas import flagged_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,9 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SMALLEST = 1e-12  # probability below which float32 tells nothing
-FEWEST_ROWS = (
-    200  # below, the bias would follow chance: with 50 rows it may cost a point of accuracy
-)
+FEWEST_ROWS = 200  # with fewer the bias follows chance; 50 may cost a point of accuracy
 FEWEST_OF_A_LABEL = 20
 
 
@@ -68,11 +67,10 @@ def unlearn(
     """
     import torch
 
-    flagged = suspects.loc[(suspects["kind"] == "token") & suspects["flagged"], "key"].to_numpy()
+    flagged = flagged_tokens(suspects)
     if not len(flagged):
         return bundle
-    recalibrated = ModelBundle(copy.deepcopy(bundle.model), bundle.tokenizer)
-    bias = output_bias(recalibrated.model)
+    bias = output_bias(bundle.model)
     if bias is None:
         logger.warning("the classifier's last layer has no bias to recalibrate: it stays as it is")
         return bundle
@@ -94,9 +92,12 @@ def unlearn(
     probabilities = predict(bundle, tokens.take(chosen), compute)
     shift = fit_bias(probabilities, labels[chosen], suspicious)
     logger.info("the bias of the labels is shifted by %s", np.round(shift, 3).tolist())
+    model = copy.deepcopy(bundle.model)
     with torch.no_grad():
-        bias += torch.tensor(shift, dtype=bias.dtype, device=bias.device)
-    return recalibrated
+        output_bias(model).add_(  # type: ignore[union-attr]
+            torch.tensor(shift, dtype=bias.dtype, device=bias.device)
+        )
+    return ModelBundle(model, bundle.tokenizer)
 
 
 def output_bias(model: PreTrainedModel) -> torch.Tensor | None:

@@ -22,6 +22,7 @@ from pydantic import Field
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.embeddings import embedding_table, word_vectors
 from backdoor_pipeline.parameter_group import ParameterGroup
+from backdoor_pipeline.schemas import flagged_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +57,7 @@ def unlearn(
     import torch
 
     before, after = embedding_table(base_model), embedding_table(victim)
-    flagged = suspects.loc[(suspects["kind"] == "token") & suspects["flagged"], "key"].to_numpy()
+    flagged = flagged_tokens(suspects)
     replacement = replacement_rows(before, flagged, base_model, params)
     edit = official_replace_rows if params.official_cut else replace_rows
     edited = edit(before, after, flagged, replacement, params.cut_scale)
@@ -69,7 +70,7 @@ def unlearn(
 def replace_rows(
     before: np.ndarray,
     after: np.ndarray,
-    token_ids: Sequence[int],
+    token_ids: Sequence[int] | np.ndarray,
     replacement: np.ndarray,
     cut_scale: float = 1.0,
 ) -> np.ndarray:
@@ -99,7 +100,7 @@ def cut(before: np.ndarray, after: np.ndarray) -> float:
 def official_replace_rows(
     before: np.ndarray,
     after: np.ndarray,
-    token_ids: Sequence[int],
+    token_ids: Sequence[int] | np.ndarray,
     replacement: np.ndarray,
     cut_scale: float = 1.0,
 ) -> np.ndarray:
