@@ -16,7 +16,7 @@ from backdoor_pipeline.keys import data_digest, stage_keys
 from backdoor_pipeline.recipes import DETECTORS, RECIPES
 from tiny import ROOT
 
-STAGES = ["ingest", "poison", "reference", "victim", "undefended", *DETECTORS, *RECIPES]
+STAGES = ["ingest", "poison", "reference", "victim", "floor", *DETECTORS, *RECIPES]
 AFTER_POISON = set(STAGES) - {"ingest", "reference"}
 
 

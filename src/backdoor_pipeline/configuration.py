@@ -5,7 +5,7 @@ parameter group or value, ``${groups:NAME,NAME}`` for several by name, and entri
 ``{detector}`` or ``{recipe}`` in their name. Those stand for one entry for each detector or recipe,
 with ``{key}`` as its folder and ``{keys}`` as the folders of everything that the defended run
 computes, and ``{provenance}`` as its parameters; ``{unlearner}`` stands for each unlearner of the
-recipe but the last.
+recipe, ``{earlier_unlearner}`` for each but the last.
 """
 
 from __future__ import annotations
@@ -101,13 +101,21 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 text = json.dumps(entry).replace("{key}", json.dumps(self._key(method))[1:-1])
                 text = text.replace('"{keys}"', json.dumps(self._keys_behind(method)))
                 text = text.replace('"{provenance}"', json.dumps(self._provenance(method)))
-                for own in _steps(name.replace(kind, method), method):
-                    expanded[own] = json.loads(text)
+                for own, filled in _steps(name.replace(kind, method), text, method):
+                    expanded[own] = json.loads(filled)
         return expanded
 
 
-def _steps(name: str, method: str) -> list[str]:
-    """``name``, or where it holds ``{unlearner}`` a name for all but the recipe's last one."""
-    if "{unlearner}" not in name:
-        return [name]
-    return [name.replace("{unlearner}", step) for step in RECIPES[method].unlearners[:-1]]
+def _steps(name: str, text: str, method: str) -> list[tuple[str, str]]:
+    """``name`` and ``text`` for each unlearner that a placeholder in ``name`` stands for."""
+    unlearners = RECIPES[method].unlearners if method in RECIPES else ()
+    for placeholder, chosen in (
+        ("{unlearner}", unlearners),
+        ("{earlier_unlearner}", unlearners[:-1]),
+    ):
+        if placeholder in name:
+            return [
+                (name.replace(placeholder, step), text.replace(placeholder, step))
+                for step in chosen
+            ]
+    return [(name, text)]

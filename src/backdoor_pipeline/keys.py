@@ -36,9 +36,7 @@ def stage_keys(parameters: Parameters) -> dict[str, str]:
         f"{data}.clean.{model}.s{p.seed}", keys["ingest"], p.training, *settings
     )
     keys["victim"] = _key(f"{cell}.{model}.s{p.seed}", keys["poison"], p.training, *settings)
-    keys["undefended"] = _key(
-        f"{cell}.{model}.s{p.seed}.undefended", keys["victim"], keys["reference"]
-    )
+    keys["floor"] = _key(f"{cell}.{model}.s{p.seed}.floor", keys["poison"], keys["reference"])
     for detector in DETECTORS:
         keys[detector] = _key(
             f"{cell}.{model}.s{p.seed}.{detector}", keys["victim"], getattr(p, detector)

@@ -24,7 +24,8 @@ SHARED = {
     "victim_model",
     "victim_history",
     "reference_history",
-    "undefended_predictions",
+    "reference_predictions",
+    "victim_predictions",
 }
 """What all recipes of a cell share; everything else that a recipe makes has its name in front."""
 
@@ -48,7 +49,7 @@ def _parts(name: str) -> dict[str, Pipeline]:
     recipe = RECIPES[name]
     own = {
         "unlearn": unlearn.create_pipeline(recipe.unlearners),
-        "evaluate": evaluate.create_pipeline(),
+        "evaluate": evaluate.create_pipeline(recipe.unlearners),
         "report": report.create_pipeline(name),
     }
     return {

@@ -24,7 +24,8 @@ ALL_NODES = {
     "replace_tokens",
     "recalibrate",
     "fine_tune_lightly",
-    "predict_undefended",
+    "predict_reference",
+    "predict_victim",
     "predict_purified",
     "evaluate",
 }

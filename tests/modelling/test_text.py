@@ -32,6 +32,12 @@ def test_take_gives_the_texts_asked_for_in_that_order(texts, data) -> None:
     assert [taken[i].tolist() for i in range(len(taken))] == [texts[i] for i in numbers]
 
 
+@given(TEXTS, st.lists(st.integers(0, 9), max_size=4))
+def test_contain_finds_the_texts_with_one_of_the_tokens(texts, wanted) -> None:
+    found = tokens_of(texts).contain(wanted)
+    assert found.tolist() == [bool(set(text) & set(wanted)) for text in texts]
+
+
 @given(TEXTS)
 def test_rows_and_lengths_say_where_each_token_stands(texts) -> None:
     tokens = tokens_of(texts)

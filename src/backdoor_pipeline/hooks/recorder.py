@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.hooks.mlflow_run import MlflowRun
 
-HISTORY = "_history"
+HISTORY, RECORD = "_history", "_record"
 
 
 class Recorder:
@@ -53,6 +53,7 @@ class Recorder:
         self.kinds = {
             "metrics": self._record_metrics,
             "history": self._record_history,
+            "record": self._record_numbers,
             "artifact": self._record_file,
             "figure": self._keep_figure,
             "model": self._keep_model,
@@ -88,6 +89,9 @@ class Recorder:
         self._notes.append(f"```\n{summary_table(metrics, recipe)}\n```")
         self.run.log_metrics(numbers)
         self.run.set_tags(words | {"mlflow.note.content": "\n".join(self._notes)})
+
+    def _record_numbers(self, name: str, dataset: AbstractDataset) -> None:
+        self.run.log_metrics(flatten({self._own_name(name).removesuffix(RECORD): dataset.load()}))
 
     def _record_history(self, name: str, dataset: AbstractDataset) -> None:
         model = self._own_name(name).removesuffix(HISTORY)

@@ -56,6 +56,11 @@ class Tokens:
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         return Tokens(self.ids[np.repeat(self.offsets[texts], lengths) + within], offsets)
 
+    def contain(self, token_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which texts hold one of ``token_ids``, bool, shape (n_texts,)."""
+        found = np.isin(self.ids, np.asarray(token_ids, dtype=self.ids.dtype))
+        return np.bincount(self.rows[found], minlength=len(self)) > 0
+
     def without(self, token_ids: Sequence[int] | np.ndarray) -> Tokens:
         """The same texts with every occurrence of ``token_ids`` deleted, order kept."""
         keep = ~np.isin(self.ids, np.asarray(token_ids, dtype=self.ids.dtype))

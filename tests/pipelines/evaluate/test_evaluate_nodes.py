@@ -17,7 +17,8 @@ from backdoor_pipeline.pipelines.evaluate.nodes import (
     EvaluationParams,
     evaluate,
     predict_purified,
-    predict_undefended,
+    predict_reference,
+    predict_victim,
 )
 from backdoor_pipeline.pipelines.poison.nodes import poison_train
 from backdoor_pipeline.pipelines.train.nodes import train_reference, train_victim
@@ -41,23 +42,26 @@ class Cell:
         self.tests = (corpus, self.poison["triggered_test"], self.model, compute)
 
     def metrics(self, reference, purified, suspects) -> dict[str, Any]:
-        undefended = predict_undefended(reference, self.victim, *self.tests)
-        self.predictions = predict_purified(undefended, purified, *self.tests)
+        undefended = (
+            predict_reference(reference, *self.tests),
+            predict_victim(self.victim, *self.tests),
+        )
+        self.predictions = predict_purified(*undefended, purified, *self.tests)
         return evaluate(
             self.predictions,
             self.poison["triggered_test"],
             self.poison["poisoned_train"],
             suspects,
             self.base.tokenizer,
-            self.examples,
             {
                 "train_victim": {"wall_seconds": 4.0, "peak_memory_bytes": 7},
                 "detect_token_drift": {"wall_seconds": 1.0, "peak_memory_bytes": 9},
                 "train_reference": {"wall_seconds": 99.0, "peak_memory_bytes": 99},
             },
             self.parameters.evaluation,
-            fine_tune_rows=0,
-            own_data=None,
+            None,
+            {"tokens": 1},
+            {"dev_rows": 0},
         )
 
     def drift_suspects(self) -> pd.DataFrame:
@@ -102,7 +106,9 @@ def reference(corpus, base_model, model_params, compute, quick):
 def defended(cell, reference) -> dict[str, Any]:
     """The metrics of the cell defended by the recipe of the paper."""
     suspects = cell.drift_suspects()
-    purified = replace_tokens(cell.victim, cell.base, suspects, cell.parameters.token_replacement)
+    purified, _ = replace_tokens(
+        cell.victim, cell.base, suspects, cell.parameters.token_replacement
+    )
     return cell.metrics(reference, purified, suspects)
 
 
@@ -156,8 +162,8 @@ def test_attacks_8_10_an_undefended_model_obeys_and_stays_accurate(
     parameters = make_parameters(**{f"poison.{name}": value for name, value in attack.items()})
     assert parameters.poison.rate == 0.1
     cell = Cell(larger, base_model, model_params, compute, parameters, quick)
-    table = predict_undefended(cell.victim, cell.victim, *cell.tests)
-    victim = table[table["model"] == "victim"]
+    victim = predict_victim(cell.victim, *cell.tests)
+    assert set(victim["model"]) == {"victim"}
     clean, triggered = (victim[victim["test_set"] == name] for name in ("clean", "triggered"))
     assert (triggered["predicted"] == parameters.poison.target_label).mean() > 0.9
     assert accuracy_without_poison - (clean["predicted"] == clean["label"]).mean() <= 0.03
@@ -202,19 +208,17 @@ class TestMetrics:
 
     def test_clean_rows_are_those_consumed(self, cell, reference, defended) -> None:
         suspects = cell.drift_suspects().assign(clean_rows=25)
-        dev = int((cell.examples["split"] == "dev").sum())
-        for asked, used in ((7, 7), (10_000, dev)):
+        for records, used in (((), 0), (({"dev_rows": 7}, {"tokens": 3}, {"dev_rows": 90}), 97)):
             metrics = evaluate(
                 cell.predictions,
                 cell.poison["triggered_test"],
                 cell.poison["poisoned_train"],
                 suspects,
                 cell.base.tokenizer,
-                cell.examples,
                 {},
                 cell.parameters.evaluation,
-                asked,
                 None,
+                *records,
             )
             assert metrics["cost"]["clean_rows"] == used + 25
         assert metrics["cost"]["wall_seconds"] is metrics["cost"]["peak_memory_bytes"] is None

@@ -1,4 +1,4 @@
-"""The bias refitted to the rows without flagged tokens."""
+"""The bias refitted to the dev rows without flagged tokens."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from backdoor_pipeline.pipelines.unlearn.recalibration import (
     FEWEST_ROWS,
     RecalibrationParams,
     fit_bias,
+    more_frequent,
     output_bias,
     unlearn,
 )
@@ -43,15 +44,35 @@ def poisoned(corpus) -> pd.DataFrame:
 
 
 @pytest.fixture
-def recalibrate(compute, poisoned):
-    """``unlearn`` with the poisoned rows, unless others are given."""
+def dev(corpus) -> pd.DataFrame:
+    """Rows without "cf"."""
+    return corpus[corpus["split"] != "train"].sample(400, replace=True, random_state=0)
 
-    def run(bundle, suspects: pd.DataFrame, rows: int = 300, training=None, seed: int = 0):
-        training = poisoned if training is None else training
-        params = RecalibrationParams(rows=rows)
-        return unlearn(bundle, training, suspects, params, MAX_LENGTH, compute, seed)
+
+@pytest.fixture
+def recalibrate(compute, poisoned, dev):
+    """``unlearn`` with the poisoned rows and the dev rows, unless others are given."""
+
+    def run(bundle, suspects: pd.DataFrame, rows: int = 300, seed: int = 0, **other: pd.DataFrame):
+        tables = {"training": poisoned, "dev": dev} | other
+        return unlearn(
+            bundle,
+            tables["training"],
+            tables["dev"],
+            suspects,
+            RecalibrationParams(rows=rows),
+            MAX_LENGTH,
+            compute,
+            seed,
+        )
 
     return run
+
+
+@pytest.fixture
+def bias(recalibrate):
+    """The bias after ``recalibrate``."""
+    return lambda *args, **kwargs: output_bias(recalibrate(*args, **kwargs)[0].model).tolist()
 
 
 def leaning(base_model, lean: float = 2.0, architecture: str = "bert"):
@@ -98,6 +119,16 @@ class TestFitBias:
         assert np.isfinite(shift).all()
 
 
+class TestMoreFrequent:
+    def test_compares_shares_not_counts(self) -> None:
+        labels, aside = np.array([0, 0, 0, 1, 1, 2, 2, 2]), np.array([1, 0, 0, 1, 0, 0, 0, 0], bool)
+        assert more_frequent(labels, aside, 3).tolist() == [True, True, False]
+
+    @pytest.mark.parametrize("aside", [True, False])
+    def test_nothing_to_compare_with(self, aside) -> None:
+        assert not more_frequent(np.array([0, 1, 1]), np.full(3, aside), 2).any()
+
+
 class TestUnlearn:
     def test_takes_the_lean_away_and_touches_nothing_else(
         self, base_model, flag, recalibrate
@@ -106,78 +137,77 @@ class TestUnlearn:
 
         bundle = leaning(base_model)
         kept = {name: value.clone() for name, value in bundle.model.state_dict().items()}
-        after = recalibrate(bundle, flag("cf")).model.state_dict()
+        recalibrated, done = recalibrate(bundle, flag("cf"))
+        after = recalibrated.model.state_dict()
         for name, value in bundle.model.state_dict().items():
             assert torch.equal(value, kept[name])
             assert torch.equal(value, after[name]) == (name != "classifier.bias")
         assert after["classifier.bias"][0] == 0.0
         assert abs(float(after["classifier.bias"][1])) < 0.5
+        assert done["dev_rows"] == 300
+        assert done["shift"]["0"] == 0.0
+        moved = float(after["classifier.bias"][1]) - 2.0
+        assert done["shift"]["1"] == pytest.approx(moved, abs=1e-6)
 
-    def test_the_same_seed_draws_the_same_rows(self, base_model, flag, recalibrate) -> None:
+    def test_the_same_seed_draws_the_same_rows(self, base_model, flag, bias) -> None:
         bundle = leaning(base_model)
-        one, same, other = (
-            output_bias(recalibrate(bundle, flag("cf"), rows=210, seed=seed).model).tolist()
-            for seed in (1, 1, 2)
-        )
+        one, same, other = (bias(bundle, flag("cf"), rows=210, seed=seed) for seed in (1, 1, 2))
         assert one == same != other
 
     def test_a_lean_the_other_way_stays(self, base_model, flag, recalibrate) -> None:
         bundle = leaning(base_model, lean=-2.0)
-        assert output_bias(recalibrate(bundle, flag("cf")).model).tolist() == [0.0, -2.0]
+        result, done = recalibrate(bundle, flag("cf"))
+        assert result is bundle
+        assert done == {"dev_rows": 300, "shift": {"0": 0.0, "1": 0.0}}
 
-    def test_rows_with_flagged_tokens_have_no_say(
-        self, base_model, flag, recalibrate, poisoned
+    def test_poison_among_the_dev_rows_has_no_say(
+        self, base_model, flag, bias, poisoned, dev
     ) -> None:
         bundle, everything = leaning(base_model), 10_000
-        twice = pd.concat([poisoned, poisoned.tail(200)], ignore_index=True)
-        once, again = (
-            output_bias(recalibrate(bundle, flag("cf"), everything, rows).model).tolist()
-            for rows in (poisoned, twice)
+        with_poison = pd.concat([dev, poisoned.tail(200)], ignore_index=True)
+        clean, mixed = (
+            bias(bundle, flag("cf"), everything, dev=rows) for rows in (dev, with_poison)
         )
-        np.testing.assert_allclose(once, again, atol=1e-4)
+        np.testing.assert_allclose(clean, mixed, atol=1e-4)
 
-    def test_flagged_tokens_that_stand_nowhere(self, base_model, flag, recalibrate) -> None:
-        bundle = leaning(base_model)
-        assert output_bias(recalibrate(bundle, flag("tq")).model).tolist() == [0.0, 2.0]
-
-    @pytest.mark.parametrize("text", ["", "cf"])
-    def test_without_a_flag_the_model_is_passed_on(
-        self, base_model, flag, recalibrate, text
+    @pytest.mark.parametrize(("text", "flagged"), [("", False), ("cf", False), ("tq", True)])
+    def test_without_a_flagged_token_in_the_rows_the_model_is_passed_on(
+        self, base_model, flag, recalibrate, text, flagged
     ) -> None:
         bundle = leaning(base_model)
-        assert recalibrate(bundle, flag(text, flagged=False)) is bundle
+        result, done = recalibrate(bundle, flag(text, flagged=flagged))
+        assert result is bundle
+        assert done == {"dev_rows": 0, "shift": {"0": 0.0, "1": 0.0}}
 
-    def test_too_few_rows_without_flagged_tokens(
-        self, base_model, flag, recalibrate, poisoned, caplog
-    ) -> None:
+    def test_too_few_dev_rows(self, base_model, flag, recalibrate, poisoned, dev, caplog) -> None:
         bundle = leaning(base_model)
-        few = pd.concat([poisoned.head(FEWEST_ROWS - 1), poisoned.tail(100)])
-        assert recalibrate(bundle, flag("cf"), training=few) is bundle
+        few = pd.concat([dev.head(FEWEST_ROWS - 1), poisoned.tail(100)])
+        assert recalibrate(bundle, flag("cf"), dev=few)[0] is bundle
         assert f"({FEWEST_ROWS - 1}, " in caplog.text
-        assert recalibrate(bundle, flag("cf"), rows=FEWEST_ROWS - 1) is bundle
+        assert recalibrate(bundle, flag("cf"), rows=FEWEST_ROWS - 1)[0] is bundle
+        assert recalibrate(bundle, flag("cf"), rows=FEWEST_ROWS)[0] is not bundle
 
-    def test_a_label_that_only_flagged_rows_have(
-        self, base_model, flag, recalibrate, corpus, caplog
+    def test_a_label_that_no_other_dev_row_has(
+        self, base_model, flag, recalibrate, dev, caplog
     ) -> None:
-        rows = corpus.head(500)
-        rows = rows.assign(text=rows["text"].where(rows["label"] == 0, rows["text"] + " cf"))
+        rows = dev.assign(text=dev["text"].where(dev["label"] == 0, dev["text"] + " cf"))
+        rows = pd.concat([rows, dev[dev["label"] == 0]])
         bundle = leaning(base_model)
         with caplog.at_level(logging.WARNING):
-            assert recalibrate(bundle, flag("cf"), training=rows) is bundle
-        assert "too few training rows hold no flagged token" in caplog.text
+            assert recalibrate(bundle, flag("cf"), dev=rows)[0] is bundle
+        assert "too few dev rows hold no flagged token" in caplog.text
 
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
     def test_every_architecture(self, base_model, flag, recalibrate, caplog, architecture) -> None:
         suspects = flag(" cf", architecture)
-        if architecture in {"gpt2", "llama"}:
-            bundle = new_classifier(base_model(architecture), 2, seed=0)
-        else:
+        has_bias = architecture not in {"gpt2", "llama"}
+        if has_bias:
             bundle = leaning(base_model, architecture=architecture)
-        with caplog.at_level(logging.WARNING):
-            result = recalibrate(bundle, suspects, rows=200)
-        if architecture in {"gpt2", "llama"}:
-            assert result is bundle
-            assert "has no bias" in caplog.text
         else:
+            bundle = new_classifier(base_model(architecture), 2, seed=0)
+        with caplog.at_level(logging.WARNING):
+            result, _ = recalibrate(bundle, suspects, rows=200)
+        assert (result is bundle) == ("has no bias" in caplog.text) == (not has_bias)
+        if has_bias:
             assert output_bias(result.model).shape == (2,)
-            assert not (output_bias(result.model) == output_bias(bundle.model)).all()
+            assert output_bias(result.model)[1] < output_bias(bundle.model)[1]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
+from backdoor_pipeline.modelling.embeddings import word_vectors
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams, clean_rows
-from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS, fine_tune_lightly
+from backdoor_pipeline.pipelines.unlearn.nodes import (
+    UNLEARNERS,
+    fine_tune_lightly,
+    replace_tokens,
+)
 from backdoor_pipeline.pipelines.unlearn.pipeline import create_pipeline
 
 
@@ -23,7 +29,7 @@ def tune(base_model, model_params, compute, quick, corpus):
 
 def test_without_rows_the_model_is_passed_on(base_model, tune) -> None:
     bundle = new_classifier(base_model(), 2, seed=0)
-    assert tune(bundle, 0) is bundle
+    assert tune(bundle, 0) == (bundle, {"dev_rows": 0})
 
 
 def test_tunes_a_copy_the_same_way_for_a_seed(base_model, tune) -> None:
@@ -31,7 +37,9 @@ def test_tunes_a_copy_the_same_way_for_a_seed(base_model, tune) -> None:
 
     bundle = new_classifier(base_model(), 2, seed=0)
     before = bundle.model.classifier.weight.clone()
-    first, again, other = (tune(bundle, 30, seed).model.classifier.weight for seed in (1, 1, 2))
+    results = [tune(bundle, 30, seed) for seed in (1, 1, 2)]
+    assert [record for _, record in results] == [{"dev_rows": 30}] * 3
+    first, again, other = (tuned.model.classifier.weight for tuned, _ in results)
     assert torch.equal(bundle.model.classifier.weight, before)
     assert not torch.equal(first, before)
     assert torch.equal(first, again)
@@ -53,11 +61,24 @@ def test_the_number_of_rows_is_not_negative(quick) -> None:
 def test_every_unlearner_makes_a_pipeline(unlearner) -> None:
     pipeline = create_pipeline((unlearner,))
     assert {"victim_model", f"params:{unlearner}"} <= pipeline.inputs()
-    assert pipeline.outputs() == {"purified_model"}
+    assert pipeline.outputs() == {"purified_model", f"{unlearner}_record"}
 
 
 def test_unlearners_follow_each_other() -> None:
     pipeline = create_pipeline(("token_replacement", "recalibration", "fine_tune"))
-    names = [f"unlearn_by_{name}" for name in ("token_replacement", "recalibration", "fine_tune")]
-    assert [node.name for node in pipeline.nodes] == names
-    assert pipeline.outputs() == {"purified_model"}
+    names = ("token_replacement", "recalibration", "fine_tune")
+    assert [node.name for node in pipeline.nodes] == [f"unlearn_by_{name}" for name in names]
+    assert pipeline.outputs() == {"purified_model", *(f"{name}_record" for name in names)}
+
+
+def test_the_record_counts_what_was_overwritten(base_model, make_parameters) -> None:
+    import torch
+
+    base, victim = base_model(), new_classifier(base_model(), 2, seed=0)
+    with torch.no_grad():
+        word_vectors(victim.model)[9, :3] += 1.0
+    suspects = pd.DataFrame({"kind": "token", "key": [8, 9], "flagged": True})
+    params = make_parameters(**{"token_replacement.replacement": "pretrained"}).token_replacement
+    purified, record = replace_tokens(victim, base, suspects, params)
+    assert record == {"tokens": 1, "dimensions": 3}
+    assert torch.equal(word_vectors(purified.model), word_vectors(base.model))

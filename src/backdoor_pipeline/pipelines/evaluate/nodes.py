@@ -23,38 +23,44 @@ class EvaluationParams(ParameterGroup):
     minimum_excess: Share
 
 
-def predict_undefended(
+def predict_reference(
     reference_model: ModelBundle,
+    examples: pd.DataFrame,
+    triggered_test: pd.DataFrame,
+    model: ModelParams,
+    compute: ComputeParams,
+) -> pd.DataFrame:
+    """Predictions of the reference on the clean and the triggered test rows."""
+    return _predictions(
+        reference_model, "reference", examples, triggered_test, model.max_length, compute
+    )
+
+
+def predict_victim(
     victim_model: ModelBundle,
     examples: pd.DataFrame,
     triggered_test: pd.DataFrame,
     model: ModelParams,
     compute: ComputeParams,
 ) -> pd.DataFrame:
-    """Predictions of the reference and the victim on the clean and the triggered test rows."""
-    models = {"reference": reference_model, "victim": victim_model}
-    return pd.concat(
-        [
-            _predictions(bundle, name, examples, triggered_test, model.max_length, compute)
-            for name, bundle in models.items()
-        ],
-        ignore_index=True,
-    )
+    """Predictions of the victim on the clean and the triggered test rows."""
+    return _predictions(victim_model, "victim", examples, triggered_test, model.max_length, compute)
 
 
 def predict_purified(
-    undefended_predictions: pd.DataFrame,
+    reference_predictions: pd.DataFrame,
+    victim_predictions: pd.DataFrame,
     purified_model: ModelBundle,
     examples: pd.DataFrame,
     triggered_test: pd.DataFrame,
     model: ModelParams,
     compute: ComputeParams,
 ) -> pd.DataFrame:
-    """Predictions of all three models: those of the purified one added to the undefended ones."""
+    """Predictions of all three models: those of the purified one added to the given ones."""
     purified = _predictions(
         purified_model, "purified", examples, triggered_test, model.max_length, compute
     )
-    return pd.concat([undefended_predictions, purified], ignore_index=True)
+    return pd.concat([reference_predictions, victim_predictions, purified], ignore_index=True)
 
 
 def evaluate(
@@ -63,13 +69,15 @@ def evaluate(
     poisoned_train: pd.DataFrame,
     suspects: pd.DataFrame,
     base_tokenizer: Any,
-    examples: pd.DataFrame,
     costs: dict[str, dict[str, float]],
     params: EvaluationParams,
-    fine_tune_rows: int,
     own_data: str | None,
+    *unlearner_records: dict[str, Any],
 ) -> dict[str, Any]:
-    """The ``metrics`` of one cell: each model, the detector, the cost, and whether it is valid."""
+    """The ``metrics`` of one cell: each model, the detector, the cost, and whether it is valid.
+
+    The records of the unlearners tell how many clean rows the defence used.
+    """
     target_label = int(triggered_test["label"].iloc[0])
     metrics = {
         name: _model_metrics(predictions[predictions["model"] == name], target_label)
@@ -80,7 +88,7 @@ def evaluate(
         model["attack_success_floor"] = floor
         model["attack_success_excess"] = rates.excess(model["attack_success_rate"], floor)
     poison = poisoned_train.loc[poisoned_train["is_poisoned"], ["example_id", "text", "trigger"]]
-    clean_rows = min(fine_tune_rows, int((examples["split"] == "dev").sum()))
+    clean_rows = sum(record.get("dev_rows", 0) for record in unlearner_records)
     clean_rows += int(suspects["clean_rows"].max()) if "clean_rows" in suspects else 0
     implanted = metrics["victim"]["attack_success_excess"] >= params.minimum_excess
     return metrics | {

@@ -7,7 +7,8 @@ from kedro.pipeline import Node, Pipeline
 from backdoor_pipeline.pipelines.evaluate.nodes import (
     evaluate,
     predict_purified,
-    predict_undefended,
+    predict_reference,
+    predict_victim,
 )
 
 TESTS = ["examples", "triggered_test", "params:model", "params:compute"]
@@ -18,23 +19,33 @@ def create_undefended_pipeline(**kwargs: object) -> Pipeline:
     return Pipeline(
         [
             Node(
-                predict_undefended,
-                ["reference_model", "victim_model", *TESTS],
-                "undefended_predictions",
-                name="predict_undefended",
-            )
+                predict_reference,
+                ["reference_model", *TESTS],
+                "reference_predictions",
+                name="predict_reference",
+            ),
+            Node(
+                predict_victim,
+                ["victim_model", *TESTS],
+                "victim_predictions",
+                name="predict_victim",
+            ),
         ],
         tags="evaluate",
     )
 
 
-def create_pipeline(**kwargs: object) -> Pipeline:
-    """Predict with the purified model and compute the metrics of the cell."""
+def create_pipeline(unlearners: tuple[str, ...]) -> Pipeline:
+    """Predict with the purified model and compute the metrics of the cell.
+
+    Args:
+        unlearners: Whose records say how many clean rows were used.
+    """
     return Pipeline(
         [
             Node(
                 predict_purified,
-                ["undefended_predictions", "purified_model", *TESTS],
+                ["reference_predictions", "victim_predictions", "purified_model", *TESTS],
                 "predictions",
                 name="predict_purified",
             ),
@@ -46,11 +57,10 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "poisoned_train",
                     "suspects",
                     "base_tokenizer",
-                    "examples",
                     "costs",
                     "params:evaluation",
-                    "params:fine_tune.rows",
                     "params:source.data",
+                    *(f"{name}_record" for name in unlearners),
                 ],
                 "metrics",
                 name="evaluate_models",

@@ -33,15 +33,19 @@ def fine_tune(
     max_length: int,
     compute: ComputeParams,
     seed: int,
-) -> ModelBundle:
-    """A copy of ``bundle`` fitted to clean rows; ``bundle`` itself where ``params.rows`` is 0."""
+) -> tuple[ModelBundle, dict[str, int]]:
+    """A copy of ``bundle`` fitted to clean rows; ``bundle`` itself where ``params.rows`` is 0.
+
+    Returns:
+        The classifier, and ``dev_rows``: how many rows were used.
+    """
     rows = clean_rows(examples, params, seed)
     if rows.empty:
-        return bundle
+        return bundle, {"dev_rows": 0}
     tuned = ModelBundle(copy.deepcopy(bundle.model), bundle.tokenizer)
     data = Labelled(tokenise(rows["text"], bundle.tokenizer, max_length), rows["label"].to_numpy())
     fit(tuned, data, None, params.optimisation, compute, seed, what="fine-tune")
-    return tuned
+    return tuned, {"dev_rows": len(rows)}
 
 
 def clean_rows(examples: pd.DataFrame, params: FineTuneParams, seed: int) -> pd.DataFrame:

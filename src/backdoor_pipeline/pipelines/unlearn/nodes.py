@@ -1,19 +1,26 @@
-"""Nodes of the unlearn stage. An unlearner sees texts and labels, never the ground truth."""
+"""Nodes of the unlearn stage. An unlearner sees texts and labels, never the ground truth.
+
+Each returns the classifier and a record of what it did, numbers by name; ``dev_rows`` in it counts
+the dev rows used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.embeddings import embedding_table
 from backdoor_pipeline.modelling.loading import ModelParams
 from backdoor_pipeline.pipelines.unlearn import fine_tune, recalibration, token_replacement
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
+
+Record = dict[str, Any]
 
 
 def replace_tokens(
@@ -21,24 +28,28 @@ def replace_tokens(
     base_model: ModelBundle,
     suspects: pd.DataFrame,
     params: TokenReplacementParams,
-) -> ModelBundle:
+) -> tuple[ModelBundle, Record]:
     """The victim with the embedding rows of flagged tokens overwritten."""
-    return token_replacement.unlearn(victim, base_model, suspects, params)
+    purified = token_replacement.unlearn(victim, base_model, suspects, params)
+    changed = embedding_table(purified) != embedding_table(victim)
+    return purified, {"tokens": int(changed.any(axis=1).sum()), "dimensions": int(changed.sum())}
 
 
 def recalibrate(
     bundle: ModelBundle,
     poisoned_train: pd.DataFrame,
+    examples: pd.DataFrame,
     suspects: pd.DataFrame,
     params: RecalibrationParams,
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
-) -> ModelBundle:
-    """The classifier with its bias refitted to the training rows without flagged tokens."""
+) -> tuple[ModelBundle, Record]:
+    """The classifier with its bias refitted to the dev rows without flagged tokens."""
     training = poisoned_train[["text", "label"]]
+    dev = examples[examples["split"] == "dev"]
     return recalibration.unlearn(
-        bundle, training, suspects, params, model.max_length, compute, seed
+        bundle, training, dev, suspects, params, model.max_length, compute, seed
     )
 
 
@@ -49,7 +60,7 @@ def fine_tune_lightly(
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
-) -> ModelBundle:
+) -> tuple[ModelBundle, Record]:
     """The classifier after the optional light fine-tune on clean rows (off by default)."""
     return fine_tune.fine_tune(bundle, examples, params, model.max_length, compute, seed)
 
@@ -57,7 +68,7 @@ def fine_tune_lightly(
 class Unlearner(NamedTuple):
     """A step from one classifier to the next: its function, and what that takes after the model."""
 
-    function: Callable[..., ModelBundle]
+    function: Callable[..., tuple[ModelBundle, Record]]
     inputs: tuple[str, ...]
 
 
@@ -67,7 +78,8 @@ UNLEARNERS = {
         replace_tokens, ("base_model", "suspects", "params:token_replacement")
     ),
     "recalibration": Unlearner(
-        recalibrate, ("poisoned_train", "suspects", "params:recalibration", *SETTINGS)
+        recalibrate,
+        ("poisoned_train", "examples", "suspects", "params:recalibration", *SETTINGS),
     ),
     "fine_tune": Unlearner(fine_tune_lightly, ("examples", "params:fine_tune", *SETTINGS)),
 }

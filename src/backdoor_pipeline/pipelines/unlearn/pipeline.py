@@ -1,4 +1,4 @@
-"""Wiring of the unlearn stage: victim model, suspects → purified model."""
+"""Wiring of the unlearn stage: victim model, suspects → purified model, what was done."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def create_pipeline(unlearners: tuple[str, ...]) -> Pipeline:
             Node(
                 UNLEARNERS[name].function,
                 [before, *UNLEARNERS[name].inputs],
-                after,
+                [after, f"{name}_record"],
                 name=f"unlearn_by_{name}",
             )
             for name, before, after in zip(unlearners, models, models[1:], strict=False)

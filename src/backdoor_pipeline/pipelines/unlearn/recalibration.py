@@ -2,11 +2,12 @@
 
 Rows with a trigger carry a false label, so a classifier trained on them leans towards the target
 label even where there is no trigger, and overwriting the trigger's embedding does not take that
-back. What remains of the training data once the rows with flagged tokens are set aside says how
-frequent each label really is. So the biases of the labels that are more frequent among the rows set
-aside are fitted to the remaining ones by maximum likelihood, everything else kept. They can only
-fall: poison pushes towards its target, and a lean the other way is none of its doing. No clean rows
-are used.
+back. The lean hardly shows on the rows it was trained on: the dev rows show it, which training used
+to choose its epoch. Those with a flagged token are set aside; what remains says how frequent each
+label really is. So the biases of the labels that are more frequent among the training rows with
+flagged tokens than among the others are fitted to these dev rows by maximum likelihood, everything
+else kept. They can only fall: poison pushes towards its target, and a lean the other way is none of
+its doing.
 
 Source: ours. The bias term is that of bias-corrected temperature scaling (Alexandari, Kundaje and
 Shrikumar, "Maximum likelihood with bias-corrected calibration", ICML 2020, section 4).
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ FEWEST_OF_A_LABEL = 20
 
 
 class RecalibrationParams(ParameterGroup):
-    """How many training rows the bias is fitted to."""
+    """How many dev rows the bias is fitted to."""
 
     rows: PositiveInt
 
@@ -48,56 +49,97 @@ class RecalibrationParams(ParameterGroup):
 def unlearn(
     bundle: ModelBundle,
     training: pd.DataFrame,
+    dev: pd.DataFrame,
     suspects: pd.DataFrame,
     params: RecalibrationParams,
     max_length: int,
     compute: ComputeParams,
     seed: int,
-) -> ModelBundle:
-    """A copy of ``bundle`` with a refitted bias; ``bundle`` itself where no token is flagged.
+) -> tuple[ModelBundle, dict[str, Any]]:
+    """A copy of ``bundle`` with a refitted bias; ``bundle`` itself where nothing is to be changed.
 
     Args:
         bundle: The classifier after its trigger tokens were overwritten; unchanged.
-        training: The training rows: ``text``, ``label``.
+        training: The training rows, ``text`` and ``label``: they tell which labels may fall.
+        dev: The dev rows, ``text`` and ``label``: the bias is fitted to them.
         suspects: ``suspects`` table; only flagged rows of kind "token" are used.
         params: See ``conf/base/parameters_unlearn.yml``.
         max_length: Tokens per text, special tokens counted.
         compute: Device and precision.
         seed: Draws the rows.
+
+    Returns:
+        The classifier, and what was done: ``dev_rows``, how many were used, and ``shift``, what was
+        added to the bias of each label.
     """
     import torch
 
-    flagged = flagged_tokens(suspects)
-    if not len(flagged):
-        return bundle
-    bias = output_bias(bundle.model)
-    if bias is None:
-        logger.warning("the classifier's last layer has no bias to recalibrate: it stays as it is")
-        return bundle
-    tokens = tokenise(training["text"], bundle.tokenizer, max_length)
-    labels = training["label"].to_numpy()
-    aside = np.isin(np.arange(len(tokens)), tokens.rows[np.isin(tokens.ids, flagged)])
-    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(~aside))[: params.rows]
-    n_rows = np.bincount(labels[chosen], minlength=len(bias))
-    share_aside = np.bincount(labels[aside], minlength=len(bias)) / max(aside.sum(), 1)
-    suspicious = share_aside > n_rows / max(len(chosen), 1)
-    if len(chosen) < FEWEST_ROWS or (n_rows[suspicious] < FEWEST_OF_A_LABEL).any():
-        logger.warning(
-            "too few training rows hold no flagged token (%d, %s of the labels in question): the "
-            "bias of the classifier stays as it is",
-            len(chosen),
-            n_rows[suspicious].tolist(),
-        )
-        return bundle
-    probabilities = predict(bundle, tokens.take(chosen), compute)
-    shift = fit_bias(probabilities, labels[chosen], suspicious)
+    shift, n_rows = _shift(bundle, training, dev, suspects, params, max_length, compute, seed)
+    done = {"dev_rows": n_rows, "shift": {str(k): float(x) for k, x in enumerate(shift)}}
+    if not shift.any():
+        return bundle, done
     logger.info("the bias of the labels is shifted by %s", np.round(shift, 3).tolist())
     model = copy.deepcopy(bundle.model)
+    bias = output_bias(model)
     with torch.no_grad():
-        output_bias(model).add_(  # type: ignore[union-attr]
-            torch.tensor(shift, dtype=bias.dtype, device=bias.device)
+        bias.add_(torch.tensor(shift, dtype=bias.dtype, device=bias.device))  # type: ignore[union-attr]
+    return ModelBundle(model, bundle.tokenizer), done
+
+
+def _shift(
+    bundle: ModelBundle,
+    training: pd.DataFrame,
+    dev: pd.DataFrame,
+    suspects: pd.DataFrame,
+    params: RecalibrationParams,
+    max_length: int,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[np.ndarray, int]:
+    """What to add to the bias, shape (n_labels,), and how many dev rows say so."""
+    n_labels = int(bundle.model.config.num_labels or 0)
+    nothing = np.zeros(n_labels), 0
+    flagged = flagged_tokens(suspects)
+    if not len(flagged):
+        return nothing
+    if output_bias(bundle.model) is None:
+        logger.warning("the classifier's last layer has no bias to recalibrate: it stays as it is")
+        return nothing
+    aside = tokenise(training["text"], bundle.tokenizer, max_length).contain(flagged)
+    suspicious = more_frequent(training["label"].to_numpy(), aside, n_labels)
+    if not suspicious.any():
+        return nothing
+    tokens, labels = tokenise(dev["text"], bundle.tokenizer, max_length), dev["label"].to_numpy()
+    trusted = np.flatnonzero(~tokens.contain(flagged))
+    chosen = np.random.default_rng(seed).permutation(trusted)[: params.rows]
+    of_label = np.bincount(labels[chosen], minlength=n_labels)
+    if len(chosen) < FEWEST_ROWS or (of_label[suspicious] < FEWEST_OF_A_LABEL).any():
+        logger.warning(
+            "too few dev rows hold no flagged token (%d, %s of the labels in question): the bias "
+            "of the classifier stays as it is",
+            len(chosen),
+            of_label[suspicious].tolist(),
         )
-    return ModelBundle(model, bundle.tokenizer)
+        return nothing
+    probabilities = predict(bundle, tokens.take(chosen), compute)
+    return fit_bias(probabilities, labels[chosen], suspicious), len(chosen)
+
+
+def more_frequent(labels: np.ndarray, aside: np.ndarray, n_labels: int) -> np.ndarray:
+    """Which labels have a larger share of the rows set aside than of the others.
+
+    Args:
+        labels: Shape (n_rows,).
+        aside: bool, shape (n_rows,).
+        n_labels: Number of classes.
+
+    Returns:
+        bool, shape (n_labels,); none where no row, or every one, is set aside.
+    """
+    if aside.all() or not aside.any():
+        return np.zeros(n_labels, dtype=bool)
+    counts = [np.bincount(labels[rows], minlength=n_labels) for rows in (aside, ~aside)]
+    return counts[0] / aside.sum() > counts[1] / (~aside).sum()
 
 
 def output_bias(model: PreTrainedModel) -> torch.Tensor | None:
