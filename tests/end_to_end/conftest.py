@@ -67,7 +67,7 @@ def project_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """``kedro run --env smoke`` on a tiny model and a synthetic csv, in another process."""
     inputs = tmp_path_factory.mktemp("inputs")
     model = save_tiny_model(inputs / "tiny-bert")
-    make_corpus().to_csv(inputs / "reviews.csv", index=False)
+    make_corpus(n_dev=240).to_csv(inputs / "reviews.csv", index=False)
     settings = {
         "data": inputs / "reviews.csv",
         "source.split_column": "split",

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
+from backdoor_pipeline.hooks.run_facts import flatten
 from kill_and_resume import check_files, without_cost
 
 pytestmark = pytest.mark.slow
@@ -48,8 +49,25 @@ class TestFirstRun:
         assert metrics["purified"]["attack_success_rate"] < 0.3
         assert metrics["victim"]["clean_accuracy"] - metrics["purified"]["clean_accuracy"] < 0.05
         assert metrics["detector"]["trigger_rank"] == 1
-        assert metrics["cost"]["clean_rows"] == 0
+        assert 200 <= metrics["cost"]["clean_rows"] <= 240  # dev rows, for the recalibration
         assert metrics["cost"]["wall_seconds"] > 0
+
+    def test_every_unlearner_says_what_it_did(self, finished_run) -> None:
+        from mlflow import MlflowClient
+
+        records = {
+            path.stem.removesuffix("_record"): json.loads(path.read_text())
+            for path in finished_run.data_dir.glob("06_models/*/*_record.json")
+        }
+        assert records.keys() == {"token_replacement", "recalibration", "fine_tune"}
+        assert records["token_replacement"]["tokens"] == finished_run.metrics["detector"]["flagged"]
+        assert records["recalibration"]["dev_rows"] == finished_run.metrics["cost"]["clean_rows"]
+        client = MlflowClient(finished_run.tracking_uri)
+        experiment = client.get_experiment_by_name("backdoor_pipeline").experiment_id
+        *_, run = client.search_runs([experiment], order_by=["attributes.start_time DESC"])
+        for name, record in records.items():
+            for key, value in flatten(record, f"{name}.").items():
+                assert run.data.metrics[key] == pytest.approx(value)
 
     def test_runs_every_node_once(self, finished_run) -> None:
         assert set(finished_run.nodes) >= ALL_NODES
