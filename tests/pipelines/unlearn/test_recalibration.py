@@ -16,7 +16,6 @@ from backdoor_pipeline.pipelines.unlearn.recalibration import (
     FEWEST_ROWS,
     RecalibrationParams,
     fit_bias,
-    more_frequent,
     output_bias,
     unlearn,
 )
@@ -94,39 +93,39 @@ class TestFitBias:
         rng = np.random.default_rng(seed)
         logits = rng.normal(0, 2, (200, n_labels)) + rng.normal(0, 1, n_labels)
         labels = np.r_[np.arange(n_labels), rng.integers(n_labels, size=200 - n_labels)]
+        shares = rng.dirichlet(np.full(n_labels, 5.0))
         suspicious = rng.random(n_labels) < 0.5
-        shift = fit_bias(softmax(logits, axis=1), labels, suspicious)
+        shift = fit_bias(softmax(logits, axis=1), labels, shares, suspicious)
         assert (shift <= 0).all()
         assert (shift[~suspicious] == 0).all()
-        means = softmax(logits + shift, axis=1).mean(axis=0)
-        shares = np.bincount(labels) / len(labels)
+        weights = (shares / np.bincount(labels))[labels]
+        means = weights @ softmax(logits + shift, axis=1)
         fallen = shift < 0
         np.testing.assert_allclose(means[fallen], shares[fallen], atol=1e-3)
         held = suspicious & ~fallen
         assert (means[held] <= shares[held] + 1e-3).all()
 
-    def test_finds_the_lean(self) -> None:
+    @pytest.mark.parametrize("kept", [1.0, 0.3])
+    def test_finds_the_lean_whatever_the_shares_in_the_rows(self, kept) -> None:
         rng = np.random.default_rng(0)
-        logits, shift = rng.normal(0, 2, (20_000, 3)), np.array([0.0, -0.4, 0.0])
-        true = softmax(logits + shift, axis=1).cumsum(axis=1)
-        labels = (rng.random((20_000, 1)) > true).sum(axis=1)
-        found = fit_bias(softmax(logits, axis=1), labels, np.array([False, True, False]))
-        np.testing.assert_allclose(found, shift, atol=0.06)
+        labels = rng.permutation(np.repeat([0, 1, 2], 10_000))
+        means = np.eye(3)[labels] * 2
+        evidence = means + rng.normal(0, np.sqrt(2), means.shape)  # equal shares: calibrated
+        lean = np.array([0.0, 0.4, 0.0])
+        rows = (labels != 1) | (rng.random(len(labels)) < kept)
+        found = fit_bias(
+            softmax(evidence + lean, axis=1)[rows],
+            labels[rows],
+            np.full(3, 1 / 3),
+            np.array([False, True, False]),
+        )
+        np.testing.assert_allclose(found, -lean, atol=0.06)
 
     def test_probabilities_of_zero_are_no_obstacle(self) -> None:
         probabilities = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-        shift = fit_bias(probabilities, np.array([1, 0]), np.array([True, False]))
+        may_fall = np.array([True, False])
+        shift = fit_bias(probabilities, np.array([1, 0]), np.array([0.5, 0.5]), may_fall)
         assert np.isfinite(shift).all()
-
-
-class TestMoreFrequent:
-    def test_compares_shares_not_counts(self) -> None:
-        labels, aside = np.array([0, 0, 0, 1, 1, 2, 2, 2]), np.array([1, 0, 0, 1, 0, 0, 0, 0], bool)
-        assert more_frequent(labels, aside, 3).tolist() == [True, True, False]
-
-    @pytest.mark.parametrize("aside", [True, False])
-    def test_nothing_to_compare_with(self, aside) -> None:
-        assert not more_frequent(np.array([0, 1, 1]), np.full(3, aside), 2).any()
 
 
 class TestUnlearn:

@@ -3,11 +3,11 @@
 Rows with a trigger carry a false label, so a classifier trained on them leans towards the target
 label even where there is no trigger, and overwriting the trigger's embedding does not take that
 back. The lean hardly shows on the rows it was trained on: the dev rows show it, which training used
-to choose its epoch. Those with a flagged token are set aside; what remains says how frequent each
-label really is. So the biases of the labels that are more frequent among the training rows with
-flagged tokens than among the others are fitted to these dev rows by maximum likelihood, everything
-else kept. They can only fall: poison pushes towards its target, and a lean the other way is none of
-its doing.
+to choose its epoch. Rows with a flagged token are set aside, in both splits. The biases of the
+labels that are more frequent among the training rows set aside than among the others are then
+fitted to the dev rows by maximum likelihood, each row weighted so that every label has its share of
+the training rows (a small dev split may have other shares by chance), everything else kept. Biases
+can only fall: poison pushes towards its target, and a lean the other way is none of its doing.
 
 Source: ours. The bias term is that of bias-corrected temperature scaling (Alexandari, Kundaje and
 Shrikumar, "Maximum likelihood with bias-corrected calibration", ICML 2020, section 4).
@@ -106,7 +106,11 @@ def _shift(
         logger.warning("the classifier's last layer has no bias to recalibrate: it stays as it is")
         return nothing
     aside = tokenise(training["text"], bundle.tokenizer, max_length).contain(flagged)
-    suspicious = more_frequent(training["label"].to_numpy(), aside, n_labels)
+    shares_aside, shares = (
+        np.bincount(training.loc[rows, "label"], minlength=n_labels) / max(rows.sum(), 1)
+        for rows in (aside, ~aside)
+    )
+    suspicious = shares_aside > shares
     if not suspicious.any():
         return nothing
     tokens, labels = tokenise(dev["text"], bundle.tokenizer, max_length), dev["label"].to_numpy()
@@ -122,24 +126,7 @@ def _shift(
         )
         return nothing
     probabilities = predict(bundle, tokens.take(chosen), compute)
-    return fit_bias(probabilities, labels[chosen], suspicious), len(chosen)
-
-
-def more_frequent(labels: np.ndarray, aside: np.ndarray, n_labels: int) -> np.ndarray:
-    """Which labels have a larger share of the rows set aside than of the others.
-
-    Args:
-        labels: Shape (n_rows,).
-        aside: bool, shape (n_rows,).
-        n_labels: Number of classes.
-
-    Returns:
-        bool, shape (n_labels,); none where no row, or every one, is set aside.
-    """
-    if aside.all() or not aside.any():
-        return np.zeros(n_labels, dtype=bool)
-    counts = [np.bincount(labels[rows], minlength=n_labels) for rows in (aside, ~aside)]
-    return counts[0] / aside.sum() > counts[1] / (~aside).sum()
+    return fit_bias(probabilities, labels[chosen], shares, suspicious), len(chosen)
 
 
 def output_bias(model: PreTrainedModel) -> torch.Tensor | None:
@@ -154,12 +141,15 @@ def output_bias(model: PreTrainedModel) -> torch.Tensor | None:
     return layers[-1].bias
 
 
-def fit_bias(probabilities: np.ndarray, labels: np.ndarray, suspicious: np.ndarray) -> np.ndarray:
+def fit_bias(
+    probabilities: np.ndarray, labels: np.ndarray, shares: np.ndarray, suspicious: np.ndarray
+) -> np.ndarray:
     """What to add to each logit so that ``labels`` become most likely: nothing above 0.
 
     Args:
         probabilities: Predicted ones, shape (n_rows, n_labels).
         labels: Given ones, shape (n_rows,).
+        shares: What each label's rows weigh together, shape (n_labels,), sum 1.
         suspicious: Which logits may fall, bool, shape (n_labels,); the others stay.
 
     Returns:
@@ -169,12 +159,13 @@ def fit_bias(probabilities: np.ndarray, labels: np.ndarray, suspicious: np.ndarr
     from scipy.special import log_softmax
 
     logits = np.log(probabilities.astype(np.float64).clip(SMALLEST))
-    shares = np.bincount(labels, minlength=logits.shape[1]) / len(labels)
+    weights = (shares / np.bincount(labels, minlength=len(shares)).clip(1))[labels]
+    given = np.bincount(labels, weights, minlength=len(shares))
 
     def loss(shift: np.ndarray) -> tuple[float, np.ndarray]:
         shifted = log_softmax(logits + shift, axis=1)
-        value = -shifted[np.arange(len(labels)), labels].mean()
-        return value, np.exp(shifted).mean(axis=0) - shares
+        value = -weights @ shifted[np.arange(len(labels)), labels]
+        return value, weights @ np.exp(shifted) - given
 
     bounds = [(None if may_fall else 0.0, 0.0) for may_fall in suspicious]
     return minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds).x
