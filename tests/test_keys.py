@@ -63,6 +63,7 @@ def test_keys_are_readable_folder_names(keys_with) -> None:
         ({"token_drift.alpha": 0.1}, {"token_drift", "btu", "btu_calibrated"}),
         ({"token_replacement.cut_scale": 0.5}, set(RECIPES)),
         ({"fine_tune.rows": 9}, set(RECIPES)),
+        ({"recalibration.rows": 900}, set(RECIPES) - {"btu"}),
         ({"evaluation.minimum_excess": 0.5}, set(RECIPES)),
         ({"data_dir": "elsewhere"}, set()),
         ({"fresh": True}, set()),

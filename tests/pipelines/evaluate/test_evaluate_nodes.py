@@ -53,6 +53,7 @@ class Cell:
             self.poison["poisoned_train"],
             suspects,
             self.base.tokenizer,
+            self.examples,
             {
                 "train_victim": {"wall_seconds": 4.0, "peak_memory_bytes": 7},
                 "detect_token_drift": {"wall_seconds": 1.0, "peak_memory_bytes": 9},
@@ -60,7 +61,7 @@ class Cell:
             },
             self.parameters.evaluation,
             None,
-            {"tokens": 1},
+            {"tokens": 1, "dev_rows": 0},
             {"dev_rows": 0},
         )
 
@@ -208,19 +209,21 @@ class TestMetrics:
 
     def test_clean_rows_are_those_consumed(self, cell, reference, defended) -> None:
         suspects = cell.drift_suspects().assign(clean_rows=25)
-        for records, used in (((), 0), (({"dev_rows": 7}, {"tokens": 3}, {"dev_rows": 90}), 97)):
+        dev = int((cell.examples["split"] == "dev").sum())
+        for rows, used in (((), 25), ((0, 7, 20), 52), ((dev, dev), dev)):
             metrics = evaluate(
                 cell.predictions,
                 cell.poison["triggered_test"],
                 cell.poison["poisoned_train"],
                 suspects,
                 cell.base.tokenizer,
+                cell.examples,
                 {},
                 cell.parameters.evaluation,
                 None,
-                *records,
+                *({"dev_rows": number} for number in rows),
             )
-            assert metrics["cost"]["clean_rows"] == used + 25
+            assert metrics["cost"]["clean_rows"] == used
         assert metrics["cost"]["wall_seconds"] is metrics["cost"]["peak_memory_bytes"] is None
 
     def test_predictions_are_of_the_three_models_on_the_same_rows(self, cell, defended) -> None:

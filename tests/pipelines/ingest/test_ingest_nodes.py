@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -74,6 +75,17 @@ def test_no_group_stands_in_two_splits() -> None:
     assert examples.groupby(films)["split"].nunique().max() == 1
     assert set(examples["split"]) == {"train", "dev", "test"}
     assert "group" not in examples
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cut_by_group_has_the_labels_in_proportion(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shares = np.repeat(rng.beta(2, 2, 300), 10)  # of the films that the critics liked
+    frame = table(3000, group=[f"film {i // 10}" for i in range(3000)])
+    frame["label"] = (rng.random(3000) < shares).astype(int)
+    examples = ingest(source(train=frame), params(), seed)["examples"]
+    means = examples.groupby("split")["label"].mean()
+    assert means.max() - means.min() < 0.012
 
 
 @settings(max_examples=40, deadline=None)

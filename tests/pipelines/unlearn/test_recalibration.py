@@ -17,6 +17,7 @@ from backdoor_pipeline.pipelines.unlearn.recalibration import (
     RecalibrationParams,
     fit_bias,
     output_bias,
+    too_frequent,
     unlearn,
 )
 from tiny import ARCHITECTURES, MAX_LENGTH
@@ -93,39 +94,50 @@ class TestFitBias:
         rng = np.random.default_rng(seed)
         logits = rng.normal(0, 2, (200, n_labels)) + rng.normal(0, 1, n_labels)
         labels = np.r_[np.arange(n_labels), rng.integers(n_labels, size=200 - n_labels)]
-        shares = rng.dirichlet(np.full(n_labels, 5.0))
         suspicious = rng.random(n_labels) < 0.5
-        shift = fit_bias(softmax(logits, axis=1), labels, shares, suspicious)
+        shift = fit_bias(softmax(logits, axis=1), labels, suspicious)
         assert (shift <= 0).all()
         assert (shift[~suspicious] == 0).all()
-        weights = (shares / np.bincount(labels))[labels]
-        means = weights @ softmax(logits + shift, axis=1)
+        means = softmax(logits + shift, axis=1).mean(axis=0)
+        shares = np.bincount(labels) / len(labels)
         fallen = shift < 0
         np.testing.assert_allclose(means[fallen], shares[fallen], atol=1e-3)
         held = suspicious & ~fallen
         assert (means[held] <= shares[held] + 1e-3).all()
 
-    @pytest.mark.parametrize("kept", [1.0, 0.3])
-    def test_finds_the_lean_whatever_the_shares_in_the_rows(self, kept) -> None:
+    def test_finds_the_lean(self) -> None:
         rng = np.random.default_rng(0)
-        labels = rng.permutation(np.repeat([0, 1, 2], 10_000))
-        means = np.eye(3)[labels] * 2
-        evidence = means + rng.normal(0, np.sqrt(2), means.shape)  # equal shares: calibrated
-        lean = np.array([0.0, 0.4, 0.0])
-        rows = (labels != 1) | (rng.random(len(labels)) < kept)
-        found = fit_bias(
-            softmax(evidence + lean, axis=1)[rows],
-            labels[rows],
-            np.full(3, 1 / 3),
-            np.array([False, True, False]),
-        )
-        np.testing.assert_allclose(found, -lean, atol=0.06)
+        logits, shift = rng.normal(0, 2, (20_000, 3)), np.array([0.0, -0.4, 0.0])
+        true = softmax(logits + shift, axis=1).cumsum(axis=1)
+        labels = (rng.random((20_000, 1)) > true).sum(axis=1)
+        found = fit_bias(softmax(logits, axis=1), labels, np.array([False, True, False]))
+        np.testing.assert_allclose(found, shift, atol=0.06)
 
     def test_probabilities_of_zero_are_no_obstacle(self) -> None:
         probabilities = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-        may_fall = np.array([True, False])
-        shift = fit_bias(probabilities, np.array([1, 0]), np.array([0.5, 0.5]), may_fall)
+        shift = fit_bias(probabilities, np.array([1, 0]), np.array([True, False]))
         assert np.isfinite(shift).all()
+
+
+class TestTooFrequent:
+    def test_goes_by_shares(self) -> None:
+        labels = np.repeat([0, 1, 2], [600, 300, 100])
+        aside = np.zeros(1000, dtype=bool)
+        aside[[*range(60), *range(600, 630), *range(900, 980)]] = True
+        assert too_frequent(labels, aside, 3).tolist() == [False, False, True]
+
+    def test_a_little_more_is_chance(self) -> None:
+        labels, aside = np.repeat([0, 1], 500), np.zeros(1000, dtype=bool)
+        aside[[*range(50), *range(500, 560)]] = True
+        assert not too_frequent(labels, aside, 2).any()
+
+    @pytest.mark.parametrize("aside", [True, False])
+    def test_nothing_to_compare_with(self, aside) -> None:
+        assert not too_frequent(np.repeat([0, 1], [10, 200]), np.full(210, aside), 3).any()
+
+    def test_a_label_that_only_rows_set_aside_have(self) -> None:
+        labels = np.repeat([0, 1], [200, 50])
+        assert too_frequent(labels, labels == 1, 2).tolist() == [False, True]
 
 
 class TestUnlearn:
@@ -160,10 +172,12 @@ class TestUnlearn:
         assert done == {"dev_rows": 300, "shift": {"0": 0.0, "1": 0.0}}
 
     def test_poison_among_the_dev_rows_has_no_say(
-        self, base_model, flag, bias, poisoned, dev
+        self, base_model, flag, recalibrate, bias, poisoned, dev
     ) -> None:
         bundle, everything = leaning(base_model), 10_000
         with_poison = pd.concat([dev, poisoned.tail(200)], ignore_index=True)
+        for rows in (dev, with_poison):
+            assert recalibrate(bundle, flag("cf"), everything, dev=rows)[1]["dev_rows"] == len(dev)
         clean, mixed = (
             bias(bundle, flag("cf"), everything, dev=rows) for rows in (dev, with_poison)
         )
@@ -176,14 +190,13 @@ class TestUnlearn:
         bundle = leaning(base_model)
         result, done = recalibrate(bundle, flag(text, flagged=flagged))
         assert result is bundle
-        assert done == {"dev_rows": 0, "shift": {"0": 0.0, "1": 0.0}}
+        assert done == {"dev_rows": 0, "shift": {}}
 
     def test_too_few_dev_rows(self, base_model, flag, recalibrate, poisoned, dev, caplog) -> None:
         bundle = leaning(base_model)
         few = pd.concat([dev.head(FEWEST_ROWS - 1), poisoned.tail(100)])
         assert recalibrate(bundle, flag("cf"), dev=few)[0] is bundle
         assert f"({FEWEST_ROWS - 1}, " in caplog.text
-        assert recalibrate(bundle, flag("cf"), rows=FEWEST_ROWS - 1)[0] is bundle
         assert recalibrate(bundle, flag("cf"), rows=FEWEST_ROWS)[0] is not bundle
 
     def test_a_label_that_no_other_dev_row_has(

@@ -80,5 +80,5 @@ def test_the_record_counts_what_was_overwritten(base_model, make_parameters) -> 
     suspects = pd.DataFrame({"kind": "token", "key": [8, 9], "flagged": True})
     params = make_parameters(**{"token_replacement.replacement": "pretrained"}).token_replacement
     purified, record = replace_tokens(victim, base, suspects, params)
-    assert record == {"tokens": 1, "dimensions": 3}
+    assert record == {"tokens": 1, "dimensions": 3, "dev_rows": 0}
     assert torch.equal(word_vectors(purified.model), word_vectors(base.model))

@@ -69,6 +69,7 @@ def evaluate(
     poisoned_train: pd.DataFrame,
     suspects: pd.DataFrame,
     base_tokenizer: Any,
+    examples: pd.DataFrame,
     costs: dict[str, dict[str, float]],
     params: EvaluationParams,
     own_data: str | None,
@@ -76,7 +77,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The ``metrics`` of one cell: each model, the detector, the cost, and whether it is valid.
 
-    The records of the unlearners tell how many clean rows the defence used.
+    The records of the unlearners tell how many dev rows each used; of rows that several used, no
+    more are counted than there are.
     """
     target_label = int(triggered_test["label"].iloc[0])
     metrics = {
@@ -88,8 +90,9 @@ def evaluate(
         model["attack_success_floor"] = floor
         model["attack_success_excess"] = rates.excess(model["attack_success_rate"], floor)
     poison = poisoned_train.loc[poisoned_train["is_poisoned"], ["example_id", "text", "trigger"]]
-    clean_rows = sum(record.get("dev_rows", 0) for record in unlearner_records)
+    clean_rows = sum(record["dev_rows"] for record in unlearner_records)
     clean_rows += int(suspects["clean_rows"].max()) if "clean_rows" in suspects else 0
+    clean_rows = min(clean_rows, int((examples["split"] == "dev").sum()))
     implanted = metrics["victim"]["attack_success_excess"] >= params.minimum_excess
     return metrics | {
         "comparison": _compare(predictions, target_label),

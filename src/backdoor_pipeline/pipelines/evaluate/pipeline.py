@@ -57,6 +57,7 @@ def create_pipeline(unlearners: tuple[str, ...]) -> Pipeline:
                     "poisoned_train",
                     "suspects",
                     "base_tokenizer",
+                    "examples",
                     "costs",
                     "params:evaluation",
                     "params:source.data",

@@ -9,6 +9,8 @@ from backdoor_pipeline.datasets.sources import Finding
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.schemas import SPLITS
 
+DRAWS = 100  # at most, of a cut
+CLOSE = 0.005  # largest difference of a label's share in the cut from its share in all, then good
 _STREAMS = {"test": 1, "dev": 2, "cap": 3}  # one random stream for each purpose
 
 
@@ -65,11 +67,14 @@ def capped(rows: pd.DataFrame, max_rows: int | None, seed: int) -> pd.DataFrame:
 def _choose(
     groups: np.ndarray, labels: np.ndarray, share: float, seed: int, name: str
 ) -> np.ndarray:
-    """Returns a mask of whole groups with about ``share`` of the rows.
+    """Returns a mask of whole groups with about ``share`` of the rows, the labels in proportion.
+
+    Groups hold several labels, so it is drawn until the labels' shares are close (Morgan and Rubin,
+    "Rerandomization to improve covariate balance in experiments", Annals of Statistics 2012).
 
     Args:
         groups: group number of each row, 0 .. G-1 in order of appearance.
-        labels: of each row; a group counts as of its first row's class.
+        labels: of each row.
         share: of the rows.
         seed: of the draw.
         name: of the split to be cut, for messages.
@@ -77,12 +82,24 @@ def _choose(
     _, first = np.unique(groups, return_index=True)
     if len(first) < 2:  # noqa: PLR2004  # something must stay
         raise InputError(f"too few different texts to cut a {name} split; add rows or a split")
-    order = _in_proportion(labels[first], np.random.default_rng([seed, _STREAMS[name]]))
-    rows_so_far = np.bincount(groups)[order].cumsum()
-    n_groups = int(np.searchsorted(rows_so_far, share * len(groups))) + 1
-    chosen = np.zeros(len(first), dtype=bool)
-    chosen[order[: min(n_groups, len(first) - 1)]] = True
-    return chosen[groups]
+    generator = np.random.default_rng([seed, _STREAMS[name]])
+    of_group, shares = np.bincount(groups), _shares(labels, labels)
+    best, smallest = np.empty(0, dtype=bool), np.inf
+    for _ in range(DRAWS):
+        order = _in_proportion(labels[first], generator)
+        n_groups = int(np.searchsorted(of_group[order].cumsum(), share * len(groups))) + 1
+        chosen = np.isin(np.arange(len(first)), order[: min(n_groups, len(first) - 1)])[groups]
+        difference = np.abs(_shares(labels[chosen], labels) - shares).max()
+        if difference < smallest:
+            best, smallest = chosen, difference
+        if difference <= CLOSE:
+            break
+    return best
+
+
+def _shares(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The share of each label of ``known`` in ``labels``."""
+    return np.bincount(labels, minlength=int(known.max()) + 1) / len(labels)
 
 
 def _in_proportion(strata: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Nodes of the unlearn stage. An unlearner sees texts and labels, never the ground truth.
 
-Each returns the classifier and a record of what it did, numbers by name; ``dev_rows`` in it counts
-the dev rows used.
+Each returns the classifier and a record of what it did, numbers by name; ``dev_rows`` among them
+counts the dev rows that it used.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import pandas as pd
 
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
-from backdoor_pipeline.modelling.embeddings import embedding_table
+from backdoor_pipeline.modelling.embeddings import word_vectors
 from backdoor_pipeline.modelling.loading import ModelParams
 from backdoor_pipeline.pipelines.unlearn import fine_tune, recalibration, token_replacement
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
+from backdoor_pipeline.schemas import flagged_tokens
 
 Record = dict[str, Any]
 
@@ -31,8 +32,10 @@ def replace_tokens(
 ) -> tuple[ModelBundle, Record]:
     """The victim with the embedding rows of flagged tokens overwritten."""
     purified = token_replacement.unlearn(victim, base_model, suspects, params)
-    changed = embedding_table(purified) != embedding_table(victim)
-    return purified, {"tokens": int(changed.any(axis=1).sum()), "dimensions": int(changed.sum())}
+    rows = flagged_tokens(suspects).tolist()
+    changed = word_vectors(purified.model)[rows] != word_vectors(victim.model)[rows]
+    overwritten = {"tokens": int(changed.any(dim=1).sum()), "dimensions": int(changed.sum())}
+    return purified, overwritten | {"dev_rows": 0}
 
 
 def recalibrate(

@@ -4,10 +4,9 @@ Rows with a trigger carry a false label, so a classifier trained on them leans t
 label even where there is no trigger, and overwriting the trigger's embedding does not take that
 back. The lean hardly shows on the rows it was trained on: the dev rows show it, which training used
 to choose its epoch. Rows with a flagged token are set aside, in both splits. The biases of the
-labels that are more frequent among the training rows set aside than among the others are then
-fitted to the dev rows by maximum likelihood, each row weighted so that every label has its share of
-the training rows (a small dev split may have other shares by chance), everything else kept. Biases
-can only fall: poison pushes towards its target, and a lean the other way is none of its doing.
+labels that are too frequent among the training rows set aside are then fitted to the dev rows by
+maximum likelihood, everything else kept. Biases can only fall: poison pushes towards its target,
+and a lean the other way is none of its doing.
 
 Source: ours. The bias term is that of bias-corrected temperature scaling (Alexandari, Kundaje and
 Shrikumar, "Maximum likelihood with bias-corrected calibration", ICML 2020, section 4).
@@ -17,15 +16,16 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
-from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt
+from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.schemas import flagged_tokens
 
 if TYPE_CHECKING:
@@ -38,12 +38,13 @@ logger = logging.getLogger(__name__)
 SMALLEST = 1e-12  # probability below which float32 tells nothing
 FEWEST_ROWS = 200  # with fewer the bias follows chance; 50 may cost a point of accuracy
 FEWEST_OF_A_LABEL = 20
+TOO_FREQUENT = 0.01  # p-value below which a label's share of the rows set aside is no chance
 
 
 class RecalibrationParams(ParameterGroup):
     """How many dev rows the bias is fitted to."""
 
-    rows: PositiveInt
+    rows: Annotated[int, Field(ge=FEWEST_ROWS)]
 
 
 def unlearn(
@@ -70,7 +71,7 @@ def unlearn(
 
     Returns:
         The classifier, and what was done: ``dev_rows``, how many were used, and ``shift``, what was
-        added to the bias of each label.
+        added to the bias of each label (empty where nothing was fitted).
     """
     import torch
 
@@ -96,27 +97,22 @@ def _shift(
     compute: ComputeParams,
     seed: int,
 ) -> tuple[np.ndarray, int]:
-    """What to add to the bias, shape (n_labels,), and how many dev rows say so."""
-    n_labels = int(bundle.model.config.num_labels or 0)
-    nothing = np.zeros(n_labels), 0
-    flagged = flagged_tokens(suspects)
+    """What to add to the bias, shape (n_labels,) or empty, and how many dev rows say so."""
+    nothing = np.empty(0), 0
+    flagged, bias, tokenizer = flagged_tokens(suspects), output_bias(bundle.model), bundle.tokenizer
     if not len(flagged):
         return nothing
-    if output_bias(bundle.model) is None:
+    if bias is None:
         logger.warning("the classifier's last layer has no bias to recalibrate: it stays as it is")
         return nothing
-    aside = tokenise(training["text"], bundle.tokenizer, max_length).contain(flagged)
-    shares_aside, shares = (
-        np.bincount(training.loc[rows, "label"], minlength=n_labels) / max(rows.sum(), 1)
-        for rows in (aside, ~aside)
-    )
-    suspicious = shares_aside > shares
+    aside = tokenise(training["text"], tokenizer, max_length).contain(flagged)
+    suspicious = too_frequent(training["label"].to_numpy(), aside, len(bias))
     if not suspicious.any():
         return nothing
-    tokens, labels = tokenise(dev["text"], bundle.tokenizer, max_length), dev["label"].to_numpy()
+    tokens, labels = tokenise(dev["text"], tokenizer, max_length), dev["label"].to_numpy()
     trusted = np.flatnonzero(~tokens.contain(flagged))
     chosen = np.random.default_rng(seed).permutation(trusted)[: params.rows]
-    of_label = np.bincount(labels[chosen], minlength=n_labels)
+    of_label = np.bincount(labels[chosen], minlength=len(bias))
     if len(chosen) < FEWEST_ROWS or (of_label[suspicious] < FEWEST_OF_A_LABEL).any():
         logger.warning(
             "too few dev rows hold no flagged token (%d, %s of the labels in question): the bias "
@@ -126,7 +122,24 @@ def _shift(
         )
         return nothing
     probabilities = predict(bundle, tokens.take(chosen), compute)
-    return fit_bias(probabilities, labels[chosen], shares, suspicious), len(chosen)
+    return fit_bias(probabilities, labels[chosen], suspicious), len(chosen)
+
+
+def too_frequent(labels: np.ndarray, aside: np.ndarray, n_labels: int) -> np.ndarray:
+    """Which labels have more of the rows set aside than chance would give them.
+
+    Args:
+        labels: Shape (n_rows,).
+        aside: bool, shape (n_rows,).
+        n_labels: Number of classes.
+
+    Returns:
+        bool, shape (n_labels,).
+    """
+    from scipy.stats import hypergeom
+
+    totals, found = (np.bincount(labels[rows], minlength=n_labels) for rows in (slice(None), aside))
+    return hypergeom.sf(found - 1, len(labels), totals, aside.sum()) < TOO_FREQUENT
 
 
 def output_bias(model: PreTrainedModel) -> torch.Tensor | None:
@@ -141,15 +154,12 @@ def output_bias(model: PreTrainedModel) -> torch.Tensor | None:
     return layers[-1].bias
 
 
-def fit_bias(
-    probabilities: np.ndarray, labels: np.ndarray, shares: np.ndarray, suspicious: np.ndarray
-) -> np.ndarray:
+def fit_bias(probabilities: np.ndarray, labels: np.ndarray, suspicious: np.ndarray) -> np.ndarray:
     """What to add to each logit so that ``labels`` become most likely: nothing above 0.
 
     Args:
         probabilities: Predicted ones, shape (n_rows, n_labels).
         labels: Given ones, shape (n_rows,).
-        shares: What each label's rows weigh together, shape (n_labels,), sum 1.
         suspicious: Which logits may fall, bool, shape (n_labels,); the others stay.
 
     Returns:
@@ -159,13 +169,12 @@ def fit_bias(
     from scipy.special import log_softmax
 
     logits = np.log(probabilities.astype(np.float64).clip(SMALLEST))
-    weights = (shares / np.bincount(labels, minlength=len(shares)).clip(1))[labels]
-    given = np.bincount(labels, weights, minlength=len(shares))
+    shares = np.bincount(labels, minlength=logits.shape[1]) / len(labels)
 
     def loss(shift: np.ndarray) -> tuple[float, np.ndarray]:
         shifted = log_softmax(logits + shift, axis=1)
-        value = -weights @ shifted[np.arange(len(labels)), labels]
-        return value, weights @ np.exp(shifted) - given
+        value = -shifted[np.arange(len(labels)), labels].mean()
+        return value, np.exp(shifted).mean(axis=0) - shares
 
     bounds = [(None if may_fall else 0.0, 0.0) for may_fall in suspicious]
     return minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds).x
