@@ -15,7 +15,7 @@ TESTS = ["examples", "triggered_test", "params:model", "params:compute"]
 
 
 def create_undefended_pipeline(**kwargs: object) -> Pipeline:
-    """What all defences share: the predictions of reference and victim."""
+    """What all defences share: the predictions of the reference and of the undefended victim."""
     return Pipeline(
         [
             Node(
