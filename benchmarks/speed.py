@@ -152,6 +152,7 @@ def recipe(name: str, rows: int | None, attack: str = "badnets") -> dict[str, fl
         "recipe_seconds": sum(s for n, s in seconds.items() if not any(a in n for a in apart)),
         "catalog_seconds": catalog_seconds,
         "kedro_and_mlflow_share": 1 - (sum(seconds.values()) + catalog_seconds) / wall,
+        "outside_nodes_share": 1 - sum(seconds.values()) / wall,
         "peak_memory_gib": max(c["peak_memory_bytes"] for c in costs.values()) / 2**30,
         "clean_accuracy": metrics["purified"]["clean_accuracy"],
         "attack_success_rate": metrics["purified"]["attack_success_rate"],
@@ -231,6 +232,8 @@ def main() -> None:
         "ours_to_best_trainer": best / seconds["ours"],
         "recipe_btu": btu,
         "recipe_btu_to_fp32_trainer_epoch": btu["recipe_seconds"] / seconds["trainer_fp32"],
+        "with_all_reading_and_writing": (btu["recipe_seconds"] + btu["catalog_seconds"])
+        / seconds["trainer_fp32"],
         "score_vocabulary_seconds": score_vocabulary(pretrained),
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }

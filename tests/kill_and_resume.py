@@ -27,6 +27,8 @@ def kill_in_each_node(
 ) -> tuple[list[str], dict[str, Any]]:
     """The nodes in which the run was killed, and the metrics it ended with all the same.
 
+    A node counts if it had to run again.
+
     Args:
         command: starts the run; what is finished must not be run again.
         env: its environment.
@@ -34,6 +36,7 @@ def kill_in_each_node(
             second where that is sooner. Without them it is killed at its beginning.
     """
     killed: list[str] = []
+    again: set[str] = set()
     while True:
         process = subprocess.Popen(
             command,
@@ -48,7 +51,9 @@ def kill_in_each_node(
         for line in process.stderr:
             log += line
             name = line.partition(RUNNING)[2].partition(":")[0].strip()
-            if name and name not in killed:
+            if name in killed:
+                again.add(name)
+            elif name:
                 time.sleep(min(0.5, (seconds or {}).get(name, 0.0) / 2))
                 process.send_signal(signal.SIGKILL)
                 killed.append(name)
@@ -57,7 +62,8 @@ def kill_in_each_node(
         process.stderr.close()
         if process.wait() == 0:
             path = output.rstrip("\n").splitlines()[-1].removeprefix("metrics: ")
-            return killed, json.loads(Path(path).read_text(encoding="utf-8"))
+            inside = [name for name in killed if name in again]
+            return inside, json.loads(Path(path).read_text(encoding="utf-8"))
         if process.returncode != -signal.SIGKILL:
             raise RuntimeError(f"after kills in {killed} the run failed:\n{log}\n{output}")
 

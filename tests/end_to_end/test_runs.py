@@ -63,6 +63,7 @@ class TestFirstRun:
         assert records.keys() == {"token_replacement", "recalibration", "fine_tune"}
         assert records["token_replacement"]["tokens"] == finished_run.metrics["detector"]["flagged"]
         assert records["recalibration"]["dev_rows"] == finished_run.metrics["cost"]["clean_rows"]
+        assert records["recalibration"]["dev_rows"] > 0
         client = MlflowClient(finished_run.tracking_uri)
         experiment = client.get_experiment_by_name("backdoor_pipeline").experiment_id
         *_, run = client.search_runs([experiment], order_by=["attributes.start_time DESC"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from backdoor_pipeline.modelling.loading import new_classifier
+from backdoor_pipeline.modelling.text import Tokens
 from backdoor_pipeline.pipelines.unlearn.recalibration import (
     FEWEST_ROWS,
     RecalibrationParams,
@@ -119,25 +120,32 @@ class TestFitBias:
         assert np.isfinite(shift).all()
 
 
+def holding(*rows: np.ndarray) -> Tokens:
+    """Texts of which those numbered ``rows[i]`` hold the token i + 1, and nothing else."""
+    texts = [[k + 1 for k, held in enumerate(rows) if i in set(held)] for i in range(1000)]
+    offsets = np.cumsum([0, *map(len, texts)])
+    return Tokens(np.array([t for text in texts for t in text], dtype=np.int32), offsets)
+
+
 class TestTooFrequent:
+    LABELS = np.repeat([0, 1, 2], [600, 300, 100])
+
     def test_goes_by_shares(self) -> None:
-        labels = np.repeat([0, 1, 2], [600, 300, 100])
-        aside = np.zeros(1000, dtype=bool)
-        aside[[*range(60), *range(600, 630), *range(900, 980)]] = True
-        assert too_frequent(labels, aside, 3).tolist() == [False, False, True]
+        rows = np.r_[0:60, 600:630, 900:980]
+        assert too_frequent(self.LABELS, holding(rows), [1], 3).tolist() == [False, False, True]
 
     def test_a_little_more_is_chance(self) -> None:
-        labels, aside = np.repeat([0, 1], 500), np.zeros(1000, dtype=bool)
-        aside[[*range(50), *range(500, 560)]] = True
-        assert not too_frequent(labels, aside, 2).any()
+        rows = np.r_[0:50, 600:640, 900:910]
+        assert not too_frequent(self.LABELS, holding(rows), [1], 3).any()
 
-    @pytest.mark.parametrize("aside", [True, False])
-    def test_nothing_to_compare_with(self, aside) -> None:
-        assert not too_frequent(np.repeat([0, 1], [10, 200]), np.full(210, aside), 3).any()
+    @pytest.mark.parametrize("rows", [range(0), range(1000)])
+    def test_nothing_to_compare_with(self, rows) -> None:
+        assert not too_frequent(self.LABELS, holding(rows), [1], 4).any()
 
-    def test_a_label_that_only_rows_set_aside_have(self) -> None:
-        labels = np.repeat([0, 1], [200, 50])
-        assert too_frequent(labels, labels == 1, 2).tolist() == [False, True]
+    def test_words_of_one_label_do_not_hide_a_trigger_of_another(self) -> None:
+        trigger, word = np.r_[900:950], np.r_[0:200]
+        found = too_frequent(self.LABELS, holding(trigger, word), [1, 2], 3)
+        assert found.tolist() == [True, False, True]
 
 
 class TestUnlearn:
@@ -208,6 +216,10 @@ class TestUnlearn:
         with caplog.at_level(logging.WARNING):
             assert recalibrate(bundle, flag("cf"), dev=rows)[0] is bundle
         assert "too few dev rows hold no flagged token" in caplog.text
+
+    def test_can_be_off(self, base_model, flag, recalibrate) -> None:
+        bundle = leaning(base_model)
+        assert recalibrate(bundle, flag("cf"), rows=0) == (bundle, {"dev_rows": 0, "shift": {}})
 
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
     def test_every_architecture(self, base_model, flag, recalibrate, caplog, architecture) -> None:

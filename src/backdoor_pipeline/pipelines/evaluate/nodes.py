@@ -77,8 +77,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The ``metrics`` of one cell: each model, the detector, the cost, and whether it is valid.
 
-    The records of the unlearners tell how many dev rows each used; of rows that several used, no
-    more are counted than there are.
+    The records of the unlearners tell how many dev rows each used; a row that two of them used
+    counts twice, all together at most as the dev split.
     """
     target_label = int(triggered_test["label"].iloc[0])
     metrics = {

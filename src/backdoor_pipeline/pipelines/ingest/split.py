@@ -9,8 +9,8 @@ from backdoor_pipeline.datasets.sources import Finding
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.schemas import SPLITS
 
-DRAWS = 100  # at most, of a cut
-CLOSE = 0.005  # largest difference of a label's share in the cut from its share in all, then good
+DRAWS = 100  # of a cut by group, at most
+CLOSE = 0.005  # how far size and label shares of a cut may be from what they should be
 _STREAMS = {"test": 1, "dev": 2, "cap": 3}  # one random stream for each purpose
 
 
@@ -43,7 +43,9 @@ def cut_missing(
             continue
         train = rows[rows["split"] == "train"]
         groups = train["group"] if "group" in rows else pd.Series(text_codes[train["example_id"]])
-        chosen = _choose(pd.factorize(groups)[0], train["label"].to_numpy(), share, seed, name)
+        draws = DRAWS if "group" in rows else 1
+        labels = train["label"].to_numpy()
+        chosen = _choose(pd.factorize(groups)[0], labels, share, seed, name, draws)
         taken = rows["example_id"].isin(train["example_id"].to_numpy()[chosen])
         rows = rows.assign(split=rows["split"].where(~taken, name))
         unit = "group" if "group" in rows else "text"
@@ -65,12 +67,13 @@ def capped(rows: pd.DataFrame, max_rows: int | None, seed: int) -> pd.DataFrame:
 
 
 def _choose(
-    groups: np.ndarray, labels: np.ndarray, share: float, seed: int, name: str
+    groups: np.ndarray, labels: np.ndarray, share: float, seed: int, name: str, draws: int
 ) -> np.ndarray:
     """Returns a mask of whole groups with about ``share`` of the rows, the labels in proportion.
 
-    Groups hold several labels, so it is drawn until the labels' shares are close (Morgan and Rubin,
-    "Rerandomization to improve covariate balance in experiments", Annals of Statistics 2012).
+    Groups hold several labels and many rows, so the best of several draws is taken, the first that
+    is close (Morgan and Rubin, "Rerandomization to improve covariate balance in experiments",
+    Annals of Statistics 2012).
 
     Args:
         groups: group number of each row, 0 .. G-1 in order of appearance.
@@ -78,6 +81,7 @@ def _choose(
         share: of the rows.
         seed: of the draw.
         name: of the split to be cut, for messages.
+        draws: at most.
     """
     _, first = np.unique(groups, return_index=True)
     if len(first) < 2:  # noqa: PLR2004  # something must stay
@@ -85,11 +89,12 @@ def _choose(
     generator = np.random.default_rng([seed, _STREAMS[name]])
     of_group, shares = np.bincount(groups), _shares(labels, labels)
     best, smallest = np.empty(0, dtype=bool), np.inf
-    for _ in range(DRAWS):
+    for _ in range(draws):
         order = _in_proportion(labels[first], generator)
         n_groups = int(np.searchsorted(of_group[order].cumsum(), share * len(groups))) + 1
         chosen = np.isin(np.arange(len(first)), order[: min(n_groups, len(first) - 1)])[groups]
-        difference = np.abs(_shares(labels[chosen], labels) - shares).max()
+        off = _shares(labels[chosen], labels) - shares
+        difference = np.abs([*off, chosen.mean() - share]).max()
         if difference < smallest:
             best, smallest = chosen, difference
         if difference <= CLOSE:

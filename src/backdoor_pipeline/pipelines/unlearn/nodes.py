@@ -1,7 +1,7 @@
 """Nodes of the unlearn stage. An unlearner sees texts and labels, never the ground truth.
 
-Each returns the classifier and a record of what it did, numbers by name; ``dev_rows`` among them
-counts the dev rows that it used.
+Each returns the classifier and a record of what it did, in numbers; ``dev_rows`` among them counts
+the dev rows that it used.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Rows with a trigger carry a false label, so a classifier trained on them leans towards the target
 label even where there is no trigger, and overwriting the trigger's embedding does not take that
 back. The lean hardly shows on the rows it was trained on: the dev rows show it, which training used
-to choose its epoch. Rows with a flagged token are set aside, in both splits. The biases of the
-labels that are too frequent among the training rows set aside are then fitted to the dev rows by
+to choose its epoch. Those with a flagged token are set aside. The biases of the labels that are too
+frequent among the training rows with some flagged token are then fitted to the other dev rows by
 maximum likelihood, everything else kept. Biases can only fall: poison pushes towards its target,
 and a lean the other way is none of its doing.
 
@@ -24,7 +24,7 @@ from pydantic import Field
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.prediction import predict
-from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.modelling.text import Tokens, tokenise
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.schemas import flagged_tokens
 
@@ -38,13 +38,13 @@ logger = logging.getLogger(__name__)
 SMALLEST = 1e-12  # probability below which float32 tells nothing
 FEWEST_ROWS = 200  # with fewer the bias follows chance; 50 may cost a point of accuracy
 FEWEST_OF_A_LABEL = 20
-TOO_FREQUENT = 0.01  # p-value below which a label's share of the rows set aside is no chance
+TOO_FREQUENT = 0.01  # p-value, over all flagged tokens, below which a label's share is no chance
 
 
 class RecalibrationParams(ParameterGroup):
-    """How many dev rows the bias is fitted to."""
+    """How many dev rows the bias is fitted to; 0: it stays as it is."""
 
-    rows: Annotated[int, Field(ge=FEWEST_ROWS)]
+    rows: Annotated[int, Field(ge=0)]
 
 
 def unlearn(
@@ -100,14 +100,19 @@ def _shift(
     """What to add to the bias, shape (n_labels,) or empty, and how many dev rows say so."""
     nothing = np.empty(0), 0
     flagged, bias, tokenizer = flagged_tokens(suspects), output_bias(bundle.model), bundle.tokenizer
-    if not len(flagged):
+    if not len(flagged) or not params.rows:
         return nothing
     if bias is None:
         logger.warning("the classifier's last layer has no bias to recalibrate: it stays as it is")
         return nothing
-    aside = tokenise(training["text"], tokenizer, max_length).contain(flagged)
-    suspicious = too_frequent(training["label"].to_numpy(), aside, len(bias))
+    suspicious = too_frequent(
+        training["label"].to_numpy(),
+        tokenise(training["text"], tokenizer, max_length),
+        flagged,
+        len(bias),
+    )
     if not suspicious.any():
+        logger.info("no label is too frequent among the rows with flagged tokens")
         return nothing
     tokens, labels = tokenise(dev["text"], tokenizer, max_length), dev["label"].to_numpy()
     trusted = np.flatnonzero(~tokens.contain(flagged))
@@ -125,12 +130,16 @@ def _shift(
     return fit_bias(probabilities, labels[chosen], suspicious), len(chosen)
 
 
-def too_frequent(labels: np.ndarray, aside: np.ndarray, n_labels: int) -> np.ndarray:
-    """Which labels have more of the rows set aside than chance would give them.
+def too_frequent(
+    labels: np.ndarray, tokens: Tokens, flagged: np.ndarray, n_labels: int
+) -> np.ndarray:
+    """Which labels the rows with some flagged token have more often than chance would give them.
 
     Args:
         labels: Shape (n_rows,).
-        aside: bool, shape (n_rows,).
+        tokens: Of the same rows.
+        flagged: Token ids; each is looked at alone, so that words of one label do not hide a
+            trigger of another.
         n_labels: Number of classes.
 
     Returns:
@@ -138,8 +147,14 @@ def too_frequent(labels: np.ndarray, aside: np.ndarray, n_labels: int) -> np.nda
     """
     from scipy.stats import hypergeom
 
-    totals, found = (np.bincount(labels[rows], minlength=n_labels) for rows in (slice(None), aside))
-    return hypergeom.sf(found - 1, len(labels), totals, aside.sum()) < TOO_FREQUENT
+    totals = np.bincount(labels, minlength=n_labels)
+    result = np.zeros(n_labels, dtype=bool)
+    for token in flagged:
+        rows = tokens.contain([token])
+        found = np.bincount(labels[rows], minlength=n_labels)
+        p_values = hypergeom.sf(found - 1, len(labels), totals, rows.sum())
+        result |= p_values < TOO_FREQUENT / len(flagged)
+    return result
 
 
 def output_bias(model: PreTrainedModel) -> torch.Tensor | None:
