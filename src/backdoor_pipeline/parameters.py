@@ -27,6 +27,7 @@ from backdoor_pipeline.pipelines.poison.registry import PoisonParams
 from backdoor_pipeline.pipelines.report.nodes import ReportParams
 from backdoor_pipeline.pipelines.train.nodes import TrainingParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
+from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationParams
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
 
@@ -74,6 +75,7 @@ class Parameters(ParameterGroup):
     token_association: TokenAssociationParams
     confirmation: ConfirmationParams
     token_replacement: TokenReplacementParams
+    neutralisation: NeutralisationParams
     recalibration: RecalibrationParams
     fine_tune: FineTuneParams
     evaluation: EvaluationParams

@@ -22,7 +22,7 @@ class Recipe(NamedTuple):
 
 DEFAULT = "btu_calibrated"
 PUBLISHED = ("token_replacement", "fine_tune")
-CALIBRATED = ("token_replacement", "recalibration", "fine_tune")
+CALIBRATED = ("token_replacement", "neutralisation", "recalibration", "fine_tune")
 RECIPES = {
     "btu": Recipe(("token_drift",), PUBLISHED),
     "btu_calibrated": Recipe(("token_drift", "token_association"), CALIBRATED),

@@ -10,6 +10,7 @@ import pytest
 from filelock import FileLock
 
 from backdoor_pipeline.hooks.run_facts import flatten
+from backdoor_pipeline.recipes import CALIBRATED
 from kill_and_resume import check_files, without_cost
 
 pytestmark = pytest.mark.slow
@@ -23,6 +24,7 @@ ALL_NODES = {
     "detect_token_association",
     "confirm_suspects",
     "replace_tokens",
+    "neutralise",
     "recalibrate",
     "fine_tune_lightly",
     "predict_reference",
@@ -60,7 +62,7 @@ class TestFirstRun:
             path.stem.removesuffix("_record"): json.loads(path.read_text())
             for path in finished_run.data_dir.glob(f"06_models/{key}/*_record.json")
         }
-        assert records.keys() == {"token_replacement", "recalibration", "fine_tune"}
+        assert records.keys() == set(CALIBRATED)
         assert records["token_replacement"]["tokens"] == finished_run.metrics["detector"]["flagged"]
         assert records["recalibration"]["dev_rows"] == finished_run.metrics["cost"]["clean_rows"]
         assert records["recalibration"]["dev_rows"] > 0

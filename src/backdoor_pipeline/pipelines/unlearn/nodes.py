@@ -15,8 +15,14 @@ from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.embeddings import word_vectors
 from backdoor_pipeline.modelling.loading import ModelParams
-from backdoor_pipeline.pipelines.unlearn import fine_tune, recalibration, token_replacement
+from backdoor_pipeline.pipelines.unlearn import (
+    fine_tune,
+    neutralisation,
+    recalibration,
+    token_replacement,
+)
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
+from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationParams
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
 from backdoor_pipeline.schemas import flagged_tokens
@@ -36,6 +42,21 @@ def replace_tokens(
     changed = word_vectors(purified.model)[rows] != word_vectors(victim.model)[rows]
     overwritten = {"tokens": int(changed.any(dim=1).sum()), "dimensions": int(changed.sum())}
     return purified, overwritten | {"dev_rows": 0}
+
+
+def neutralise(
+    bundle: ModelBundle,
+    poisoned_train: pd.DataFrame,
+    suspects: pd.DataFrame,
+    params: NeutralisationParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[ModelBundle, Record]:
+    """The classifier with the embeddings of flagged tokens fitted until they change nothing."""
+    return neutralisation.unlearn(
+        bundle, poisoned_train["text"], suspects, params, model.max_length, compute, seed
+    )
 
 
 def recalibrate(
@@ -79,6 +100,9 @@ SETTINGS = ("params:model", "params:compute", "params:seed")
 UNLEARNERS = {
     "token_replacement": Unlearner(
         replace_tokens, ("base_model", "suspects", "params:token_replacement")
+    ),
+    "neutralisation": Unlearner(
+        neutralise, ("poisoned_train", "suspects", "params:neutralisation", *SETTINGS)
     ),
     "recalibration": Unlearner(
         recalibrate,
