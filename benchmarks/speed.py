@@ -30,6 +30,7 @@ from backdoor_pipeline.modelling.loading import ModelParams, load_pretrained, ne
 from backdoor_pipeline.modelling.text import Tokens, tokenise
 from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
 from backdoor_pipeline.pipelines.detect.token_drift import drift, furthest
+from timed_kedro import CATALOG_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMED_KEDRO = str(ROOT / "benchmarks" / "timed_kedro.py")
@@ -144,7 +145,7 @@ def recipe(name: str, rows: int | None, attack: str = "badnets") -> dict[str, fl
         said = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
         metrics = json.loads(Path(said["metrics"]).read_text())
     seconds = {name: cost["wall_seconds"] for name, cost in costs.items()}
-    catalog_seconds = float(said["catalog seconds"])
+    catalog_seconds = float(said[CATALOG_SECONDS])
     apart = ("reference", "ingest", "report", "figures", "card")
     return {
         "wall_seconds": wall,

@@ -12,7 +12,7 @@ from typing import Any
 from kedro.framework.cli.cli import main
 from kedro.io import DataCatalog
 
-CATALOG_SECONDS = "catalog seconds: "
+CATALOG_SECONDS = "catalog seconds"
 
 
 def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
@@ -35,4 +35,4 @@ if __name__ == "__main__":
     try:
         main()
     finally:
-        print(f"{CATALOG_SECONDS}{sum(spent):.3f}")
+        print(f"{CATALOG_SECONDS}: {sum(spent):.3f}")

@@ -66,11 +66,14 @@ def unlearn(
     import torch
 
     flagged, tokenizer = flagged_tokens(suspects), bundle.tokenizer
+    nothing = {"rows": 0, "dev_rows": 0}
+    if not len(flagged) or not params.rows:
+        return bundle, nothing
     rng = np.random.default_rng(seed)
     tokens = tokenise(texts, tokenizer, max_length)
     chosen = rng.permutation(np.flatnonzero(tokens.contain(flagged)))[: params.rows]
     if not len(chosen):
-        return bundle, {"rows": 0, "dev_rows": 0}
+        return bundle, nothing
     tokens = tokens.take(chosen)
     wanted = torch.from_numpy(predict(bundle, tokens.without(flagged), compute))
 

@@ -75,36 +75,13 @@ def unlearn(
     """
     import torch
 
-    shift, n_rows = _shift(bundle, training, dev, suspects, params, max_length, compute, seed)
-    done = {"dev_rows": n_rows, "shift": {str(k): float(x) for k, x in enumerate(shift)}}
-    if not shift.any():
-        return bundle, done
-    logger.info("the bias of the labels is shifted by %s", np.round(shift, 3).tolist())
-    model = copy.deepcopy(bundle.model)
-    bias = output_bias(model)
-    with torch.no_grad():
-        bias.add_(torch.tensor(shift, dtype=bias.dtype, device=bias.device))  # type: ignore[union-attr]
-    return ModelBundle(model, bundle.tokenizer), done
-
-
-def _shift(
-    bundle: ModelBundle,
-    training: pd.DataFrame,
-    dev: pd.DataFrame,
-    suspects: pd.DataFrame,
-    params: RecalibrationParams,
-    max_length: int,
-    compute: ComputeParams,
-    seed: int,
-) -> tuple[np.ndarray, int]:
-    """What to add to the bias, shape (n_labels,) or empty, and how many dev rows say so."""
-    nothing = np.empty(0), 0
+    nothing: dict[str, Any] = {"dev_rows": 0, "shift": {}}
     flagged, bias, tokenizer = flagged_tokens(suspects), output_bias(bundle.model), bundle.tokenizer
     if not len(flagged) or not params.rows:
-        return nothing
+        return bundle, nothing
     if bias is None:
         logger.warning("the classifier's last layer has no bias to recalibrate: it stays as it is")
-        return nothing
+        return bundle, nothing
     suspicious = too_frequent(
         training["label"].to_numpy(),
         tokenise(training["text"], tokenizer, max_length),
@@ -113,7 +90,7 @@ def _shift(
     )
     if not suspicious.any():
         logger.info("no label is too frequent among the rows with flagged tokens")
-        return nothing
+        return bundle, nothing
     tokens, labels = tokenise(dev["text"], tokenizer, max_length), dev["label"].to_numpy()
     trusted = np.flatnonzero(~tokens.contain(flagged))
     chosen = np.random.default_rng(seed).permutation(trusted)[: params.rows]
@@ -125,9 +102,19 @@ def _shift(
             len(chosen),
             of_label[suspicious].tolist(),
         )
-        return nothing
+        return bundle, nothing
     probabilities = predict(bundle, tokens.take(chosen), compute)
-    return fit_bias(probabilities, labels[chosen], suspicious), len(chosen)
+    shift = fit_bias(probabilities, labels[chosen], suspicious)
+    done = {"dev_rows": len(chosen), "shift": {str(k): float(x) for k, x in enumerate(shift)}}
+    if not shift.any():
+        return bundle, done
+    logger.info("the bias of the labels is shifted by %s", np.round(shift, 3).tolist())
+    model = copy.deepcopy(bundle.model)
+    with torch.no_grad():
+        output_bias(model).add_(  # type: ignore[union-attr]
+            torch.tensor(shift, dtype=bias.dtype, device=bias.device)
+        )
+    return ModelBundle(model, tokenizer), done
 
 
 def too_frequent(
