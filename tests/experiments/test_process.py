@@ -27,8 +27,8 @@ from backdoor_pipeline.experiments import worker
 from backdoor_pipeline.experiments.records import Records
 def run_job(job):
     def end(status, error=None):
-        Records(Path(job["records"])).write(job["task"], {**job["about"], "status": status,
-            "error": error, "job": job["id"], "attempt": job["attempt"],
+        Records(Path(job["records"])).write(job["about"]["task"], {**job["about"],
+            "status": status, "error": error, "job": job["id"], "attempt": job["attempt"],
             "threads": os.environ["OMP_NUM_THREADS"],
             "environment": job["environment"]})
     print("attempt", job["attempt"], flush=True)
@@ -189,6 +189,7 @@ def test_a_job_can_be_read_by_people(site, worker) -> None:
     worker("end('done')")
     perform(site, TASK, [])
     job = json.loads(site.records.job("cell-1").read_text())
-    assert job["pipeline"] == "btu"
-    assert job["stages"] is None
-    assert job["settings"] == {"seed": 0}
+    about = job["about"]
+    assert about["pipeline"] == "btu"
+    assert about["finishes_cell"] is True
+    assert about["settings"] == {"seed": 0}

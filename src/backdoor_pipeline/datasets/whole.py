@@ -90,6 +90,22 @@ def write_whole(final: Path, write: Any) -> None:
         raise
 
 
+def write_json(path: Path, data: Any, *, default: Any = None) -> None:
+    """Write ``data`` as JSON, whole: keys in the order they were given, non-ASCII as is.
+
+    Args:
+        path: Where to.
+        data: What JSON can hold; numbers must be finite.
+        default: What to write for a value of any other type; None: an error.
+    """
+    write_whole(path, lambda part: part.write_text(_json(data, default), encoding="utf-8"))
+
+
+def _json(data: Any, default: Any = None) -> str:
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=default)
+    return f"{text}\n"
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
@@ -143,8 +159,7 @@ class JSONDataset(WholeDataset):
         return json.loads(path.read_text(encoding="utf-8"))
 
     def _write(self, data: Any, path: Path) -> None:
-        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-        path.write_text(f"{text}\n", encoding="utf-8")
+        path.write_text(_json(data), encoding="utf-8")
 
     def preview(self) -> JSONPreview:
         return JSONPreview(Path(self._get_load_path()).read_text(encoding="utf-8"))

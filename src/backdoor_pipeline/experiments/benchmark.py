@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -15,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from backdoor_pipeline.configuration import ProjectConfigLoader
-from backdoor_pipeline.datasets.whole import write_whole
+from backdoor_pipeline.datasets.whole import write_json
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.experiments.cells import Cell, cells_of
 from backdoor_pipeline.experiments.executors import Executor
@@ -224,9 +223,8 @@ class Benchmark:
             return pd.read_parquet(self.data_dir / path)
 
         tasks = (task.name for task in plan(self.cells))
-        machines = json.dumps(self.records.machines(tasks), indent=2)
         path = folder / "machines.json"
-        write_whole(path, lambda part: part.write_text(f"{machines}\n", encoding="utf-8"))
+        write_json(path, self.records.machines(tasks))
         return [*write(folder, self.table(), load_predictions), path]
 
     def _tracked(self, executor: Executor) -> GridRun | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backdoor_pipeline.datasets.whole import write_whole
+from backdoor_pipeline.datasets.whole import write_json
 from backdoor_pipeline.experiments.records import FAILED, Records
 from backdoor_pipeline.experiments.tasks import Task
 from backdoor_pipeline.experiments.tracking import GridRun
@@ -111,14 +110,10 @@ def describe(task: Task) -> dict[str, Any]:
 
 def _job(site: Site, task: Task, tracking: dict[str, str]) -> dict[str, Any]:
     return {
-        "task": task.name,
         "id": uuid.uuid4().hex,
         "about": describe(task),
         "project": str(site.project),
         "env": site.env,
-        "pipeline": task.cell.pipeline,
-        "stages": None if task.finishes else list(task.stages),
-        "settings": task.cell.settings,
         "tracking": tracking,
         "environment": {
             **({} if tracking else {"BACKDOOR_TRACKING": "false"}),
@@ -162,8 +157,7 @@ class Server:
             job: What to do, see ``worker``.
             path: File that it is handed over in.
         """
-        text = json.dumps(job, indent=2)
-        write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+        write_json(path, job)
         if self._process is None or self._process.poll() is not None:
             self._process = self._start()
         questions, answers = self._process.stdin, self._process.stdout

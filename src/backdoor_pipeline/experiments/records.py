@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_pipeline.datasets.whole import write_whole
+from backdoor_pipeline.datasets.whole import write_json
 from backdoor_pipeline.experiments.cells import Cell
 from backdoor_pipeline.experiments.grid import COORDINATES
 
@@ -84,8 +84,7 @@ class Records:
 
     def write(self, name: str, record: Mapping[str, Any]) -> None:
         """Keep the record of a task that has ended."""
-        text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
-        write_whole(self.path(name), lambda path: path.write_text(f"{text}\n", encoding="utf-8"))
+        write_json(self.path(name), record, default=str)
 
     def machines(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """What these tasks ran on, each machine once, with the threads of a task and the commit."""

@@ -115,7 +115,7 @@ class GridRun:
             raise InputError(SEVERAL_HOSTS)
         with suppress(Exception), quickly():
             client = self._client()
-            own = [run for run in self._children(client) if run.data.tags[CELL] == cell]
+            own = list(self._children(client, cell))
             waiting = [run.info.run_id for run in own if run.info.status == WAITING][:1]
             for run in own:
                 if run.info.run_id not in waiting:
@@ -161,10 +161,13 @@ class GridRun:
 
         return MlflowClient(self.settings.tracking_uri)
 
-    def _children(self, client: MlflowClient) -> Iterable[Run]:
+    def _children(self, client: MlflowClient, cell: str | None = None) -> Iterable[Run]:
+        """The runs of one cell; None: of all."""
+        wanted = f"tags.`{PARENT}` = '{self.parent}'"
+        if cell is not None:
+            wanted += f" and tags.{CELL} = '{cell}'"
         token: Any = None
         while True:
-            wanted = f"tags.`{PARENT}` = '{self.parent}'"
             page = client.search_runs([self.experiment], wanted, page_token=token)
             yield from page
             token = page.token

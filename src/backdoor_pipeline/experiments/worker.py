@@ -112,8 +112,8 @@ def run_job(job: Mapping[str, Any]) -> int:
     spent = {"started": start, "seconds": time.time() - start}
     about = {**job["about"], "job": job["id"], "threads": _threads(), "machine": machine()}
     records = Records(Path(job["records"]))
-    if outcome["status"] == DONE or records.status(job["task"]) != DONE:
-        records.write(job["task"], {**about, **outcome, **spent})
+    if outcome["status"] == DONE or records.status(about["task"]) != DONE:
+        records.write(about["task"], {**about, **outcome, **spent})
     return 0 if outcome["status"] == DONE else 1
 
 
@@ -143,25 +143,26 @@ def _kedro_run(job: Mapping[str, Any], tracking: Mapping[str, Any]) -> dict[str,
     from backdoor_pipeline.hooks.run_facts import git_state, output_folder
     from backdoor_pipeline.session import ProjectSession
 
-    project, recipe = Path(job["project"]), job["pipeline"]
-    settings = {**job["settings"], "tracking": dict(tracking)}
+    project, about = Path(job["project"]), job["about"]
+    recipe, whole_cell = about["pipeline"], about["finishes_cell"]
+    settings = {**about["settings"], "tracking": dict(tracking)}
     bootstrap_project(project)
     session: Any = ProjectSession.create(project, env=job["env"], runtime_params=settings)
     with session:
         context = session.load_context()
         loader: Any = context.config_loader
-        _check_keys(loader.keys_of_stages, job["about"]["keys"])
+        _check_keys(loader.keys_of_stages, about["keys"])
         data_dir = project / loader.typed_parameters.data_dir
         catalog = context.catalog
         chosen = None
-        if job["stages"] is not None:
-            keys = {loader.keys_of_stages[stage] for stage in job["stages"]}
+        if not whole_cell:
+            keys = {loader.keys_of_stages[stage] for stage in about["stages"]}
             outputs = pipelines[recipe].all_outputs()
             chosen = [n for n in sorted(outputs) if output_folder(catalog.get(n), data_dir) in keys]
         session.run(pipeline_names=[recipe], to_outputs=chosen)
         (costs,) = (hook for hook in HOOKS if isinstance(hook, CostHooks))
         outcome = {"nodes": dict(costs.spent), **git_state(project)}
-        if job["stages"] is None:
+        if whole_cell:
             predictions: Any = catalog.get(f"{recipe}.predictions")
             outcome["metrics"] = catalog.load(f"{recipe}.metrics")
             outcome["predictions"] = str(Path(predictions._filepath).relative_to(data_dir))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -13,7 +12,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline.node import Node
 
-from backdoor_pipeline.datasets.whole import write_whole
+from backdoor_pipeline.datasets.whole import write_json
 from backdoor_pipeline.hooks.run_facts import output_folder
 
 
@@ -46,10 +45,7 @@ class CostHooks:
         self.spent[node.name] = seconds
         keys = {output_folder(catalog.get(name), self._data_dir) for name in node.outputs}
         for key in filter(None, keys):
-            write_whole(
-                self._data_dir / ".costs" / key / f"{node.name}.json",
-                lambda path: path.write_text(json.dumps(cost), encoding="utf-8"),
-            )
+            write_json(self._data_dir / ".costs" / key / f"{node.name}.json", cost)
 
 
 def peak_memory_bytes() -> int:
