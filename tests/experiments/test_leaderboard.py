@@ -105,12 +105,17 @@ class TestLeaderboard:
         assert row["clean_accuracy"] == 0.88 and row["victim_attack_success_rate"] == 1.0
         assert row[["seeds", "invalid", "failed", "missing"]].tolist() == [1, 1, 1, 0]
 
-    def test_attack_that_was_not_implanted_keeps_its_victim(self):
-        row = leaderboard(table(cell(**NOT_IMPLANTED), failed(seed=1))).iloc[0]
-        assert row["note"] == "attack not implanted"
+    @pytest.mark.parametrize(
+        ("poison_rate", "note"), [(0.1, "attack not implanted"), (0, "nothing was poisoned")]
+    )
+    def test_without_an_attack_there_is_nothing_on_it(self, poison_rate, note):
+        invalid = cell(**NOT_IMPLANTED, poison_rate=poison_rate, clean_accuracy=0.85, flagged=3.0)
+        row = leaderboard(table(invalid, failed(seed=1, poison_rate=poison_rate))).iloc[0]
+        assert row["note"] == note and row["seeds"] == 0 and row["invalid"] == 1
         assert row["victim_attack_success_rate"] == 0.12 and row["attack_success_floor"] == 0.1
-        methods = ["clean_accuracy", "attack_success_rate", "attack_success_excess"]
-        assert row[[*methods, "defence_effectiveness", "flagged", "wall_seconds"]].isna().all()
+        assert row["clean_accuracy"] == 0.85 and row["flagged"] == 3.0
+        attack = ["attack_success_rate", "attack_success_excess", "defence_effectiveness"]
+        assert row[attack].isna().all()
 
     def test_failed_rows_stay_with_the_first_line_of_their_error(self):
         row = leaderboard(table(failed(), failed(seed=1, error="another"))).iloc[0]

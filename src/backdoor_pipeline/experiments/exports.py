@@ -233,13 +233,13 @@ def _lines(
         excess, low = shown[RANKED_BY], row[f"{RANKED_BY}_low"]
         if is_known(low):
             excess += f" [{_share(low)}, {_share(row[f'{RANKED_BY}_high'])}]"
-        flagged = f"{number(row['flagged'])} ({number(row['false_alarms'])})"
+        false = f" ({number(row['false_alarms'])})" if is_known(row["false_alarms"]) else ""
         lines.append(
             {
                 **dict(zip(headings, map(escape, row["names"]), strict=True)),
                 "recipe": escape(row["recipe"]),
                 **({"seeds": row["seeds_said"]} if row["seeds_said"] else {}),
-                "flagged (false)": flagged if is_known(row["flagged"]) else MISSING,
+                "flagged (false)": f"{number(row['flagged'])}{false}",
                 "CA before → after": accuracy,
                 "ASR before → after": success,
                 "floor": _share(row["attack_success_floor"]),

@@ -21,6 +21,7 @@ ROW = [*SETTING, "recipe"]
 UNDEFENDED = ["victim_clean_accuracy", "victim_attack_success_rate", "attack_success_floor"]
 DEFENDED = ["clean_accuracy", "attack_success_rate", "attack_success_excess"]
 DERIVED = ["clean_accuracy_loss", "defence_effectiveness"]
+ABOUT_THE_ATTACK = {"attack_success_rate", "attack_success_excess", "defence_effectiveness"}
 DETECTION = ["flagged", "false_alarms", "precision", "trigger_recall", "trigger_rank"]
 COST = ["wall_seconds", "peak_memory_bytes", "clean_rows"]
 OVERALL = [*DERIVED, "attack_success_rate", "attack_success_excess"]
@@ -28,7 +29,7 @@ OVERALL_MEANS = ["trigger_recall", "false_alarms", "wall_seconds"]
 COUNTS = ["valid", "invalid", "failed", "missing"]
 
 RANKED_BY = "attack_success_excess"
-NOT_IMPLANTED = "attack not implanted"
+NOT_IMPLANTED, NOT_POISONED = "attack not implanted", "nothing was poisoned"
 
 _text = pa.Column(str)
 _amount = pa.Column("float64", pa.Check.ge(0), nullable=True, coerce=True)
@@ -76,7 +77,8 @@ def leaderboard(cells: pd.DataFrame) -> pd.DataFrame:
     """One row a setting and recipe: means over its valid seeds, in the order of ``cells``.
 
     Each rate has its 95 % interval in the columns ``_low`` and ``_high``, empty for one seed. A row
-    without a valid seed keeps what is known of its victim; ``note`` says why the rest is empty.
+    without a valid seed, such as one of unpoisoned data, keeps its victim, clean accuracy, cost and
+    what was flagged; ``note`` says why there is nothing on the attack.
 
     Args:
         cells: A ``CELLS`` table.
@@ -169,11 +171,10 @@ def _summary(rows: pd.DataFrame) -> dict[str, object]:
     """What the leaderboard tells about the seeds of one setting and recipe."""
     valid, done = rows[implanted(rows)], rows[rows["status"] == "done"]
     summary: dict[str, object] = {}
-    for name in UNDEFENDED:
-        summary |= _interval(name, (done if valid.empty else valid)[name])
-    for name in [*DEFENDED, *DERIVED]:
-        summary |= _interval(name, valid[name])
-    summary |= valid[[*DETECTION, *COST]].mean().to_dict()
+    for name in [*UNDEFENDED, *DEFENDED, *DERIVED]:
+        told = valid if name in ABOUT_THE_ATTACK or not valid.empty else done
+        summary |= _interval(name, told[name])
+    summary |= (done if valid.empty else valid)[[*DETECTION, *COST]].mean().to_dict()
     counts = _counts(rows)
     return summary | {"seeds": counts.pop("valid")} | counts | {"note": _note(rows)}
 
@@ -199,7 +200,7 @@ def _note(rows: pd.DataFrame) -> str:
     if implanted(rows).any():
         return ""
     if rows["status"].eq("done").any():
-        return NOT_IMPLANTED
+        return NOT_IMPLANTED if rows["poison_rate"].gt(0).any() else NOT_POISONED
     failed = rows["status"].eq("failed")
     return first_line(rows.loc[failed, "error"].iloc[0]) if failed.any() else "not run"
 
