@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -179,6 +180,19 @@ def test_no_import_runs_in_circles() -> None:
         visit(name, ())
 
 
+def detected(there: dict[str, Any], parameters: Any, model: Any, compute: Any) -> dict[str, Any]:
+    """The suspects of every detector, by its name."""
+    from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
+
+    there = there | {f"params:{name}": getattr(parameters, name) for name in DETECTORS}
+    there |= {"params:model": model, "params:compute": compute, "params:seed": 0}
+    found = {}
+    for name, detector in DETECTORS.items():
+        found[name] = detector.function(*(there[read] for read in detector.inputs))
+        there[f"{name}_suspects"] = found[name]
+    return found
+
+
 class TestGroundTruth:
     def test_only_evaluation_and_report_name_its_columns(self) -> None:
         for name, tree in modules().items():
@@ -195,35 +209,23 @@ class TestGroundTruth:
     def test_detectors_do_without_them(
         self, corpus, base_model, model_params, compute, make_parameters
     ) -> None:
-        from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
-
         training = corpus[corpus["split"] == "train"].head(200)
         assert not set(GROUND_TRUTH) & set(training)
-        parameters = make_parameters()
-        tables = {"poisoned_train": training, "examples": corpus, "base_model": base_model()}
-        for name, detector in DETECTORS.items():
-            settings = (getattr(parameters, name), model_params(), compute, 0)
-            detector.function(*(tables[table] for table in detector.inputs), *settings)
+        there = {"examples": corpus, "base_model": base_model()}
+        detected(there | {"poisoned_train": training}, make_parameters(), model_params(), compute)
 
     def test_detectors_cannot_tell_when_they_are_there(
         self, corpus, base_model, model_params, compute, make_parameters
     ) -> None:
-        from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
-
         training = corpus[corpus["split"] == "train"].head(200)
         marked = training.assign(is_poisoned=training["label"] == 1, source_label=0, trigger="film")
-        parameters = make_parameters()
-        tables = {"examples": corpus, "base_model": base_model()}
-        for name, detector in DETECTORS.items():
-            settings = (getattr(parameters, name), model_params(), compute, 0)
-            without, with_truth = (
-                detector.function(
-                    *({**tables, "poisoned_train": train}[table] for table in detector.inputs),
-                    *settings,
-                )
-                for train in (training, marked)
-            )
-            pd.testing.assert_frame_equal(without, with_truth)
+        there = {"examples": corpus, "base_model": base_model()}
+        settings = (make_parameters(), model_params(), compute)
+        without, with_truth = (
+            detected(there | {"poisoned_train": train}, *settings) for train in (training, marked)
+        )
+        for name, suspects in without.items():
+            pd.testing.assert_frame_equal(suspects, with_truth[name])
 
     def test_training_does_without_them(
         self, corpus, base_model, model_params, compute, quick

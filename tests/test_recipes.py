@@ -21,9 +21,16 @@ def pipelines():
 def test_recipes_are_made_of_what_there_is() -> None:
     assert DEFAULT in RECIPES
     for recipe in RECIPES.values():
-        assert set(recipe.detectors) <= DETECTOR_NODES.keys()
+        assert set(recipe.detectors) <= DETECTORS.keys()
         assert set(recipe.unlearners) <= UNLEARNERS.keys()
-    assert set(DETECTORS) <= DETECTOR_NODES.keys()
+    assert DETECTORS.keys() == DETECTOR_NODES.keys()
+
+
+def test_detectors_read_what_they_build_on() -> None:
+    for name, builds_on in DETECTORS.items():
+        read = {i.removesuffix("_suspects") for i in DETECTOR_NODES[name].inputs if "_susp" in i}
+        assert read == set(builds_on) - {"poison"}
+        assert ("poisoned_train" in DETECTOR_NODES[name].inputs) == ("poison" in builds_on)
 
 
 @pytest.mark.parametrize("name", [*DETECTOR_NODES, *UNLEARNERS])

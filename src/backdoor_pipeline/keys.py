@@ -38,6 +38,11 @@ class Stage(NamedTuple):
     folder: str
 
 
+def purified(recipe: str) -> str:
+    """The stage of a recipe's defence, whose outcome is its purified model."""
+    return f"{recipe}.purified"
+
+
 POISONED = "{data}.{attack}-{rate:.2f}"
 CELL = f"{POISONED}.{{model}}.s{{seed}}"
 SETTINGS = ("seed", "model", "compute")
@@ -47,20 +52,20 @@ STAGES = {
     "reference": Stage(("ingest",), ("training", *SETTINGS), "{data}.clean.{model}.s{seed}"),
     "victim": Stage(("poison",), ("training", *SETTINGS), CELL),
     "floor": Stage(("poison", "reference"), (), f"{CELL}.floor"),
-    **{name: Stage(("victim",), (name,), f"{CELL}.{name}") for name in DETECTORS},
-    **{
-        name: Stage(
-            (*recipe.detectors, "floor"),
-            (*recipe.methods, "evaluation", "report"),
-            f"{CELL}.{name}",
-        )
-        for name, recipe in RECIPES.items()
-    },
+    **{name: Stage(read, (name, *SETTINGS), f"{CELL}.{name}") for name, read in DETECTORS.items()},
 }
-"""All stages, detectors and recipes, each after what it builds on."""
+for name, recipe in RECIPES.items():
+    STAGES[purified(name)] = Stage(
+        ("victim", recipe.detector), (*recipe.unlearners, *SETTINGS), f"{CELL}.{purified(name)}"
+    )
+    STAGES[name] = Stage(
+        (purified(name), "victim", "floor"), ("evaluation", "report"), f"{CELL}.{name}"
+    )
+"""All stages, detectors and recipes, each after what it builds on.
 
-ONLY_MEASURES = {"reference", "floor"}
-"""Stages that an experiment needs, and a defence does not."""
+A recipe has two: what it makes of the victim, which is all that a defender needs, and what an
+experiment measures and reports.
+"""
 
 
 def behind(stage: str) -> list[str]:

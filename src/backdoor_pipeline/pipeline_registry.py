@@ -53,17 +53,20 @@ def _parts(name: str) -> dict[str, Pipeline]:
         "report": report.create_pipeline(name),
     }
     return {
-        "detect": detect.create_pipeline(recipe.detectors, name),
-        **{stage: _in_namespace(pipeline, name) for stage, pipeline in own.items()},
+        "detect": detect.create_pipeline(recipe.detectors),
+        **{
+            stage: _in_namespace(pipeline, name, {"suspects": f"{recipe.detector}_suspects"})
+            for stage, pipeline in own.items()
+        },
     }
 
 
-def _in_namespace(pipeline: Pipeline, namespace: str) -> Pipeline:
-    names = pipeline.inputs() | pipeline.outputs()
-    parameters = {name for name in names if name.startswith("param")}
+def _in_namespace(pipeline: Pipeline, namespace: str, renamed: dict[str, str]) -> Pipeline:
+    read = pipeline.inputs()
+    shared = {name: name for name in SHARED} | renamed
     return Pipeline(
         pipeline,
         namespace=namespace,
-        inputs=SHARED & pipeline.inputs(),
-        parameters={name for name in parameters if name != "parameters"},
+        inputs={name: shared[name] for name in shared.keys() & read},
+        parameters={name for name in read if name.startswith("params:")},
     )

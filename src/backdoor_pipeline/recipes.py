@@ -1,37 +1,48 @@
-"""The recipes: which detectors and which unlearners make a named defence.
+"""The recipes: which detector and which unlearners make a named defence.
 
-A recipe flags what its detectors agree on. Each is a named pipeline: ``kedro run --pipelines btu``.
+Each is a named pipeline: ``kedro run --pipelines btu``.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+DETECTORS = {
+    "token_drift": ("poison",),
+    "token_association": ("poison",),
+    "confirmation": ("token_drift", "token_association"),
+}
+"""Detector -> the stages and the other detectors whose outputs it reads."""
+
 
 class Recipe(NamedTuple):
     """A defence of the text modality.
 
     Attributes:
-        detectors: Names in ``pipelines.detect.nodes.DETECTORS``; with two, the second confirms.
+        detector: Whose suspects are unlearnt; a name in ``DETECTORS``.
         unlearners: Names in ``pipelines.unlearn.nodes.UNLEARNERS``, one after the other.
     """
 
-    detectors: tuple[str, ...]
+    detector: str
     unlearners: tuple[str, ...]
 
     @property
+    def detectors(self) -> tuple[str, ...]:
+        """All that take part in the detection, each after those whose suspects it reads."""
+        needed = {self.detector, *DETECTORS[self.detector]}
+        return tuple(name for name in DETECTORS if name in needed)
+
+    @property
     def methods(self) -> tuple[str, ...]:
-        """Its parameter groups: of the detectors, of what joins them, of the unlearners."""
-        joined = ("confirmation",) if len(self.detectors) > 1 else ()
-        return (*self.detectors, *joined, *self.unlearners)
+        """Its detectors and unlearners; each has a parameter group of that name."""
+        return (*self.detectors, *self.unlearners)
 
 
 DEFAULT = "btu_calibrated"
 PUBLISHED = ("token_replacement", "fine_tune")
 CALIBRATED = ("token_replacement", "neutralisation", "recalibration", "fine_tune")
 RECIPES = {
-    "btu": Recipe(("token_drift",), PUBLISHED),
-    "btu_calibrated": Recipe(("token_drift", "token_association"), CALIBRATED),
-    "association": Recipe(("token_association",), CALIBRATED),
+    "btu": Recipe("token_drift", PUBLISHED),
+    "btu_calibrated": Recipe("confirmation", CALIBRATED),
+    "association": Recipe("token_association", CALIBRATED),
 }
-DETECTORS = sorted({detector for recipe in RECIPES.values() for detector in recipe.detectors})

@@ -64,25 +64,25 @@ def confirm_suspects(
     return confirmation.confirm(raised, confirming, params)
 
 
-def adopt_suspects(suspects: pd.DataFrame) -> pd.DataFrame:
-    """The suspects of a recipe with one detector: that detector's, as they are."""
-    return suspects
-
-
 class Detector(NamedTuple):
-    """A detector's node: its function and the tables and models that it reads.
-
-    After these inputs every function takes its parameters, ``model``, ``compute`` and ``seed``.
-    """
+    """A detector's node: its function, and what that takes."""
 
     function: Callable[..., pd.DataFrame]
     inputs: tuple[str, ...]
 
 
+SETTINGS = ("params:model", "params:compute", "params:seed")
 DETECTORS = {
-    "token_drift": Detector(detect_token_drift, ("poisoned_train", "base_model")),
+    "token_drift": Detector(
+        detect_token_drift, ("poisoned_train", "base_model", "params:token_drift", *SETTINGS)
+    ),
     "token_association": Detector(
-        detect_token_association, ("poisoned_train", "examples", "base_model")
+        detect_token_association,
+        ("poisoned_train", "examples", "base_model", "params:token_association", *SETTINGS),
+    ),
+    "confirmation": Detector(
+        confirm_suspects,
+        ("token_drift_suspects", "token_association_suspects", "params:confirmation"),
     ),
 }
 """By name, which is also that of the parameter group."""
