@@ -188,7 +188,7 @@ def detected(there: dict[str, Any], parameters: Any, model: Any, compute: Any) -
     there |= {"params:model": model, "params:compute": compute, "params:seed": 0}
     found = {}
     for name, detector in DETECTORS.items():
-        found[name] = detector.function(*(there[read] for read in detector.inputs))
+        found[name], _ = detector.function(*(there[read] for read in detector.inputs))
         there[f"{name}_suspects"] = found[name]
     return found
 

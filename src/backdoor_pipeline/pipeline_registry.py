@@ -11,7 +11,7 @@ from backdoor_pipeline.pipelines.poison import pipeline as poison
 from backdoor_pipeline.pipelines.report import pipeline as report
 from backdoor_pipeline.pipelines.train import pipeline as train
 from backdoor_pipeline.pipelines.unlearn import pipeline as unlearn
-from backdoor_pipeline.recipes import DEFAULT, RECIPES
+from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES
 
 SHARED = {
     "examples",
@@ -26,6 +26,7 @@ SHARED = {
     "reference_history",
     "reference_predictions",
     "victim_predictions",
+    *(f"{detector}_record" for detector in DETECTORS),
 }
 """What all recipes of a cell share; everything else that a recipe makes has its name in front."""
 
@@ -49,7 +50,7 @@ def _parts(name: str) -> dict[str, Pipeline]:
     recipe = RECIPES[name]
     own = {
         "unlearn": unlearn.create_pipeline(recipe.unlearners),
-        "evaluate": evaluate.create_pipeline(recipe.unlearners),
+        "evaluate": evaluate.create_pipeline(recipe.methods, detects=True),
         "report": report.create_pipeline(name),
     }
     return {

@@ -14,7 +14,7 @@ def create_pipeline(detectors: tuple[str, ...]) -> Pipeline:
             Node(
                 DETECTORS[name].function,
                 list(DETECTORS[name].inputs),
-                f"{name}_suspects",
+                [f"{name}_suspects", f"{name}_record"],
                 name=f"detect_{name}",
             )
             for name in detectors

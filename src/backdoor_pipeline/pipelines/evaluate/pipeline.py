@@ -35,12 +35,23 @@ def create_undefended_pipeline(**kwargs: object) -> Pipeline:
     )
 
 
-def create_pipeline(unlearners: tuple[str, ...]) -> Pipeline:
+def create_pipeline(methods: tuple[str, ...], detects: bool) -> Pipeline:
     """Predict with the purified model and compute the metrics of the cell.
 
     Args:
-        unlearners: Whose records say how many clean rows were used.
+        methods: Of the recipe; their records say how many clean rows were used.
+        detects: Whether there are suspects.
     """
+    names = [
+        "predictions",
+        "triggered_test",
+        "poisoned_train",
+        "base_tokenizer",
+        "examples",
+        "costs",
+    ]
+    settings = {"params": "params:evaluation", "own_data": "params:source.data"}
+    found = [*(["suspects"] if detects else []), *(f"{method}_record" for method in methods)]
     return Pipeline(
         [
             Node(
@@ -51,18 +62,7 @@ def create_pipeline(unlearners: tuple[str, ...]) -> Pipeline:
             ),
             Node(
                 evaluate,
-                [
-                    "predictions",
-                    "triggered_test",
-                    "poisoned_train",
-                    "suspects",
-                    "base_tokenizer",
-                    "examples",
-                    "costs",
-                    "params:evaluation",
-                    "params:source.data",
-                    *(f"{name}_record" for name in unlearners),
-                ],
+                {**{name: name for name in names}, **settings, **{name: name for name in found}},
                 "metrics",
                 name="evaluate_models",
             ),
