@@ -6,7 +6,7 @@ and entries with ``{detector}`` or ``{recipe}`` in their name. Those stand for o
 detector or recipe, with ``{key}`` as its folder. For a recipe ``{purified_key}`` is the folder of
 what its defence makes, ``{provenance}`` the parameters behind that and ``{keys}`` the folders of
 all that the defended run computes; ``{unlearner}`` stands for each of its unlearners,
-``{earlier_unlearner}`` for each but the last.
+``{earlier_unlearner}`` for each but the last, ``{figure}`` for each of its figures.
 """
 
 from __future__ import annotations
@@ -118,11 +118,12 @@ class ProjectConfigLoader(OmegaConfigLoader):
         }
 
 
-METHODS: dict[str, Callable[[Recipe], tuple[str, ...]]] = {
+PARTS: dict[str, Callable[[Recipe], tuple[str, ...]]] = {
     "{unlearner}": lambda recipe: recipe.unlearners,
     "{earlier_unlearner}": lambda recipe: recipe.unlearners[:-1],
+    "{figure}": lambda recipe: recipe.figures,
 }
-"""Placeholder -> the methods of a recipe that it stands for."""
+"""Placeholder -> what it stands for, of each recipe."""
 
 
 def _placeholders(name: str) -> list[dict[str, str]]:
@@ -131,11 +132,11 @@ def _placeholders(name: str) -> list[dict[str, str]]:
         return [{"{detector}": detector} for detector in DETECTORS]
     if "{recipe}" not in name:
         return [{}]
-    for placeholder, methods in METHODS.items():
+    for placeholder, parts in PARTS.items():
         if placeholder in name:
             return [
-                {"{recipe}": recipe, placeholder: method}
+                {"{recipe}": recipe, placeholder: part}
                 for recipe, made_of in RECIPES.items()
-                for method in methods(made_of)
+                for part in parts(made_of)
             ]
     return [{"{recipe}": recipe} for recipe in RECIPES]

@@ -49,12 +49,12 @@ def _parts(name: str) -> dict[str, Pipeline]:
     """The stages of a recipe after training, in the recipe's namespace."""
     recipe = RECIPES[name]
     own = {
-        "unlearn": unlearn.create_pipeline(recipe.unlearners),
-        "evaluate": evaluate.create_pipeline(recipe.methods, detects=True),
-        "report": report.create_pipeline(name),
+        "unlearn": unlearn.create_pipeline(recipe),
+        "evaluate": evaluate.create_pipeline(recipe),
+        "report": report.create_pipeline(name, recipe),
     }
     return {
-        "detect": detect.create_pipeline(recipe.detectors),
+        "detect": detect.create_pipeline(recipe),
         **{
             stage: _in_namespace(pipeline, name, {"suspects": f"{recipe.detector}_suspects"})
             for stage, pipeline in own.items()

@@ -33,6 +33,11 @@ class Recipe(NamedTuple):
         return tuple(name for name in DETECTORS if name in needed)
 
     @property
+    def figures(self) -> tuple[str, ...]:
+        """What its report draws."""
+        return ("before_after", "drift", "association", "training")
+
+    @property
     def methods(self) -> tuple[str, ...]:
         """Its detectors and unlearners; each has a parameter group of that name."""
         return (*self.detectors, *self.unlearners)

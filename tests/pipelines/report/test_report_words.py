@@ -23,8 +23,27 @@ def verdict(cell, params):
 
 
 def card(cell) -> str:
-    names = ("metrics", "suspects", "poison_summary", "all_parameters")
-    return write_model_card(*(cell[name] for name in names), recipe="btu_calibrated")
+    names = ("metrics", "poison_summary", "all_parameters", "suspects")
+    return write_model_card(**{name: cell[name] for name in names}, recipe="btu_calibrated")
+
+
+def without_detector(cell):
+    """The same cell, defended by a recipe that has no detector."""
+    return cell | {"suspects": None, "metrics": cell["metrics"] | {"detector": {}}}
+
+
+def test_without_a_detector_nothing_is_said_of_one(cell, params) -> None:
+    undetected = without_detector(cell)
+    kind, headline, sentences = verdict(undetected, params)
+    assert (kind, headline) == ("good", "Backdoor removed.")
+    told = [*sentences, card(undetected), summary_table(undetected["metrics"], "lora")]
+    assert not [text for text in told if "flagged" in text or "detector" in text]
+    assert "What was flagged" in card(cell)
+
+
+def test_a_control_run_without_a_detector_says_nothing_of_the_defence(cell, params) -> None:
+    cell["poison_summary"] |= {"poisoned_rows": 0}
+    assert verdict(without_detector(cell), params).kind == "void"
 
 
 @pytest.mark.parametrize(

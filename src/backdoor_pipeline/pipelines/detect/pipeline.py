@@ -5,10 +5,11 @@ from __future__ import annotations
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
+from backdoor_pipeline.recipes import Recipe
 
 
-def create_pipeline(detectors: tuple[str, ...]) -> Pipeline:
-    """The nodes of the named detectors, whose suspects all recipes that use them share."""
+def create_pipeline(recipe: Recipe) -> Pipeline:
+    """The detectors of ``recipe``, whose suspects are shared by all recipes that use them."""
     return Pipeline(
         [
             Node(
@@ -17,7 +18,7 @@ def create_pipeline(detectors: tuple[str, ...]) -> Pipeline:
                 [f"{name}_suspects", f"{name}_record"],
                 name=f"detect_{name}",
             )
-            for name in detectors
+            for name in recipe.detectors
         ],
         tags="detect",
     )

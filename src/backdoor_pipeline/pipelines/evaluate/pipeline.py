@@ -10,6 +10,7 @@ from backdoor_pipeline.pipelines.evaluate.nodes import (
     predict_reference,
     predict_victim,
 )
+from backdoor_pipeline.recipes import Recipe
 
 TESTS = ["examples", "triggered_test", "params:model", "params:compute"]
 
@@ -35,13 +36,8 @@ def create_undefended_pipeline(**kwargs: object) -> Pipeline:
     )
 
 
-def create_pipeline(methods: tuple[str, ...], detects: bool) -> Pipeline:
-    """Predict with the purified model and compute the metrics of the cell.
-
-    Args:
-        methods: Of the recipe; their records say how many clean rows were used.
-        detects: Whether there are suspects.
-    """
+def create_pipeline(recipe: Recipe) -> Pipeline:
+    """Predict with the purified model of ``recipe`` and compute the metrics of the cell."""
     names = [
         "predictions",
         "triggered_test",
@@ -51,7 +47,7 @@ def create_pipeline(methods: tuple[str, ...], detects: bool) -> Pipeline:
         "costs",
     ]
     settings = {"params": "params:evaluation", "own_data": "params:source.data"}
-    found = [*(["suspects"] if detects else []), *(f"{method}_record" for method in methods)]
+    found = ["suspects", *(f"{method}_record" for method in recipe.methods)]
     return Pipeline(
         [
             Node(
