@@ -22,6 +22,8 @@ from backdoor_pipeline.parameter_group import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     import torch
 
 logger = logging.getLogger(__name__)
@@ -86,6 +88,16 @@ def fit(
     )
     wrapped, optimiser = parallel.prepare(model, optimiser)
     labels = torch.from_numpy(train.labels.astype(np.int64))
+
+    def loss_of(rows: np.ndarray) -> torch.Tensor:
+        batch = collate(train.tokens, rows, bundle.tokenizer.pad_token_id, device)
+        with autocast(compute, device):
+            logits = wrapped(**batch).logits
+        return torch.nn.functional.cross_entropy(logits.float(), labels[rows].to(device))
+
+    def clip() -> None:
+        parallel.clip_grad_norm_(wrapped.parameters(), params.max_gradient_norm)
+
     losses: list[torch.Tensor] = []
     accuracies: list[tuple[int, float]] = []
     best: dict[str, torch.Tensor] = {}
@@ -93,17 +105,8 @@ def fit(
         torch.manual_seed(seed + parallel.process_index)
         for number, epoch in enumerate(schedule, start=1):
             mine = epoch[parallel.process_index :: parallel.num_processes]
-            for rows in track(mine, f"{what}, epoch {number} of {len(schedule)}"):
-                batch = collate(train.tokens, rows, bundle.tokenizer.pad_token_id, device)
-                with autocast(compute, device):
-                    logits = wrapped(**batch).logits
-                loss = torch.nn.functional.cross_entropy(logits.float(), labels[rows].to(device))
-                parallel.backward(loss)
-                parallel.clip_grad_norm_(wrapped.parameters(), params.max_gradient_norm)
-                optimiser.step()
-                scheduler.step()
-                optimiser.zero_grad(set_to_none=True)
-                losses.append(loss.detach())
+            batches = track(mine, f"{what}, epoch {number} of {len(schedule)}")
+            losses += descend(optimiser, batches, loss_of, clip, scheduler.step)
             last = parallel.reduce(losses[-1], "mean")  # where one diverges, all stop
             if not last.isfinite():
                 raise InputError(
@@ -122,6 +125,36 @@ def fit(
         model.load_state_dict(best)
     model.eval()
     return _history(losses, accuracies)
+
+
+def descend(
+    optimiser: Any,
+    batches: Iterable[np.ndarray],
+    loss_of: Callable[[np.ndarray], torch.Tensor],
+    before_step: Callable[[], object] | None = None,
+    after_step: Callable[[], object] | None = None,
+) -> list[torch.Tensor]:
+    """One step of ``optimiser`` for each batch of rows; the losses, each without its graph.
+
+    Args:
+        optimiser: Of the trained parameters.
+        batches: Row indices of each batch.
+        loss_of: The loss of a batch.
+        before_step: Is called when the gradients are there.
+        after_step: Is called when the parameters have changed.
+    """
+    losses = []
+    for rows in batches:
+        loss = loss_of(rows)
+        loss.backward()
+        if before_step is not None:
+            before_step()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        losses.append(loss.detach())
+        if after_step is not None:
+            after_step()
+    return losses
 
 
 def epoch_batches(
