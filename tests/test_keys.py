@@ -17,6 +17,7 @@ from backdoor_pipeline.recipes import DETECTORS, RECIPES
 from tiny import ROOT
 
 PURIFIED = {purified(recipe) for recipe in RECIPES}
+TRAINED = {purified(name) for name, recipe in RECIPES.items() if recipe.training}
 STAGES = ["ingest", "poison", "reference", "victim", "floor", *DETECTORS, *PURIFIED, *RECIPES]
 AFTER_POISON = set(STAGES) - {"ingest", "reference"}
 
@@ -66,7 +67,9 @@ def test_keys_are_readable_folder_names(keys_with) -> None:
         ({"poison.badnets.triggers": "mn"}, AFTER_POISON),
         ({"poison.addsent.sentence": "not this attack's"}, set()),
         ({"model.max_length": 16}, set(STAGES) - {"ingest"}),
-        ({"training.epochs": 9}, set(STAGES) - {"ingest", "poison", *DETECTORS}),
+        ({"training.epochs": 9}, set(STAGES) - {"ingest", "poison", *DETECTORS, *TRAINED}),
+        ({"defended_training.clean_rows": 9}, of("defended_training")),
+        ({"low_rank.rank": 3}, of("low_rank")),
         ({"token_drift.alpha": 0.1}, {"token_drift", "confirmation", *of("token_drift")}),
         ({"token_replacement.cut_scale": 0.5}, of("token_replacement")),
         ({"fine_tune.rows": 9}, of("fine_tune")),

@@ -122,6 +122,8 @@ PARTS: dict[str, Callable[[Recipe], tuple[str, ...]]] = {
     "{unlearner}": lambda recipe: recipe.unlearners,
     "{earlier_unlearner}": lambda recipe: recipe.unlearners[:-1],
     "{figure}": lambda recipe: recipe.figures,
+    "{trainer}": lambda recipe: ("defended_training",) if recipe.training else (),
+    "{trained}": lambda recipe: ("purified",) if recipe.training else (),
 }
 """Placeholder -> what it stands for, of each recipe."""
 

@@ -55,8 +55,11 @@ STAGES = {
     **{name: Stage(read, (name, *SETTINGS), f"{CELL}.{name}") for name, read in DETECTORS.items()},
 }
 for name, recipe in RECIPES.items():
+    start = ("poison",) if recipe.training else ("victim",)
     STAGES[purified(name)] = Stage(
-        ("victim", recipe.detector), (*recipe.unlearners, *SETTINGS), f"{CELL}.{purified(name)}"
+        (*start, *recipe.detectors[-1:]),
+        (*recipe.methods, *SETTINGS),
+        f"{CELL}.{purified(name)}",
     )
     STAGES[name] = Stage(
         (purified(name), "victim", "floor"), ("evaluation", "report"), f"{CELL}.{name}"

@@ -25,7 +25,11 @@ from backdoor_pipeline.pipelines.evaluate.nodes import EvaluationParams
 from backdoor_pipeline.pipelines.ingest.nodes import IngestParams
 from backdoor_pipeline.pipelines.poison.registry import PoisonParams
 from backdoor_pipeline.pipelines.report.nodes import ReportParams
+from backdoor_pipeline.pipelines.train.defended import CleanOnlyParams, DefendedTrainingParams
+from backdoor_pipeline.pipelines.train.gradient_alignment import GradientAlignmentParams
+from backdoor_pipeline.pipelines.train.low_rank import LowRankParams
 from backdoor_pipeline.pipelines.train.nodes import TrainingParams
+from backdoor_pipeline.pipelines.train.radial_scaling import RadialScalingParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
 from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationParams
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
@@ -71,6 +75,11 @@ class Parameters(ParameterGroup):
     model: ModelParams
     compute: ComputeParams
     training: TrainingParams
+    defended_training: DefendedTrainingParams
+    low_rank: LowRankParams
+    radial_scaling: RadialScalingParams
+    gradient_alignment: GradientAlignmentParams
+    clean_only: CleanOnlyParams
     token_drift: TokenDriftParams
     token_association: TokenAssociationParams
     confirmation: ConfirmationParams

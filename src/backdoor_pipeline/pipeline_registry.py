@@ -41,7 +41,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         name: ingested + poisoned + trained + sum(part.values(), Pipeline([]))
         for name, part in parts.items()
     }
-    stages = {"ingest": ingested, "poison": poisoned, "train": trained, **parts[DEFAULT]}
+    stages = {**parts[DEFAULT], "ingest": ingested, "poison": poisoned, "train": trained}
     return {**pipelines, **stages, "__default__": pipelines[DEFAULT]}
 
 
@@ -49,16 +49,15 @@ def _parts(name: str) -> dict[str, Pipeline]:
     """The stages of a recipe after training, in the recipe's namespace."""
     recipe = RECIPES[name]
     own = {
+        "train": train.create_defended_pipeline(recipe),
         "unlearn": unlearn.create_pipeline(recipe),
         "evaluate": evaluate.create_pipeline(recipe),
         "report": report.create_pipeline(name, recipe),
     }
+    suspects = {"suspects": f"{recipe.detector}_suspects"} if recipe.detector else {}
     return {
         "detect": detect.create_pipeline(recipe),
-        **{
-            stage: _in_namespace(pipeline, name, {"suspects": f"{recipe.detector}_suspects"})
-            for stage, pipeline in own.items()
-        },
+        **{stage: _in_namespace(pipeline, name, suspects) for stage, pipeline in own.items()},
     }
 
 

@@ -1,4 +1,4 @@
-"""The recipes: which detector and which unlearners make a named defence.
+"""The recipes: which training, which detector and which unlearners make a named defence.
 
 Each is a named pipeline: ``kedro run --pipelines btu``.
 """
@@ -16,31 +16,41 @@ DETECTORS = {
 
 
 class Recipe(NamedTuple):
-    """A defence of the text modality.
+    """A defence of the text modality: unlearning after training, or a training that resists.
 
     Attributes:
         detector: Whose suspects are unlearnt; a name in ``DETECTORS``.
         unlearners: Names in ``pipelines.unlearn.nodes.UNLEARNERS``, one after the other.
+        training: Names in ``pipelines.train.nodes.METHODS``, all in the one training that makes the
+            purified model; without any, that is the victim after unlearning.
     """
 
-    detector: str
-    unlearners: tuple[str, ...]
+    detector: str | None = None
+    unlearners: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
 
     @property
     def detectors(self) -> tuple[str, ...]:
         """All that take part in the detection, each after those whose suspects it reads."""
-        needed = {self.detector, *DETECTORS[self.detector]}
+        needed = {self.detector, *DETECTORS.get(self.detector or "", ())}
         return tuple(name for name in DETECTORS if name in needed)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Its methods; each has a parameter group of that name."""
+        trainer = ("defended_training",) if self.training else ()
+        return (*trainer, *self.training, *self.detectors, *self.unlearners)
+
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """Those methods that say what they did, in data sets called ``<name>_record``."""
+        return tuple(name for name in self.methods if name not in self.training)
 
     @property
     def figures(self) -> tuple[str, ...]:
         """What its report draws."""
-        return ("before_after", "drift", "association", "training")
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Its detectors and unlearners; each has a parameter group of that name."""
-        return (*self.detectors, *self.unlearners)
+        of_suspects = ("drift", "association") if self.detector else ()
+        return ("before_after", *of_suspects, "training")
 
 
 DEFAULT = "btu_calibrated"
@@ -50,4 +60,10 @@ RECIPES = {
     "btu": Recipe("token_drift", PUBLISHED),
     "btu_calibrated": Recipe("confirmation", CALIBRATED),
     "association": Recipe("token_association", CALIBRATED),
+    "musclelora": Recipe(training=("radial_scaling", "low_rank", "gradient_alignment")),
+    "lora": Recipe(training=("low_rank",)),
+    "lora_msr": Recipe(training=("radial_scaling", "low_rank")),
+    "lora_ga": Recipe(training=("low_rank", "gradient_alignment")),
+    "ga": Recipe(training=("gradient_alignment",)),
+    "clean_only": Recipe(training=("radial_scaling", "low_rank", "clean_only")),
 }

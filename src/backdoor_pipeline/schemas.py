@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pandera.pandas as pa
 
+from backdoor_pipeline.errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -85,6 +87,21 @@ PREDICTIONS = pa.DataFrameSchema(
     name="predictions",
 )
 """``label`` is the true label in both test sets; ``probability`` is that of ``predicted``."""
+
+
+def drawn(rows: pd.DataFrame, n: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """``n`` of ``rows``, drawn with ``seed``, and all others in their order.
+
+    Raises:
+        InputError: There are fewer rows.
+    """
+    if n > len(rows):
+        raise InputError(
+            f"defended_training.clean_rows is {n}, but the dev split has {len(rows)} rows; lower "
+            "it, or let ingest keep more dev rows"
+        )
+    chosen = rows.sample(n, random_state=seed)
+    return chosen, rows.drop(chosen.index)
 
 
 def flagged_tokens(suspects: pd.DataFrame) -> np.ndarray:

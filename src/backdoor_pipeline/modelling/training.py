@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.progress import track
-from backdoor_pipeline.modelling.text import Tokens, collate, length_batches
+from backdoor_pipeline.modelling.text import Tokens, collate, length_batches, tokenise
 from backdoor_pipeline.parameter_group import (
     NonNegativeFloat,
     ParameterGroup,
@@ -24,6 +25,7 @@ from backdoor_pipeline.parameter_group import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    import pandas as pd
     import torch
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,12 @@ class Labelled(NamedTuple):
     labels: np.ndarray
 
 
+def labelled(rows: pd.DataFrame, bundle: ModelBundle, max_length: int) -> Labelled:
+    """The ``text`` and ``label`` of ``rows``, tokenised for ``bundle``."""
+    tokens = tokenise(rows["text"], bundle.tokenizer, max_length)
+    return Labelled(tokens, rows["label"].to_numpy())
+
+
 def fit(
     bundle: ModelBundle,
     train: Labelled,
@@ -58,8 +66,12 @@ def fit(
     compute: ComputeParams,
     seed: int,
     what: str = "train",
+    on_gradients: Callable[[int], object] | None = None,
 ) -> History:
     """Train ``bundle.model`` in place and return its loss and dev-accuracy history.
+
+    ``on_gradients`` may change the gradients of a step before they are clipped; it is told the
+    epoch, counted from 0.
 
     With ``dev``, accuracy on it is measured after every epoch, and the model ends as it was after
     the best one (the earliest of equals). Under ``accelerate``/``torchrun`` every process takes its
@@ -95,7 +107,9 @@ def fit(
             logits = wrapped(**batch).logits
         return torch.nn.functional.cross_entropy(logits.float(), labels[rows].to(device))
 
-    def clip() -> None:
+    def clip(epoch: int) -> None:
+        if on_gradients is not None:
+            on_gradients(epoch)
         parallel.clip_grad_norm_(wrapped.parameters(), params.max_gradient_norm)
 
     losses: list[torch.Tensor] = []
@@ -106,7 +120,8 @@ def fit(
         for number, epoch in enumerate(schedule, start=1):
             mine = epoch[parallel.process_index :: parallel.num_processes]
             batches = track(mine, f"{what}, epoch {number} of {len(schedule)}")
-            losses += descend(optimiser, batches, loss_of, clip, scheduler.step)
+            before_step = partial(clip, number - 1)
+            losses += descend(optimiser, batches, loss_of, before_step, scheduler.step)
             last = parallel.reduce(losses[-1], "mean")  # where one diverges, all stop
             if not last.isfinite():
                 raise InputError(

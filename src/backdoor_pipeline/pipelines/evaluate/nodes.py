@@ -165,7 +165,8 @@ def _compare(predictions: pd.DataFrame, target_label: int) -> dict[str, float]:
 
 def _cost(costs: dict[str, dict[str, float]], n_train: int) -> dict[str, float | None]:
     """What the defended run cost, by its nodes; the reference model is none of them."""
-    training = costs.get("train_victim", {}).get("wall_seconds")
+    trainings = [cost for name, cost in costs.items() if name.split(".")[-1].startswith("train_")]
+    training = sum(cost["wall_seconds"] for cost in trainings)
     return {
         "wall_seconds": sum(cost["wall_seconds"] for cost in costs.values()) if costs else None,
         "examples_per_second": n_train / training if training else None,

@@ -47,7 +47,8 @@ def create_pipeline(recipe: Recipe) -> Pipeline:
         "costs",
     ]
     settings = {"params": "params:evaluation", "own_data": "params:source.data"}
-    found = ["suspects", *(f"{method}_record" for method in recipe.methods)]
+    suspects = ["suspects"] if recipe.detector else []
+    found = [*suspects, *(f"{method}_record" for method in recipe.recorded)]
     return Pipeline(
         [
             Node(

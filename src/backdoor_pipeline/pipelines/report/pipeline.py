@@ -25,9 +25,11 @@ SHOWN = (
 def create_pipeline(name: str, recipe: Recipe) -> Pipeline:
     """Draw the figures, build the page of ``recipe``, called ``name``, and write its model card."""
     figures = _same(*(f"{figure}_figure" for figure in recipe.figures))
-    parameters, suspects = {"all_parameters": "parameters"}, _same("suspects")
+    parameters = {"all_parameters": "parameters"}
+    suspects = _same("suspects") if recipe.detector else {}
     told = _same("metrics", "poison_summary") | parameters | suspects
-    histories = _same("victim_history", "reference_history")
+    trained = ("victim", "reference", *(["purified"] if recipe.training else []))
+    histories = _same(*(f"{model}_history" for model in trained))
     return Pipeline(
         [
             Node(
