@@ -165,6 +165,6 @@ def test_numbers_are_written_for_readers(written, expected):
 
 
 def test_flat_names_nested_groups(params):
-    flat = formatting.flat({"a": {"b": {"c": 1}, "d": []}, "empty": {}, "report": params})
-    assert flat["a.b.c"] == 1 and flat["a.d"] == [] and flat["empty"] == {}
-    assert flat["report.examples"] == params.examples
+    nested = {"a": {"b": {"c": None}, "d": [1, {"e": 2}]}, "empty": {}}
+    assert formatting.flat(nested) == {"a.b.c": None, "a.d": [1, {"e": 2}]}
+    assert formatting.flat({"report": params})["report.examples"] == params.examples
