@@ -7,14 +7,13 @@ below name the parameters that change from cell to cell of a table.
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from omegaconf import OmegaConf
 from pydantic import BaseModel, Field, ValidationError
 
 from backdoor_pipeline.datasets.sources import SourceParams
-from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams
 from backdoor_pipeline.parameter_group import ParameterGroup
@@ -196,12 +195,6 @@ def _group_at(path: list[str]) -> type[BaseModel] | None:
         if not (isinstance(group, type) and issubclass(group, BaseModel)):
             return None
     return group
-
-
-def did_you_mean(name: str, known: set[str]) -> str:
-    """What to add to an error about an unknown name: the nearest known one, or all of them."""
-    close = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(sorted(known))}"
 
 
 def merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
