@@ -173,9 +173,10 @@ class TestBadModels:
         with pytest.raises(InputError, match=r"neither a folder nor a packaged model.*the network"):
             load_pretrained(params("nobody/no-such-model"))
 
-    def test_a_packaged_model_that_is_not_installed(self) -> None:
-        with pytest.raises(InputError, match=r"'no-such-package'.*make install"):
-            packaged_file("no-such-package", "model")
+    @pytest.mark.parametrize("package", ["no-such-package", "numpy"])
+    def test_a_packaged_model_that_is_not_installed(self, package) -> None:
+        with pytest.raises(InputError, match=rf"'{package}'.*make install"):
+            packaged_file(package, "no/such/model")
 
     def test_a_tokenizer_without_any_token_for_padding(self, base_model) -> None:
         from tokenizers import Tokenizer, models

