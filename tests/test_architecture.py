@@ -135,7 +135,7 @@ def test_arrows_run_one_way() -> None:
 
 
 def test_only_the_registry_and_the_front_doors_import_stages() -> None:
-    doors = {"pipeline_registry", "parameters", "hooks.closing", "hooks.recorder"}
+    doors = {"pipeline_registry", "parameters"}
     importing = {
         name
         for name, tree in modules().items()

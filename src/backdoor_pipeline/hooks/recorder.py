@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.formatting import flat
-from backdoor_pipeline.pipelines.report.summary import summary_table
+from backdoor_pipeline.hooks.summary import summary_table
 from backdoor_pipeline.recipes import RECIPES
 
 if TYPE_CHECKING:
