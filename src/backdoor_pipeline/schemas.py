@@ -56,7 +56,7 @@ POISON_INDEX = pa.DataFrameSchema(
     strict=True,
     name="poison index",
 )
-"""The poisoned training rows, drawn once."""
+"""The record of the draw: the poisoned training rows without their texts."""
 
 SUSPECTS = pa.DataFrameSchema(
     {
