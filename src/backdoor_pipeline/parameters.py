@@ -46,7 +46,6 @@ SHORTHANDS = {
     "model": ("model.name",),
 }
 _BETWEEN_SETTINGS = re.compile(r",(?=\s*[\w.]+\s*=)")
-PARAPHRASES = {"stylebkd": "style", "synbkd": "syntax"}
 
 
 class TrackingParams(ParameterGroup):
@@ -149,11 +148,9 @@ def check(raw: Mapping[str, Any]) -> Parameters:
     except ValidationError as error:
         by_name = {_name(e["loc"]): _explain(e) for e in reversed(error.errors())}
         raise InputError("\n".join(reversed(by_name.values()))) from None
-    poison, ingest = parameters.poison, parameters.ingest
-    wanted = PARAPHRASES.get(poison.attack, "none")
-    generated = poison.attack == "stylebkd" and poison.stylebkd.generate
-    if wanted != "none" and ingest.paraphrase == "none" and not generated:
-        ingest = ingest.model_copy(update={"paraphrase": wanted})
+    if parameters.ingest.paraphrase != "none":
+        return parameters
+    ingest = parameters.ingest.model_copy(update={"paraphrase": parameters.poison.ready_made})
     return parameters.model_copy(update={"ingest": ingest})
 
 
