@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from backdoor_pipeline.datasets.sources import SourceParams
 from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.modelling.device import ComputeParams
-from backdoor_pipeline.modelling.loading import ModelParams
+from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams

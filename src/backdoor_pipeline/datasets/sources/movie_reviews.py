@@ -16,7 +16,7 @@ from backdoor_pipeline.datasets.sources.known import KNOWN
 from backdoor_pipeline.datasets.sources.names import resolve
 from backdoor_pipeline.datasets.sources.source import Finding, Source
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.loading import packaged_file
+from backdoor_pipeline.modelling.folders import packaged_file
 
 if TYPE_CHECKING:
     from backdoor_pipeline.datasets.sources.source import SourceParams
