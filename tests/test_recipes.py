@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from backdoor_pipeline.parameters import Parameters
@@ -9,6 +11,7 @@ from backdoor_pipeline.pipeline_registry import SHARED, register_pipelines
 from backdoor_pipeline.pipelines.detect.nodes import DETECTORS as DETECTOR_NODES
 from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
 from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES
+from tiny import ROOT
 
 STAGES = ["ingest", "poison", "train", "detect", "unlearn", "evaluate", "report"]
 
@@ -65,6 +68,16 @@ def test_what_recipes_share_has_no_namespace_and_the_rest_has(pipelines, name) -
     assert free <= shared | {"raw_source", "poison_index", "reference_model"}
     for other in set(RECIPES) - {name}:
         assert not {n for n in pipelines[name].datasets() if n.startswith(f"{other}.")}
+
+
+@pytest.mark.parametrize("stage", ["train", "unlearn", "evaluate", "report"])
+def test_the_readme_of_a_stage_names_nodes(pipelines, stage) -> None:
+    nodes = {node.name.rpartition(".")[2] for p in pipelines.values() for node in p.nodes}
+    readme = ROOT / "src" / "backdoor_pipeline" / "pipelines" / stage / "README.md"
+    rows = re.findall(r"^\| (`.*?`) \|", readme.read_text(encoding="utf-8"), re.MULTILINE)
+    told = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert told
+    assert told <= nodes
 
 
 def test_every_node_bears_the_tag_of_its_stage_or_its_module(pipelines) -> None:

@@ -7,16 +7,15 @@ below name the parameters that change from cell to cell of a table.
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from omegaconf import OmegaConf
 from pydantic import BaseModel, Field, ValidationError
 
 from backdoor_pipeline.datasets.sources import SourceParams
-from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.modelling.device import ComputeParams
-from backdoor_pipeline.modelling.loading import ModelParams
+from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
@@ -51,7 +50,6 @@ SHORTHANDS = {
     "model": ("model.name",),
 }
 _BETWEEN_SETTINGS = re.compile(r",(?=\s*[\w.]+\s*=)")
-PARAPHRASES = {"stylebkd": "style", "synbkd": "syntax"}
 
 
 class TrackingParams(ParameterGroup):
@@ -159,11 +157,9 @@ def check(raw: Mapping[str, Any]) -> Parameters:
     except ValidationError as error:
         by_name = {_name(e["loc"]): _explain(e) for e in reversed(error.errors())}
         raise InputError("\n".join(reversed(by_name.values()))) from None
-    poison, ingest = parameters.poison, parameters.ingest
-    wanted = PARAPHRASES.get(poison.attack, "none")
-    generated = poison.attack == "stylebkd" and poison.stylebkd.generate
-    if wanted != "none" and ingest.paraphrase == "none" and not generated:
-        ingest = ingest.model_copy(update={"paraphrase": wanted})
+    if parameters.ingest.paraphrase != "none":
+        return parameters
+    ingest = parameters.ingest.model_copy(update={"paraphrase": parameters.poison.ready_made})
     return parameters.model_copy(update={"ingest": ingest})
 
 
@@ -205,12 +201,6 @@ def _group_at(path: list[str]) -> type[BaseModel] | None:
         if not (isinstance(group, type) and issubclass(group, BaseModel)):
             return None
     return group
-
-
-def did_you_mean(name: str, known: set[str]) -> str:
-    """What to add to an error about an unknown name: the nearest known one, or all of them."""
-    close = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(sorted(known))}"
 
 
 def merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:

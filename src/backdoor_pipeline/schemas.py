@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLITS = ("train", "dev", "test")
+MODELS = ("reference", "victim", "purified")
+"""Trained without poison, trained with it, and the victim once it is unlearnt."""
+
 GROUND_TRUTH = ("is_poisoned", "source_label", "trigger")
 
 _example_columns = {
@@ -55,7 +58,7 @@ POISON_INDEX = pa.DataFrameSchema(
     strict=True,
     name="poison index",
 )
-"""The poisoned training rows, drawn once."""
+"""The record of the draw: the poisoned training rows without their texts."""
 
 SUSPECTS = pa.DataFrameSchema(
     {
@@ -77,7 +80,7 @@ PREDICTIONS = pa.DataFrameSchema(
     {
         "example_id": pa.Column("int64", pa.Check.ge(0)),
         "test_set": pa.Column(str, pa.Check.isin(("clean", "triggered"))),
-        "model": pa.Column(str, pa.Check.isin(("reference", "victim", "purified"))),
+        "model": pa.Column(str, pa.Check.isin(MODELS)),
         "label": pa.Column("int64", pa.Check.ge(0)),
         "predicted": pa.Column("int64", pa.Check.ge(0)),
         "probability": pa.Column("float64", _probability),

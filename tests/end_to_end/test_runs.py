@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from backdoor_pipeline.hooks.run_facts import flatten
+from backdoor_pipeline.formatting import flat
 from backdoor_pipeline.recipes import CALIBRATED
 from kill_and_resume import check_files, without_cost
 
@@ -70,7 +70,7 @@ class TestFirstRun:
         experiment = client.get_experiment_by_name("backdoor_pipeline").experiment_id
         *_, run = client.search_runs([experiment], order_by=["attributes.start_time DESC"])
         for name, record in records.items():
-            for key, value in flatten(record, f"{name}.").items():
+            for key, value in flat(record, f"{name}.").items():
                 assert run.data.metrics[key] == pytest.approx(value)
 
     def test_runs_every_node_once(self, finished_run) -> None:

@@ -13,12 +13,8 @@ from kedro_datasets._typing import JSONPreview
 from backdoor_pipeline import __version__
 from backdoor_pipeline.datasets.whole import TextDataset, WholeDataset, write_whole
 from backdoor_pipeline.modelling.bundle import ModelBundle
-from backdoor_pipeline.modelling.loading import (
-    ModelParams,
-    load_classifier,
-    load_pretrained,
-    load_tokenizer,
-)
+from backdoor_pipeline.modelling.folders import ModelParams
+from backdoor_pipeline.modelling.loading import load_classifier, load_pretrained, load_tokenizer
 
 
 class ClassifierDataset(WholeDataset):

@@ -1,8 +1,6 @@
-"""Verdict, closing table, model card and the writing of numbers."""
+"""Verdict, model card and the writing of numbers."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import yaml
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 from backdoor_pipeline import formatting
 from backdoor_pipeline.pipelines.report.model_card import code
 from backdoor_pipeline.pipelines.report.nodes import write_model_card
-from backdoor_pipeline.pipelines.report.summary import summary_table
 from backdoor_pipeline.pipelines.report.verdict import judge
 
 RATES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
@@ -93,26 +90,6 @@ def test_many_flagged_tokens_are_named_in_part(cell, params):
     assert f"{len(cell['suspects']) - 5} more" in sentence
 
 
-def test_summary_is_small_and_complete(cell):
-    lines = summary_table(cell["metrics"], "btu_calibrated").splitlines()
-    assert len(lines) <= 12
-    assert max(map(len, lines)) <= 100
-    assert lines[0].startswith("btu_calibrated")
-    assert [line.split()[0] for line in lines[1:4]] == ["reference", "victim", "purified"]
-    assert "100.0 % [98.2, 100.0]" in lines[2]
-    assert "trigger rank 1, false alarms 0" in lines[4]
-    assert "clean rows used: 0" in lines[5]
-
-
-def test_summary_survives_json_missing_values_and_long_names(cell):
-    metrics = cell["metrics"] | {"valid": False, "reference": None}
-    metrics["detector"] = dict.fromkeys(metrics["detector"])
-    metrics["cost"] = dict.fromkeys(metrics["cost"])
-    text = summary_table(json.loads(json.dumps(metrics)), "a_recipe_with_a_very_long_name" * 3)
-    assert max(map(len, text.splitlines())) <= 100
-    assert "attack not implanted" in text
-
-
 def test_model_card_has_front_matter_numbers_and_the_way_to_load(cell):
     _, front, body = card(cell).split("---\n", 2)
     matter = yaml.safe_load(front)
@@ -184,6 +161,6 @@ def test_numbers_are_written_for_readers(written, expected):
 
 
 def test_flat_names_nested_groups(params):
-    flat = formatting.flat({"a": {"b": {"c": 1}, "d": []}, "empty": {}, "report": params})
-    assert flat["a.b.c"] == 1 and flat["a.d"] == [] and flat["empty"] == {}
-    assert flat["report.examples"] == params.examples
+    nested = {"a": {"b": {"c": None}, "d": [1, {"e": 2}]}, "empty": {}}
+    assert formatting.flat(nested) == {"a.b.c": None, "a.d": [1, {"e": 2}]}
+    assert formatting.flat({"report": params})["report.examples"] == params.examples

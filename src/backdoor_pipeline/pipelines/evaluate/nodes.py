@@ -15,6 +15,7 @@ from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.parameter_group import ParameterGroup, Share
 from backdoor_pipeline.pipelines.evaluate import rates
 from backdoor_pipeline.pipelines.evaluate.detection import detection_metrics
+from backdoor_pipeline.schemas import MODELS
 
 
 class EvaluationParams(ParameterGroup):
@@ -84,7 +85,7 @@ def evaluate(
     target_label = int(triggered_test["label"].iloc[0])
     metrics = {
         name: _model_metrics(predictions[predictions["model"] == name], target_label)
-        for name in ("victim", "purified", "reference")
+        for name in MODELS
     }
     floor = metrics["reference"]["attack_success_rate"]
     for model in metrics.values():

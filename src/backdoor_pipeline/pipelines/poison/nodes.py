@@ -26,7 +26,6 @@ def poison_train(
     ``poisoned_train`` has the rows of the training split in their order, the drawn ones triggered
     and labelled ``target_label``, all others as they were. ``triggered_test`` has every test row of
     another label, triggered; its ``label`` is the attacker's, ``source_label`` the true one.
-    Without a tokenizer nothing is counted in tokens, and triggers may fall behind ``max_length``.
 
     Raises:
         InputError: The target label is not there, the rate cannot be had, the trigger cannot be
@@ -39,7 +38,7 @@ def poison_train(
     attack = ATTACKS[params.attack]
     _check_labels(train, test, params)
     room = None
-    if tokenizer is not None and attack.insertions is not None:
+    if attack.insertions is not None:
         room = trigger_room(attack.insertions(params.settings), tokenizer, max_length)
 
     drawn = draw_poison(train["example_id"].to_numpy(), train["label"].to_numpy(), params, seed)
@@ -51,8 +50,7 @@ def poison_train(
     triggered = _relabelled(test, np.ones(len(test), dtype=bool), in_test, params.target_label)
     index = poisoned.loc[drawn].drop(columns="text").reset_index(drop=True)
     summary = count_rows(poisoned, triggered, params)
-    if tokenizer is not None:
-        summary |= count_tokens(in_train, in_test, room, tokenizer, max_length)
+    summary |= count_tokens(in_train, in_test, room, tokenizer, max_length)
     log_summary(summary)
     return {
         "poisoned_train": poisoned,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.formatting import flat, is_known, number, percent, rate
+from backdoor_pipeline.schemas import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +80,7 @@ def write(
     rows = [
         f"| {model} | {rate(metrics[model], 'clean_accuracy')} "
         f"| {rate(metrics[model], 'attack_success_rate')} |"
-        for model in ("reference", "victim", "purified")
+        for model in MODELS
         if metrics.get(model)
     ]
     implanted = metrics.get("valid", True) or poison_summary.get("poisoned_rows") == 0

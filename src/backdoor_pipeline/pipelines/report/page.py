@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backdoor_pipeline.pipelines.report.params import ReportParams
 
 TEMPLATE = "report.html.jinja"
-MODELS = {
+TITLES = {
     "reference": "Reference, trained without poison",
     "victim": "Victim, undefended",
     "purified": "Purified",
@@ -109,7 +109,7 @@ def _model_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
          "excess": metrics[model].get("attack_success_excess"),
          "n_clean": metrics[model].get("clean_accuracy_n"),
          "n_triggered": metrics[model].get("attack_success_rate_n")}
-        for model, name in MODELS.items()
+        for model, name in TITLES.items()
         if metrics.get(model)
     ]  # fmt: skip
 

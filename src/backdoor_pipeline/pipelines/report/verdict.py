@@ -12,6 +12,7 @@ from backdoor_pipeline.formatting import (
     rate,
     token,
 )
+from backdoor_pipeline.schemas import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,9 +130,7 @@ def _noun(suspects: pd.DataFrame) -> str:
 
 
 def _effects(metrics: Mapping[str, Any]) -> list[str]:
-    victim, purified, reference = (
-        metrics.get(name) or {} for name in ("victim", "purified", "reference")
-    )
+    reference, victim, purified = (metrics.get(name) or {} for name in MODELS)
     success, accuracy = "attack_success_rate", "clean_accuracy"
     change = metrics.get("comparison", {}).get("clean_accuracy_change")
     return [
