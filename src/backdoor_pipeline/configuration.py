@@ -21,9 +21,9 @@ from typing import Any
 from kedro.config import OmegaConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
-from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.keys import STAGES, behind, purified, stage_keys
-from backdoor_pipeline.parameters import Parameters, check, did_you_mean, merge, spell_out
+from backdoor_pipeline.parameters import Parameters, check, merge, spell_out
 from backdoor_pipeline.recipes import DETECTORS, RECIPES, Recipe
 
 

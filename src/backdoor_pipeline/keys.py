@@ -16,7 +16,7 @@ from backdoor_pipeline import __version__
 from backdoor_pipeline.datasets import sources
 from backdoor_pipeline.datasets.sources import SourceParams
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.loading import model_digest, short_name
+from backdoor_pipeline.modelling.folders import model_digest, short_name
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.recipes import DETECTORS, RECIPES

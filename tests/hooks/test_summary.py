@@ -47,3 +47,7 @@ def test_survives_json_missing_values_and_long_names() -> None:
     text = summary_table(json.loads(json.dumps(metrics)), "a_recipe_with_a_very_long_name" * 3)
     assert max(map(len, text.splitlines())) <= 100
     assert "attack not implanted" in text
+
+
+def test_without_a_detector_nothing_is_said_of_one() -> None:
+    assert "detector" not in summary_table(METRICS | {"detector": {}}, "lora")

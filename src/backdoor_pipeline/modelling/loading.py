@@ -14,9 +14,7 @@ from backdoor_pipeline.modelling.folders import (
     PACKAGED,
     ModelParams,
     check_model_folder,
-    model_digest,  # noqa: F401  # for keys.py
     model_folder,
-    short_name,  # noqa: F401  # for keys.py
 )
 
 if TYPE_CHECKING:

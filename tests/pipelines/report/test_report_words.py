@@ -33,7 +33,7 @@ def test_without_a_detector_nothing_is_said_of_one(cell, params) -> None:
     undetected = without_detector(cell)
     kind, headline, sentences = verdict(undetected, params)
     assert (kind, headline) == ("good", "Backdoor removed.")
-    told = [*sentences, card(undetected), summary_table(undetected["metrics"], "lora")]
+    told = [*sentences, card(undetected)]
     assert not [text for text in told if "flagged" in text or "detector" in text]
     assert "What was flagged" in card(cell)
 
