@@ -16,12 +16,13 @@ from backdoor_pipeline.schemas import GROUND_TRUTH
 from tiny import ROOT
 
 SOURCE = ROOT / "src" / "backdoor_pipeline"
-STAGES = ("ingest", "poison", "train", "detect", "unlearn", "evaluate", "report")
+STAGES = sorted(folder.name for folder in (SOURCE / "pipelines").glob("[!_]*/"))
 TABLES = ("statistics", "leaderboard", "comparison", "leaderboard_figures", "exports")
 GROUND = {"schemas", "errors", "formatting", "presentation", "parameter_group", "exact_tests"}
 WIRING = {"pipeline", "__init__"}  # the modules of a stage that know Kedro
 SEES_THE_TRUTH = {"evaluate", "report", "poison"}  # poison makes it
-HEAVY = {"kedro", "mlflow", "torch", "transformers", "sklearn", "scipy", "statsmodels"}
+HEAVY = {"kedro", "mlflow", "torch", "transformers", "peft", "sklearn", "scipy", "statsmodels"}
+LAYERS = "modelling.networks."  # layers of torch, which are imported where they are needed
 
 
 @cache
@@ -88,14 +89,18 @@ def test_methods_know_neither_kedro_nor_mlflow(name) -> None:
     assert not packages & {"kedro", "mlflow", "kedro_datasets"}
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("name", [name for name in methods() if not name.startswith(LAYERS)])
 def test_methods_import_heavy_packages_late(name) -> None:
     early = {i.partition(".")[0] for i in imports(modules()[name], deferred=False)}
     assert not early & HEAVY
 
 
 def test_methods_do_not_reach_them_through_others_either() -> None:
-    names = [f"backdoor_pipeline.{name.removesuffix('.__init__')}" for name in methods()]
+    names = [
+        f"backdoor_pipeline.{name.removesuffix('.__init__')}"
+        for name in methods()
+        if not name.startswith(LAYERS)
+    ]
     program = f"""
 import importlib, sys
 for name in {names!r}:
