@@ -18,7 +18,9 @@ from tiny import ROOT
 
 PURIFIED = {purified(recipe) for recipe in RECIPES}
 TRAINED = {purified(name) for name, recipe in RECIPES.items() if recipe.training}
-STAGES = ["ingest", "poison", "reference", "victim", "floor", *DETECTORS, *PURIFIED, *RECIPES]
+ANALYSIS = ["observed", "fourier"]
+SHARED = ["ingest", "poison", "reference", "victim", "floor"]
+STAGES = [*SHARED, *ANALYSIS, *DETECTORS, *PURIFIED, *RECIPES]
 AFTER_POISON = set(STAGES) - {"ingest", "reference"}
 
 
@@ -70,6 +72,8 @@ def test_keys_are_readable_folder_names(keys_with) -> None:
         ({"training.epochs": 9}, set(STAGES) - {"ingest", "poison", *DETECTORS, *TRAINED}),
         ({"defended_training.clean_rows": 9}, of("defended_training")),
         ({"low_rank.rank": 3}, of("low_rank")),
+        ({"observation.rows": 9}, set(ANALYSIS)),
+        ({"fourier.widest": 9.0}, {"fourier"}),
         ({"token_drift.alpha": 0.1}, {"token_drift", "confirmation", *of("token_drift")}),
         ({"token_replacement.cut_scale": 0.5}, of("token_replacement")),
         ({"fine_tune.rows": 9}, of("fine_tune")),

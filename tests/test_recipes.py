@@ -42,7 +42,7 @@ def test_every_method_has_a_parameter_group(name) -> None:
 
 
 def test_recipes_and_stages_are_pipelines(pipelines) -> None:
-    assert set(pipelines) == {*RECIPES, *STAGES, "__default__"}
+    assert set(pipelines) == {*RECIPES, *STAGES, "fourier", "__default__"}
     assert pipelines["__default__"].nodes == pipelines[DEFAULT].nodes
 
 

@@ -51,6 +51,8 @@ STAGES = {
     "poison": Stage(("ingest",), ("poison", *SETTINGS), f"{POISONED}.s{{seed}}"),
     "reference": Stage(("ingest",), ("training", *SETTINGS), "{data}.clean.{model}.s{seed}"),
     "victim": Stage(("poison",), ("training", *SETTINGS), CELL),
+    "observed": Stage(("poison",), ("training", "observation", *SETTINGS), f"{CELL}.observed"),
+    "fourier": Stage(("observed",), ("fourier",), f"{CELL}.fourier"),
     "floor": Stage(("poison", "reference"), (), f"{CELL}.floor"),
     **{name: Stage(read, (name, *SETTINGS), f"{CELL}.{name}") for name, read in DETECTORS.items()},
 }

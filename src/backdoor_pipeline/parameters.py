@@ -17,6 +17,7 @@ from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.parameter_group import ParameterGroup
+from backdoor_pipeline.pipelines.analyse.nodes import FourierParams
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
 from backdoor_pipeline.pipelines.detect.token_drift import TokenDriftParams
@@ -28,6 +29,7 @@ from backdoor_pipeline.pipelines.train.defended import CleanOnlyParams, Defended
 from backdoor_pipeline.pipelines.train.gradient_alignment import GradientAlignmentParams
 from backdoor_pipeline.pipelines.train.low_rank import LowRankParams
 from backdoor_pipeline.pipelines.train.nodes import TrainingParams
+from backdoor_pipeline.pipelines.train.observation import ObservationParams
 from backdoor_pipeline.pipelines.train.radial_scaling import RadialScalingParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
 from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationParams
@@ -85,6 +87,8 @@ class Parameters(ParameterGroup):
     neutralisation: NeutralisationParams
     recalibration: RecalibrationParams
     fine_tune: FineTuneParams
+    observation: ObservationParams
+    fourier: FourierParams
     evaluation: EvaluationParams
     report: ReportParams
     tracking: TrackingParams

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
+from backdoor_pipeline.pipelines.analyse import pipeline as analyse
 from backdoor_pipeline.pipelines.detect import pipeline as detect
 from backdoor_pipeline.pipelines.evaluate import pipeline as evaluate
 from backdoor_pipeline.pipelines.ingest import pipeline as ingest
@@ -41,8 +42,10 @@ def register_pipelines() -> dict[str, Pipeline]:
         name: ingested + poisoned + trained + sum(part.values(), Pipeline([]))
         for name, part in parts.items()
     }
+    fourier = ingested + poisoned + poison.create_dev_pipeline()
+    fourier += train.create_observed_pipeline() + analyse.create_pipeline()
     stages = {**parts[DEFAULT], "ingest": ingested, "poison": poisoned, "train": trained}
-    return {**pipelines, **stages, "__default__": pipelines[DEFAULT]}
+    return {**pipelines, **stages, "fourier": fourier, "__default__": pipelines[DEFAULT]}
 
 
 def _parts(name: str) -> dict[str, Pipeline]:

@@ -76,6 +76,39 @@ SUSPECTS = pa.DataFrameSchema(
 )
 """What a detector suspects; ``key`` is a token id or an example id. Detectors may add columns."""
 
+OBSERVATIONS = pa.DataFrameSchema(
+    {
+        "step": pa.Column("int64", pa.Check.ge(0)),
+        "test_set": pa.Column(str, pa.Check.isin(("clean", "triggered"))),
+        "example_id": pa.Column("int64", pa.Check.ge(0)),
+        "label": pa.Column("int64", pa.Check.ge(0)),
+        "class": pa.Column("int64", pa.Check.ge(0)),
+        "probability": pa.Column("float64", _probability),
+    },
+    unique=["step", "test_set", "example_id", "class"],
+    strict=True,
+    name="observations",
+)
+"""What a model says of some rows while it learns: the probability of each class after ``step``
+steps. ``label`` is the true one, or the attacker's of triggered rows."""
+
+FREQUENCIES = pa.DataFrameSchema(
+    {
+        "test_set": pa.Column(str, pa.Check.isin(("clean", "triggered"))),
+        "width": pa.Column("float64", pa.Check.gt(0)),
+        "step": pa.Column("int64", pa.Check.ge(0)),
+        "part": pa.Column(str, pa.Check.isin(("low", "high"))),
+        "deviation": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "ratio": pa.Column("float64", pa.Check.ge(0)),
+        "median_distance": pa.Column("float64", pa.Check.ge(0)),
+    },
+    unique=["test_set", "width", "step", "part"],
+    strict=True,
+    name="frequencies",
+)
+"""How far the low and the high part of what a model says are from those of the labels, by filter
+width and steps of training; see ``pipelines.analyse.frequency``."""
+
 PREDICTIONS = pa.DataFrameSchema(
     {
         "example_id": pa.Column("int64", pa.Check.ge(0)),

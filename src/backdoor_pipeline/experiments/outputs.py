@@ -19,7 +19,7 @@ LAYER = {
     "poison": "05_model_input",
     "reference": MODELS,
     "victim": MODELS,
-    "floor": "07_model_output",
+    **dict.fromkeys(("floor", "observed", "fourier"), "07_model_output"),
     **dict.fromkeys(DETECTORS, "07_model_output"),
     **dict.fromkeys(map(purified, RECIPES), MODELS),
     **dict.fromkeys(RECIPES, "08_reporting"),

@@ -67,11 +67,13 @@ def fit(
     seed: int,
     what: str = "train",
     on_gradients: Callable[[int], object] | None = None,
+    on_step: Callable[[int], object] | None = None,
 ) -> History:
     """Train ``bundle.model`` in place and return its loss and dev-accuracy history.
 
     ``on_gradients`` may change the gradients of a step before they are clipped; it is told the
-    epoch, counted from 0.
+    epoch, counted from 0. ``on_step`` is called before the first step and after each, with the
+    number of steps made.
 
     With ``dev``, accuracy on it is measured after every epoch, and the model ends as it was after
     the best one (the earliest of equals). Under ``accelerate``/``torchrun`` every process takes its
@@ -112,16 +114,23 @@ def fit(
             on_gradients(epoch)
         parallel.clip_grad_norm_(wrapped.parameters(), params.max_gradient_norm)
 
+    def count() -> None:
+        scheduler.step()
+        if on_step is not None:
+            on_step(scheduler.last_epoch)
+
     losses: list[torch.Tensor] = []
     accuracies: list[tuple[int, float]] = []
     best: dict[str, torch.Tensor] = {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed + parallel.process_index)
+        if on_step is not None:
+            on_step(0)
         for number, epoch in enumerate(schedule, start=1):
             mine = epoch[parallel.process_index :: parallel.num_processes]
             batches = track(mine, f"{what}, epoch {number} of {len(schedule)}")
             before_step = partial(clip, number - 1)
-            losses += descend(optimiser, batches, loss_of, before_step, scheduler.step)
+            losses += descend(optimiser, batches, loss_of, before_step, count)
             last = parallel.reduce(losses[-1], "mean")  # where one diverges, all stop
             if not last.isfinite():
                 raise InputError(

@@ -18,9 +18,16 @@ the target, has no high part), the deviation is NaN instead of a division by abo
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from backdoor_pipeline.modelling.device import ComputeParams, resolve_device
+from backdoor_pipeline.modelling.embeddings import embedding_block
+from backdoor_pipeline.modelling.text import Tokens, collate
+
+if TYPE_CHECKING:
+    from backdoor_pipeline.modelling.bundle import ModelBundle
 
 ROUNDING = 1e-5
 """A part of the labels whose mean norm is smaller is taken for nothing (they are float32)."""
@@ -33,6 +40,24 @@ class Parts(NamedTuple):
     high_deviation: np.ndarray
     low_ratio: np.ndarray
     high_ratio: np.ndarray
+
+
+def embedded(bundle: ModelBundle, tokens: Tokens, compute: ComputeParams) -> np.ndarray:
+    """The embedding-layer outputs of texts, padded and flattened, shape (n_texts, length * hidden).
+
+    Args:
+        bundle: A model, of which the embedding layer alone is used, in evaluation mode.
+        tokens: Of the texts; all are padded to the longest.
+        compute: Where to compute.
+    """
+    import torch
+
+    device = resolve_device(compute)
+    model = bundle.model.to(device).eval()  # type: ignore[arg-type]
+    batch = collate(tokens, np.arange(len(tokens)), bundle.tokenizer.pad_token_id, device)
+    with torch.inference_mode():
+        states = embedding_block(model)(batch["input_ids"])
+    return states.float().flatten(start_dim=1).cpu().numpy()
 
 
 def distances(points: np.ndarray) -> np.ndarray:

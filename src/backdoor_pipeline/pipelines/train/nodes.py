@@ -14,6 +14,7 @@ from backdoor_pipeline.modelling.training import History, OptimisationParams, fi
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
 from backdoor_pipeline.pipelines.train import defended
 from backdoor_pipeline.pipelines.train.defended import DefendedTrainingParams
+from backdoor_pipeline.pipelines.train.observation import ObservationParams, Observer
 
 
 class TrainingParams(OptimisationParams):
@@ -50,6 +51,30 @@ def train_reference(
     """The same classifier trained without poison: it measures the floor of the attack success."""
     train = examples[examples["split"] == "train"]
     return _train(train, examples, base_model, params, model, compute, seed, "reference")
+
+
+def train_observed(
+    poisoned_train: pd.DataFrame,
+    examples: pd.DataFrame,
+    triggered_dev: pd.DataFrame,
+    base_model: ModelBundle,
+    params: TrainingParams,
+    observation: ObservationParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> pd.DataFrame:
+    """``observations``: what the victim says of clean and of triggered dev rows while it learns.
+
+    It is trained as ``train_victim`` trains it, by one process, without a choice of the epoch.
+    """
+    bundle = new_classifier(base_model, _n_classes(examples), seed, params.dropout)
+    observer = Observer(
+        bundle, _dev(examples), triggered_dev, observation, model.max_length, compute, seed
+    )
+    data = labelled(poisoned_train, bundle, model.max_length)
+    fit(bundle, data, None, params, compute, seed, "observed", on_step=observer)
+    return observer.table()
 
 
 def train_defended(

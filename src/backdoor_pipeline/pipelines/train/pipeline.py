@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from backdoor_pipeline.pipelines.train.nodes import train_defended, train_reference, train_victim
+from backdoor_pipeline.pipelines.train.nodes import (
+    train_defended,
+    train_observed,
+    train_reference,
+    train_victim,
+)
 from backdoor_pipeline.recipes import Recipe
 
 SETTINGS = ["base_model", "params:training", "params:model", "params:compute", "params:seed"]
@@ -26,6 +31,23 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 ["reference_model", "reference_history"],
                 name="train_reference",
             ),
+        ],
+        tags="train",
+    )
+
+
+def create_observed_pipeline(**kwargs: object) -> Pipeline:
+    """Train the victim once more, and look at it meanwhile."""
+    before, (training, *settings) = SETTINGS[:1], SETTINGS[1:]
+    read = ["poisoned_train", "examples", "triggered_dev", *before]
+    return Pipeline(
+        [
+            Node(
+                train_observed,
+                [*read, training, "params:observation", *settings],
+                "observations",
+                name="train_observed",
+            )
         ],
         tags="train",
     )
