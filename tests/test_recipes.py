@@ -70,7 +70,7 @@ def test_what_recipes_share_has_no_namespace_and_the_rest_has(pipelines, name) -
         assert not {n for n in pipelines[name].datasets() if n.startswith(f"{other}.")}
 
 
-@pytest.mark.parametrize("stage", ["train", "unlearn", "evaluate", "report"])
+@pytest.mark.parametrize("stage", ["train", "detect", "unlearn", "evaluate", "report", "analyse"])
 def test_the_readme_of_a_stage_names_nodes(pipelines, stage) -> None:
     nodes = {node.name.rpartition(".")[2] for p in pipelines.values() for node in p.nodes}
     readme = ROOT / "src" / "backdoor_pipeline" / "pipelines" / stage / "README.md"
