@@ -23,8 +23,9 @@ $(INSTALLED): pyproject.toml requirements/constraints.txt requirements/samples.t
 run: install
 	$(BIN)/kedro run
 
+# The files of tests are shared out to two processes, of one thread each.
 test: install
-	$(BIN)/python -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
