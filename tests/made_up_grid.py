@@ -35,8 +35,15 @@ ATTACKS = {"BadNets (cf)": 1, "AddSent": 5, "StyleBkd": 0}  # trigger tokens
 
 
 def cell(**values: Any) -> dict[str, Any]:
-    """A done and valid row of a ``CELLS`` table, with ``values`` in place of its own."""
-    return DONE | MEASURED | values
+    """A done and valid row of a ``CELLS`` table, with ``values`` in place of its own.
+
+    Of success and excess, the one that is not among them follows from the other.
+    """
+    row = DONE | MEASURED | values
+    floor, success, excess = "attack_success_floor", "attack_success_rate", "attack_success_excess"
+    if excess in values:
+        row[success] = row[floor] + row[excess] * (1 - row[floor])
+    return row | {excess: max(0.0, (row[success] - row[floor]) / (1 - row[floor]))}
 
 
 def failed(**values: Any) -> dict[str, Any]:

@@ -97,6 +97,10 @@ class Place:
         files = sorted(self.outputs.glob("records/*.json"))
         return [json.loads(path.read_text(encoding="utf-8")) for path in files]
 
+    def jobs(self) -> dict[str, str]:
+        """Which attempt has finished each task that is done."""
+        return {r["task"]: r["job"] for r in self.records() if r["status"] == "done"}
+
     def nodes(self) -> Counter[str]:
         """How often each node was run, by the records."""
         return Counter(node for record in self.records() for node in record["nodes"])
@@ -112,6 +116,7 @@ class Place:
         client = MlflowClient(self.uri)
         experiments = [e.experiment_id for e in client.search_experiments()]
         runs = client.search_runs(experiments, max_results=1000)
+        assert {r.info.status for r in runs if "grid" in r.data.tags} == {"FINISHED"}
         return sorted(
             (run.data.tags["cell"], run.info.status) for run in runs if "cell" in run.data.tags
         )
@@ -292,10 +297,12 @@ class TestRay:
             wait_until(lambda: any(r["finishes_cell"] for r in place.records()))
             driver.send_signal(signal.SIGKILL)
         wait_until(lambda: not place.workers())  # they do not outlive it
-        assert len(place.records()) < len(finished.records())
+        before = place.jobs()
+        assert 0 < len(before) < len(finished.records())
         done = place.run(*RAY)
         assert done.returncode == 0, done.stdout + done.stderr
         place.assert_complete(8)
+        assert before.items() <= place.jobs().items()  # nothing that was done is done twice
         pd.testing.assert_frame_equal(place.table(), finished.table())
 
     def test_one_of_two_nodes_is_stopped(self, finished, make_place, tmp_path) -> None:
@@ -303,11 +310,16 @@ class TestRay:
         with ray_node(tmp_path, "127.0.0.2", "--head", "--port=6390", "--include-dashboard=false"):
             with ray_node(tmp_path, "127.0.0.3", "--address=127.0.0.2:6390") as second:
                 with place.started(*RAY, "--address", "127.0.0.2:6390") as driver:
+                    wait_until(lambda: any(r["finishes_cell"] for r in place.records()))
                     wait_until(lambda: len(place.workers()) == 2)
                     stop(second)
+                    assert second.wait() != 0
+                    before = place.jobs()
+                    assert 0 < len(before) < len(finished.records())
                     output, _ = driver.communicate(timeout=600)
             assert driver.returncode == 0, output
         place.assert_complete(8)
+        assert before.items() <= place.jobs().items()
         pd.testing.assert_frame_equal(place.table(), finished.table())
 
 

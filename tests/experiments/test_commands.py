@@ -50,6 +50,18 @@ def test_mistakes_get_one_clear_line(monkeypatch, arguments, expected) -> None:
     assert "Traceback" not in result.output
 
 
+def test_a_table_of_nothing_replaces_nothing(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(ROOT)
+    document = tmp_path / "README.md"
+    document.write_text(DOCUMENT.replace("text", "smoke"))
+    options = ["--to", str(tmp_path / "tables"), "--into", str(document)]
+    settings = ["--params", f"data_dir={tmp_path / 'data'}"]
+    result = CliRunner().invoke(cli, ["benchmark", "table", "smoke", *options, *settings])
+    assert result.exit_code == 1
+    assert "no cell of smoke has ended" in result.stderr
+    assert "old" in document.read_text() and not (tmp_path / "tables").exists()
+
+
 def test_outside_of_a_project(monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(cli, ["benchmark", "status", "smoke"])

@@ -76,8 +76,7 @@ class TestMarkdown:
         sentence, _, head, _, row = as_markdown(leaderboard(table(cell()))).splitlines()
         assert sentence == (
             "Poison rate 10 %, label mode mix, model minilm, means over 1 seed, "
-            "rates in per cent, 95 % intervals over seeds (Student's t below 8 seeds), "
-            "best in bold."
+            "rates in per cent, 95 % intervals over seeds, best in bold."
         )
         assert head == (
             "| data | attack | recipe | flagged (false) | CA before → after | ASR before → after "
@@ -202,7 +201,7 @@ class TestPage:
         assert "95 % bootstrap intervals" in text and "Holm-adjusted" in text
         assert "all tests but McNemar's, are over settings with their seeds averaged" in text
         assert "about 7 % of grids with 4 equal recipes, and in 9 % with 6" in text
-        assert "Fewer than 8 values are too few" in text and "about 89 %" in text
+        assert "Fewer than 8 values are too few" in text and "in 93 to 95 % of cases" in text
         assert "Means over 5 settings (data set, attack, poison rate" in text
 
     def test_needs_nothing_from_outside(self, page):

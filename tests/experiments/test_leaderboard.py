@@ -89,6 +89,19 @@ class TestLeaderboard:
         # (0.8 - 0.1 + 1) / 2 and (0.6 - 0 + 1) / 2: a gain of accuracy is not counted
         assert row["defence_effectiveness"] == pytest.approx((0.85 + 0.8) / 2)
 
+    def test_success_below_the_floor_is_weighed_against_success_above_it(self):
+        floors = {"attack_success_floor": 0.2}
+        rows = [
+            cell(attack_success_rate=rate, seed=seed, **floors)
+            for seed, rate in enumerate((0.16, 0.2, 0.24))
+        ]
+        row = leaderboard(table(*rows)).iloc[0]
+        assert [r["attack_success_excess"] for r in rows] == pytest.approx([0, 0, 0.05])
+        assert row["attack_success_excess"] == pytest.approx(0)
+        assert row["attack_success_excess_low"] == 0
+        half = 4.302652730 * 0.05 / np.sqrt(3)
+        assert row["attack_success_excess_high"] == pytest.approx(half)
+
     def test_one_seed_has_no_interval(self):
         row = leaderboard(table(cell())).iloc[0]
         assert row["clean_accuracy"] == 0.88
@@ -152,7 +165,7 @@ class TestOverall:
         )
         means = overall(rows).set_index("recipe")
         assert means["cells"].tolist() == means["settings"].tolist() == [1, 1]
-        assert means["attack_success_excess"].to_dict() == {"a": 0.1, "b": 0.3}
+        assert means["attack_success_excess"].to_dict() == pytest.approx({"a": 0.1, "b": 0.3})
         assert means.loc["b", ["valid", "failed"]].tolist() == [1, 1]
 
     def test_invalid_cells_are_not_common(self):
@@ -256,13 +269,15 @@ class TestScores:
         spread = 0.05  # of settings around recipes, and of seeds around settings
         rows = [
             {"dataset": str(grid), "attack": str(attack), "recipe": str(recipe), "seed": seed}
-            | {"attack_success_excess": excess}
+            | {"attack_success_excess": excess, "attack_success_rate": excess}
             for grid, attack, recipe in product(range(grids), range(10), range(n_recipes))
             for seed, excess in enumerate(rng.normal(rng.normal(0.5, spread), spread, 3))
         ]
         return pd.DataFrame(rows).assign(
-            poison_rate=0.1, label_mode="mix", model="minilm", status="done", valid=True
-        )
+            poison_rate=0.1, label_mode="mix", model="minilm", status="done", valid=True,
+            attack_success_floor=0.0, clean_accuracy=0.9, victim_clean_accuracy=0.9,
+            victim_attack_success_rate=1.0,
+        )  # fmt: skip
 
 
 def test_settings_that_differ_are_shown():

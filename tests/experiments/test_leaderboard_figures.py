@@ -12,6 +12,7 @@ from backdoor_pipeline.experiments.leaderboard_figures import (
     before_after_figure,
     critical_difference_figure,
 )
+from backdoor_pipeline.experiments.statistics import mean_interval
 from made_up_grid import cell, failed, table
 
 
@@ -55,7 +56,9 @@ class TestBeforeAfter:
         rows = [cell(seed=seed, attack_success_rate=rate) for seed, rate in enumerate((0.1, 0.2))]
         told = before_after_figure(leaderboard(table(*rows))).data[1].hovertext[0]
         assert "<b>btu</b>, badnets, 2 seeds" in told
-        assert "100.0 % → 15.0 % [0.0, 78.5]" in told and "floor 10.0 %" in told
+        _, low, high, _ = mean_interval([0.1, 0.2], lowest=0, highest=1)
+        assert f"100.0 % → 15.0 % [{100 * low:.1f}, {100 * high:.1f}]" in told
+        assert "floor 10.0 %" in told
 
     def test_settings_that_differ_have_symbols_of_their_own(self):
         rows = table(cell(), cell(poison_rate=0.05))

@@ -30,10 +30,11 @@ counts = st.integers(0, 30)
 paired_tests = pytest.mark.parametrize("test", [permutation, wilcoxon])
 
 
-def coverage(draw, truth: float, n: int) -> float:
+def coverage(draw, truth: float, n: int, **bounds: float) -> float:
     """How often the interval of ``n`` drawn values contains the true mean."""
     rng = np.random.default_rng(n)
-    intervals = (mean_interval(draw(rng, n), seed, draws=999) for seed in range(REPLICATIONS))
+    times = REPLICATIONS if n >= RESAMPLED_FROM else 5 * REPLICATIONS
+    intervals = (mean_interval(draw(rng, n), seed, draws=999, **bounds) for seed in range(times))
     return np.mean([interval.low <= truth <= interval.high for interval in intervals])
 
 
@@ -42,12 +43,12 @@ class TestMeanInterval:
     def test_covers_normal_values_as_often_as_it_says(self, n) -> None:
         assert 0.93 <= coverage(lambda rng, n: rng.normal(0.5, 0.1, n), 0.5, n) <= 0.97
 
-    # With fewer than 8 values the parametric interval is too short for skewed ones: 0.89.
-    @pytest.mark.parametrize(
-        ("n", "least"), [(3, 0.87), (5, 0.87), (RESAMPLED_FROM, 0.93), (20, 0.93)]
-    )
-    def test_covers_rates_near_zero_as_often_as_documented(self, n, least) -> None:
-        assert least <= coverage(lambda rng, n: rng.beta(1, 20, n), 1 / 21, n) <= 0.97
+    @pytest.mark.parametrize("n", [2, 3, 5, 7, RESAMPLED_FROM, 20])
+    @pytest.mark.parametrize(("a", "b"), [(1, 20), (20, 1), (2, 40), (20, 20)], ids=str)
+    def test_covers_rates_as_often_as_it_says(self, n, a, b) -> None:
+        truth = a / (a + b)
+        found = coverage(lambda rng, n: rng.beta(a, b, n), truth, n, lowest=0, highest=1)
+        assert 0.93 <= found <= 0.97
 
     @pytest.mark.parametrize("n", [8, 20])
     def test_covers_shares_of_few_hits_that_are_often_equal(self, n) -> None:

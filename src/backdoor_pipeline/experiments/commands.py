@@ -168,6 +168,13 @@ def _say_what_failed(grid: Benchmark) -> None:
 )
 def table(grid: Benchmark, to: Path | None, into: Path | None) -> None:
     """Make the tables of GRID from its records: csv, markdown, LaTeX, HTML, figures."""
+    from backdoor_pipeline.experiments.records import MISSING
+
+    if all(grid.records.status(cell.id) == MISSING for cell in grid.cells):
+        raise InputError(
+            f"no cell of {grid.name} has ended in {grid.folder}; run the grid first, or let "
+            "--params data_dir=… say where it ran"
+        )
     files = grid.write_tables(to or grid.folder)
     for board in (path for path in files if path.suffix == ".md"):
         text = board.read_text(encoding="utf-8")

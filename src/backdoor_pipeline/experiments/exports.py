@@ -285,8 +285,7 @@ def _shared(table: pd.DataFrame) -> str:
         n, *others = seeds.pop().split(", ")
         over = counted(int(n), "seed") + (f" ({', '.join(others)})" if others else "")
     parts.append(f"means over {over}, rates in per cent")
-    students = f"Student's t below {statistics.RESAMPLED_FROM} seeds"
-    parts.append(f"95 % intervals over seeds ({students}), best in bold.")
+    parts.append("95 % intervals over seeds, best in bold.")
     sentence = ", ".join(parts)
     return sentence[0].upper() + sentence[1:]
 

@@ -130,7 +130,7 @@ def scores(cells: pd.DataFrame, measure: str) -> pd.DataFrame:
 
     Each is the mean over the seeds of a setting that all recipes have, its cells of ``common``.
     """
-    means = _over_seeds(common(cells), [measure])
+    means = _over_seeds(common(_with_derived(cells)), [measure])
     return means.pivot(index=SETTING, columns="recipe", values=measure)[means["recipe"].unique()]
 
 
@@ -154,14 +154,21 @@ def settings(table: pd.DataFrame) -> pd.DataFrame:
 
 def _over_seeds(shared: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
     """One row a setting and recipe: means of ``measures`` over its rows of ``shared``."""
-    return shared.groupby(ROW, sort=False, as_index=False)[measures].mean()
+    means = shared.groupby(ROW, sort=False, as_index=False)[measures].mean()
+    return means.assign(**{name: means[name].clip(lower=0) for name in {RANKED_BY} & {*measures}})
 
 
 def _with_derived(cells: pd.DataFrame) -> pd.DataFrame:
+    """``cells`` with loss and rating, and with an excess below 0 where success is below the floor.
+
+    To take the mean of values that are cut at 0 would find an excess where there is none.
+    """
     before_after = ["victim_clean_accuracy", "clean_accuracy"]
     before_after += ["victim_attack_success_rate", "attack_success_rate"]
     rating = [statistics.defence_effectiveness(*row) for row in cells[before_after].to_numpy()]
+    floor = cells["attack_success_floor"]
     return cells.assign(
+        attack_success_excess=(cells["attack_success_rate"] - floor) / (1 - floor),
         clean_accuracy_loss=cells["victim_clean_accuracy"] - cells["clean_accuracy"],
         defence_effectiveness=np.array(rating, dtype=float),
     )
@@ -182,11 +189,13 @@ def _summary(rows: pd.DataFrame) -> dict[str, object]:
 def _interval(name: str, values: pd.Series) -> dict[str, float]:
     """The mean of a rate over seeds or settings as ``{name, name_low, name_high}``."""
     known = values.dropna()
-    lowest = -1.0 if name == "clean_accuracy_loss" else 0.0
-    mean, low, high = np.nan, np.nan, np.nan
+    lowest = {"clean_accuracy_loss": -1.0, RANKED_BY: -np.inf}.get(name, 0.0)
+    found = np.full(3, np.nan)
     if len(known):
-        mean, low, high, _ = statistics.mean_interval(known, lowest=lowest, highest=1.0)
-    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+        found = np.array(statistics.mean_interval(known, lowest=lowest, highest=1.0)[:3])
+    if name == RANKED_BY:
+        found = found.clip(min=0)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found.tolist(), strict=True))
 
 
 def _counts(rows: pd.DataFrame) -> dict[str, int]:
