@@ -26,7 +26,8 @@ import torch
 from backdoor_pipeline.datasets import sources
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams, has_fast_bf16, resolve_device
-from backdoor_pipeline.modelling.loading import ModelParams, load_pretrained, new_classifier
+from backdoor_pipeline.modelling.folders import ModelParams
+from backdoor_pipeline.modelling.loading import load_pretrained, new_classifier
 from backdoor_pipeline.modelling.text import Tokens, tokenise
 from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
 from backdoor_pipeline.pipelines.detect.token_drift import drift, furthest

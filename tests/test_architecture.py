@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,11 +16,13 @@ from backdoor_pipeline.schemas import GROUND_TRUTH
 from tiny import ROOT
 
 SOURCE = ROOT / "src" / "backdoor_pipeline"
-STAGES = ("ingest", "poison", "train", "detect", "unlearn", "evaluate", "report")
+STAGES = sorted(folder.name for folder in (SOURCE / "pipelines").glob("[!_]*/"))
 TABLES = ("statistics", "leaderboard", "comparison", "leaderboard_figures", "exports")
+GROUND = {"schemas", "errors", "formatting", "presentation", "parameter_group", "exact_tests"}
 WIRING = {"pipeline", "__init__"}  # the modules of a stage that know Kedro
 SEES_THE_TRUTH = {"evaluate", "report", "poison"}  # poison makes it
-HEAVY = {"kedro", "mlflow", "torch", "transformers", "sklearn", "scipy", "statsmodels"}
+HEAVY = {"kedro", "mlflow", "torch", "transformers", "peft", "sklearn", "scipy", "statsmodels"}
+LAYERS = "modelling.networks."  # layers of torch, which are imported where they are needed
 
 
 @cache
@@ -63,7 +66,7 @@ def methods() -> list[str]:
         for name in modules()
         if (name.startswith("pipelines.") and name.split(".")[-1] not in WIRING)
         or name.startswith("modelling.")
-        or name in {"schemas", "errors", "formatting", "presentation", "parameter_group"}
+        or name in GROUND
         or name in {f"experiments.{table}" for table in TABLES}
     ]
 
@@ -86,14 +89,18 @@ def test_methods_know_neither_kedro_nor_mlflow(name) -> None:
     assert not packages & {"kedro", "mlflow", "kedro_datasets"}
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("name", [name for name in methods() if not name.startswith(LAYERS)])
 def test_methods_import_heavy_packages_late(name) -> None:
     early = {i.partition(".")[0] for i in imports(modules()[name], deferred=False)}
     assert not early & HEAVY
 
 
 def test_methods_do_not_reach_them_through_others_either() -> None:
-    names = [f"backdoor_pipeline.{name.removesuffix('.__init__')}" for name in methods()]
+    names = [
+        f"backdoor_pipeline.{name.removesuffix('.__init__')}"
+        for name in methods()
+        if not name.startswith(LAYERS)
+    ]
     program = f"""
 import importlib, sys
 for name in {names!r}:
@@ -118,6 +125,7 @@ def test_arrows_run_one_way() -> None:
         "schemas": ("modelling", "datasets", "pipelines", "hooks"),
         "formatting": ("schemas", "modelling", "datasets", "pipelines", "hooks"),
         "presentation": ("schemas", "modelling", "datasets", "pipelines", "hooks"),
+        "exact_tests": ("schemas", "modelling", "datasets", "pipelines", "hooks", "experiments"),
         "errors": ("schemas", "modelling", "datasets", "pipelines", "hooks"),
         "modelling": ("datasets", "pipelines", "hooks", "keys", "parameters", "configuration"),
         "datasets": ("pipelines", "hooks", "keys", "parameters", "configuration"),
@@ -133,7 +141,7 @@ def test_arrows_run_one_way() -> None:
 
 
 def test_only_the_registry_and_the_front_doors_import_stages() -> None:
-    doors = {"pipeline_registry", "parameters", "hooks.closing", "hooks.recorder"}
+    doors = {"pipeline_registry", "parameters"}
     importing = {
         name
         for name, tree in modules().items()
@@ -179,6 +187,19 @@ def test_no_import_runs_in_circles() -> None:
         visit(name, ())
 
 
+def detected(there: dict[str, Any], parameters: Any, model: Any, compute: Any) -> dict[str, Any]:
+    """The suspects of every detector, by its name."""
+    from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
+
+    there = there | {f"params:{name}": getattr(parameters, name) for name in DETECTORS}
+    there |= {"params:model": model, "params:compute": compute, "params:seed": 0}
+    found = {}
+    for name, detector in DETECTORS.items():
+        found[name], _ = detector.function(*(there[read] for read in detector.inputs))
+        there[f"{name}_suspects"] = found[name]
+    return found
+
+
 class TestGroundTruth:
     def test_only_evaluation_and_report_name_its_columns(self) -> None:
         for name, tree in modules().items():
@@ -195,35 +216,23 @@ class TestGroundTruth:
     def test_detectors_do_without_them(
         self, corpus, base_model, model_params, compute, make_parameters
     ) -> None:
-        from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
-
         training = corpus[corpus["split"] == "train"].head(200)
         assert not set(GROUND_TRUTH) & set(training)
-        parameters = make_parameters()
-        tables = {"poisoned_train": training, "examples": corpus, "base_model": base_model()}
-        for name, detector in DETECTORS.items():
-            settings = (getattr(parameters, name), model_params(), compute, 0)
-            detector.function(*(tables[table] for table in detector.inputs), *settings)
+        there = {"examples": corpus, "base_model": base_model()}
+        detected(there | {"poisoned_train": training}, make_parameters(), model_params(), compute)
 
     def test_detectors_cannot_tell_when_they_are_there(
         self, corpus, base_model, model_params, compute, make_parameters
     ) -> None:
-        from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
-
         training = corpus[corpus["split"] == "train"].head(200)
         marked = training.assign(is_poisoned=training["label"] == 1, source_label=0, trigger="film")
-        parameters = make_parameters()
-        tables = {"examples": corpus, "base_model": base_model()}
-        for name, detector in DETECTORS.items():
-            settings = (getattr(parameters, name), model_params(), compute, 0)
-            without, with_truth = (
-                detector.function(
-                    *({**tables, "poisoned_train": train}[table] for table in detector.inputs),
-                    *settings,
-                )
-                for train in (training, marked)
-            )
-            pd.testing.assert_frame_equal(without, with_truth)
+        there = {"examples": corpus, "base_model": base_model()}
+        settings = (make_parameters(), model_params(), compute)
+        without, with_truth = (
+            detected(there | {"poisoned_train": train}, *settings) for train in (training, marked)
+        )
+        for name, suspects in without.items():
+            pd.testing.assert_frame_equal(suspects, with_truth[name])
 
     def test_training_does_without_them(
         self, corpus, base_model, model_params, compute, quick

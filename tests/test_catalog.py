@@ -58,7 +58,7 @@ def test_every_entry_stands_in_the_file_of_its_folder() -> None:
     for path in sorted((ROOT / "conf" / "base").glob("catalog_*.yml")):
         layer = path.stem.removeprefix("catalog_")
         for name, entry in yaml.safe_load(path.read_text(encoding="utf-8")).items():
-            if "filepath" in entry and not name.endswith((".costs", ".model_card")):
+            if "filepath" in entry and not name.endswith(".costs"):
                 assert f"/{layer}/" in entry["filepath"], name
 
 
@@ -69,8 +69,6 @@ def test_every_output_lies_in_the_folder_of_its_layer(catalog) -> None:
         if "filepath" not in entry or kind in READ_ONLY:
             assert kind in READ_ONLY | {"MemoryDataset"}, name
             continue
-        if kind == "ModelCardDataset":  # lies beside the model that it describes
-            folder = "06_models"
         if entry["type"].endswith("JSONDataset") and "history" in name:
             folder = "07_model_output"
         assert entry["filepath"].startswith(f"data/{folder}/"), name
@@ -80,8 +78,7 @@ def test_no_two_entries_share_a_file(catalog) -> None:
     paths = [
         entry["filepath"]
         for entry in catalog.values()
-        if entry["type"].rpartition(".")[2] not in {*READ_ONLY, "ModelCardDataset"}
-        and "filepath" in entry
+        if entry["type"].rpartition(".")[2] not in READ_ONLY and "filepath" in entry
     ]
     assert len(paths) == len(set(paths))
 

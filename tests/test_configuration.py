@@ -45,7 +45,7 @@ def test_folders_are_named_by_their_keys(loader) -> None:
 def test_every_method_has_its_entries(loader) -> None:
     catalog = loader["catalog"]
     assert {f"{detector}_suspects" for detector in DETECTORS} <= set(catalog)
-    for part in ("suspects", "purified_model", "predictions", "metrics", "report", "costs"):
+    for part in ("purified_model", "predictions", "metrics", "report", "costs"):
         assert {f"{recipe}.{part}" for recipe in RECIPES} <= set(catalog)
     assert not [name for name in catalog if "{" in name]
     assert "{key" not in str(catalog)
@@ -53,7 +53,7 @@ def test_every_method_has_its_entries(loader) -> None:
 
 def test_a_defended_run_counts_the_cost_of_what_it_needs(loader) -> None:
     keys, catalog = loader.keys_of_stages, loader["catalog"]
-    names = ("ingest", "poison", "victim", "token_drift", "btu")
+    names = ("ingest", "poison", "victim", "token_drift", "btu.purified", "btu")
     assert catalog["btu.costs"]["keys"] == [keys[name] for name in names]
 
 

@@ -12,12 +12,22 @@ import sys
 import pytest
 
 from backdoor_pipeline import keys as keys_module
-from backdoor_pipeline.keys import behind, data_digest, stage_keys
+from backdoor_pipeline.keys import behind, data_digest, purified, stage_keys
 from backdoor_pipeline.recipes import DETECTORS, RECIPES
 from tiny import ROOT
 
-STAGES = ["ingest", "poison", "reference", "victim", "floor", *DETECTORS, *RECIPES]
+PURIFIED = {purified(recipe) for recipe in RECIPES}
+TRAINED = {purified(name) for name, recipe in RECIPES.items() if recipe.training}
+ANALYSIS = ["observed", "fourier"]
+SHARED = ["ingest", "poison", "reference", "victim", "floor"]
+STAGES = [*SHARED, *ANALYSIS, *DETECTORS, *PURIFIED, *RECIPES]
 AFTER_POISON = set(STAGES) - {"ingest", "reference"}
+
+
+def of(method: str) -> set[str]:
+    """The stages of the recipes that use a method."""
+    using = [name for name, recipe in RECIPES.items() if method in recipe.methods]
+    return {*using, *map(purified, using)}
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +69,16 @@ def test_keys_are_readable_folder_names(keys_with) -> None:
         ({"poison.badnets.triggers": "mn"}, AFTER_POISON),
         ({"poison.addsent.sentence": "not this attack's"}, set()),
         ({"model.max_length": 16}, set(STAGES) - {"ingest"}),
-        ({"training.epochs": 9}, set(STAGES) - {"ingest", "poison"}),
-        ({"token_drift.alpha": 0.1}, {"token_drift", "btu", "btu_calibrated"}),
-        ({"token_replacement.cut_scale": 0.5}, set(RECIPES)),
-        ({"fine_tune.rows": 9}, set(RECIPES)),
-        ({"recalibration.rows": 900}, set(RECIPES) - {"btu"}),
-        ({"confirmation.raised_share": 0.5}, {"btu_calibrated"}),
+        ({"training.epochs": 9}, set(STAGES) - {"ingest", "poison", *DETECTORS, *TRAINED}),
+        ({"defended_training.clean_rows": 9}, of("defended_training")),
+        ({"low_rank.rank": 3}, of("low_rank")),
+        ({"observation.rows": 9}, set(ANALYSIS)),
+        ({"fourier.widest": 9.0}, {"fourier"}),
+        ({"token_drift.alpha": 0.1}, {"token_drift", "confirmation", *of("token_drift")}),
+        ({"token_replacement.cut_scale": 0.5}, of("token_replacement")),
+        ({"fine_tune.rows": 9}, of("fine_tune")),
+        ({"recalibration.rows": 900}, of("recalibration")),
+        ({"confirmation.raised_share": 0.5}, {"confirmation", *of("confirmation")}),
         ({"evaluation.minimum_excess": 0.5}, set(RECIPES)),
         ({"source.folder": "elsewhere"}, set()),
         ({"data_dir": "elsewhere"}, set()),

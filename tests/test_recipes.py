@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from backdoor_pipeline.parameters import Parameters
@@ -9,6 +11,7 @@ from backdoor_pipeline.pipeline_registry import SHARED, register_pipelines
 from backdoor_pipeline.pipelines.detect.nodes import DETECTORS as DETECTOR_NODES
 from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
 from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES
+from tiny import ROOT
 
 STAGES = ["ingest", "poison", "train", "detect", "unlearn", "evaluate", "report"]
 
@@ -21,9 +24,16 @@ def pipelines():
 def test_recipes_are_made_of_what_there_is() -> None:
     assert DEFAULT in RECIPES
     for recipe in RECIPES.values():
-        assert set(recipe.detectors) <= DETECTOR_NODES.keys()
+        assert set(recipe.detectors) <= DETECTORS.keys()
         assert set(recipe.unlearners) <= UNLEARNERS.keys()
-    assert set(DETECTORS) <= DETECTOR_NODES.keys()
+    assert DETECTORS.keys() == DETECTOR_NODES.keys()
+
+
+def test_detectors_read_what_they_build_on() -> None:
+    for name, builds_on in DETECTORS.items():
+        read = {i.removesuffix("_suspects") for i in DETECTOR_NODES[name].inputs if "_susp" in i}
+        assert read == set(builds_on) - {"poison"}
+        assert ("poisoned_train" in DETECTOR_NODES[name].inputs) == ("poison" in builds_on)
 
 
 @pytest.mark.parametrize("name", [*DETECTOR_NODES, *UNLEARNERS])
@@ -32,7 +42,7 @@ def test_every_method_has_a_parameter_group(name) -> None:
 
 
 def test_recipes_and_stages_are_pipelines(pipelines) -> None:
-    assert set(pipelines) == {*RECIPES, *STAGES, "__default__"}
+    assert set(pipelines) == {*RECIPES, *STAGES, "fourier", "__default__"}
     assert pipelines["__default__"].nodes == pipelines[DEFAULT].nodes
 
 
@@ -58,6 +68,16 @@ def test_what_recipes_share_has_no_namespace_and_the_rest_has(pipelines, name) -
     assert free <= shared | {"raw_source", "poison_index", "reference_model"}
     for other in set(RECIPES) - {name}:
         assert not {n for n in pipelines[name].datasets() if n.startswith(f"{other}.")}
+
+
+@pytest.mark.parametrize("stage", ["train", "detect", "unlearn", "evaluate", "report", "analyse"])
+def test_the_readme_of_a_stage_names_nodes(pipelines, stage) -> None:
+    nodes = {node.name.rpartition(".")[2] for p in pipelines.values() for node in p.nodes}
+    readme = ROOT / "src" / "backdoor_pipeline" / "pipelines" / stage / "README.md"
+    rows = re.findall(r"^\| (`.*?`) \|", readme.read_text(encoding="utf-8"), re.MULTILINE)
+    told = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert told
+    assert told <= nodes
 
 
 def test_every_node_bears_the_tag_of_its_stage_or_its_module(pipelines) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
-from backdoor_pipeline.modelling.loading import ModelParams, load_pretrained, new_classifier
+from backdoor_pipeline.modelling.folders import ModelParams
+from backdoor_pipeline.modelling.loading import load_pretrained, new_classifier
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.modelling.training import History, Labelled, OptimisationParams, fit
 from tiny import MAX_LENGTH, ROOT, make_corpus

@@ -3,16 +3,17 @@
 The catalog may use ``${key:STAGE}`` for the output folder of a stage, ``${group:NAME}`` for a
 parameter group or value, ``${provenance:STAGE}`` for all parameters that made a stage's outputs,
 and entries with ``{detector}`` or ``{recipe}`` in their name. Those stand for one entry for each
-detector or recipe, with ``{key}`` as its folder, ``{keys}`` as the folders of everything that the
-defended run computes and ``{provenance}`` as its parameters; ``{unlearner}`` stands for each
-unlearner of the recipe, ``{earlier_unlearner}`` for each but the last.
+detector or recipe, with ``{key}`` as its folder. For a recipe ``{purified_key}`` is the folder of
+what its defence makes, ``{provenance}`` the parameters behind that and ``{keys}`` the folders of
+all that the defended run computes; ``{unlearner}`` stands for each of its unlearners,
+``{earlier_unlearner}`` for each but the last, ``{figure}`` for each of its figures.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from typing import Any
 from kedro.config import OmegaConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
-from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.keys import ONLY_MEASURES, STAGES, behind, stage_keys
-from backdoor_pipeline.parameters import Parameters, check, did_you_mean, merge, spell_out
-from backdoor_pipeline.recipes import DETECTORS, RECIPES
+from backdoor_pipeline.errors import InputError, did_you_mean
+from backdoor_pipeline.keys import STAGES, behind, purified, stage_keys
+from backdoor_pipeline.parameters import Parameters, check, merge, spell_out
+from backdoor_pipeline.recipes import DETECTORS, RECIPES, Recipe
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
@@ -81,14 +82,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
         return self.keys_of_stages[stage]
 
     def _provenance(self, stage: str) -> DictConfig:
-        made_by = behind("victim" if stage in RECIPES else stage)
-        groups = {group for name in made_by for group in STAGES[name].reads}
-        recipe = {}
-        if stage in RECIPES:
-            groups |= set(RECIPES[stage].methods)
-            recipe = {"recipe": stage}
-        values = self.typed_parameters.model_dump(mode="json", include=groups)
-        return OmegaConf.create({**recipe, **values})
+        groups = {group for name in behind(stage) for group in STAGES[name].reads}
+        return OmegaConf.create(self.typed_parameters.model_dump(mode="json", include=groups))
 
     def _group(self, name: str) -> DictConfig | str:
         value = self.typed_parameters.model_dump(mode="json")[name]
@@ -113,12 +108,24 @@ class ProjectConfigLoader(OmegaConfigLoader):
         if "{recipe}" not in chosen:
             return {}
         recipe = chosen["{recipe}"]
-        defended = [self._key(stage) for stage in behind(recipe) if stage not in ONLY_MEASURES]
+        defence = [self._key(stage) for stage in (*behind(purified(recipe)), recipe)]
+        provenance: Any = OmegaConf.to_container(self._provenance(purified(recipe)))
         return {
             "{key}": json.dumps(self._key(recipe))[1:-1],
-            '"{keys}"': json.dumps(defended),
-            '"{provenance}"': json.dumps(OmegaConf.to_container(self._provenance(recipe))),
+            "{purified_key}": json.dumps(self._key(purified(recipe)))[1:-1],
+            '"{keys}"': json.dumps(defence),
+            '"{provenance}"': json.dumps({"recipe": recipe, **provenance}),
         }
+
+
+PARTS: dict[str, Callable[[Recipe], tuple[str, ...]]] = {
+    "{unlearner}": lambda recipe: recipe.unlearners,
+    "{earlier_unlearner}": lambda recipe: recipe.unlearners[:-1],
+    "{figure}": lambda recipe: recipe.figures,
+    "{trainer}": lambda recipe: ("defended_training",) if recipe.training else (),
+    "{trained}": lambda recipe: ("purified",) if recipe.training else (),
+}
+"""Placeholder -> what it stands for, of each recipe."""
 
 
 def _placeholders(name: str) -> list[dict[str, str]]:
@@ -127,11 +134,11 @@ def _placeholders(name: str) -> list[dict[str, str]]:
         return [{"{detector}": detector} for detector in DETECTORS]
     if "{recipe}" not in name:
         return [{}]
-    for placeholder, last in (("{unlearner}", None), ("{earlier_unlearner}", -1)):
+    for placeholder, parts in PARTS.items():
         if placeholder in name:
             return [
-                {"{recipe}": recipe, placeholder: unlearner}
-                for recipe, methods in RECIPES.items()
-                for unlearner in methods.unlearners[:last]
+                {"{recipe}": recipe, placeholder: part}
+                for recipe, made_of in RECIPES.items()
+                for part in parts(made_of)
             ]
     return [{"{recipe}": recipe} for recipe in RECIPES]

@@ -85,11 +85,11 @@ def token(evidence: str) -> str:
 
 
 def flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested groups (dicts or pydantic models) as dotted names and their values."""
+    """Nested groups (dicts or pydantic models) as dotted names and values, without empty groups."""
     values: dict[str, Any] = {}
     for name, value in parameters.items():
         group = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-        if isinstance(group, dict) and group:
+        if isinstance(group, dict):
             values |= flat(group, f"{prefix}{name}.")
         else:
             values[f"{prefix}{name}"] = group

@@ -16,7 +16,7 @@ from backdoor_pipeline import __version__
 from backdoor_pipeline.datasets import sources
 from backdoor_pipeline.datasets.sources import SourceParams
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.loading import model_digest, short_name
+from backdoor_pipeline.modelling.folders import model_digest, short_name
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.recipes import DETECTORS, RECIPES
@@ -38,6 +38,11 @@ class Stage(NamedTuple):
     folder: str
 
 
+def purified(recipe: str) -> str:
+    """The stage of a recipe's defence, whose outcome is its purified model."""
+    return f"{recipe}.purified"
+
+
 POISONED = "{data}.{attack}-{rate:.2f}"
 CELL = f"{POISONED}.{{model}}.s{{seed}}"
 SETTINGS = ("seed", "model", "compute")
@@ -46,21 +51,26 @@ STAGES = {
     "poison": Stage(("ingest",), ("poison", *SETTINGS), f"{POISONED}.s{{seed}}"),
     "reference": Stage(("ingest",), ("training", *SETTINGS), "{data}.clean.{model}.s{seed}"),
     "victim": Stage(("poison",), ("training", *SETTINGS), CELL),
+    "observed": Stage(("poison",), ("training", "observation", *SETTINGS), f"{CELL}.observed"),
+    "fourier": Stage(("observed",), ("fourier",), f"{CELL}.fourier"),
     "floor": Stage(("poison", "reference"), (), f"{CELL}.floor"),
-    **{name: Stage(("victim",), (name,), f"{CELL}.{name}") for name in DETECTORS},
-    **{
-        name: Stage(
-            (*recipe.detectors, "floor"),
-            (*recipe.methods, "evaluation", "report"),
-            f"{CELL}.{name}",
-        )
-        for name, recipe in RECIPES.items()
-    },
+    **{name: Stage(read, (name, *SETTINGS), f"{CELL}.{name}") for name, read in DETECTORS.items()},
 }
-"""All stages, detectors and recipes, each after what it builds on."""
+for name, recipe in RECIPES.items():
+    start = ("poison",) if recipe.training else ("victim",)
+    STAGES[purified(name)] = Stage(
+        (*start, *recipe.detectors[-1:]),
+        (*recipe.methods, *SETTINGS),
+        f"{CELL}.{purified(name)}",
+    )
+    STAGES[name] = Stage(
+        (purified(name), "victim", "floor"), ("evaluation", "report"), f"{CELL}.{name}"
+    )
+"""All stages, detectors and recipes, each after what it builds on.
 
-ONLY_MEASURES = {"reference", "floor"}
-"""Stages that an experiment needs, and a defence does not."""
+A recipe has two: what it makes of the victim, which is all that a defender needs, and what an
+experiment measures and reports.
+"""
 
 
 def behind(stage: str) -> list[str]:

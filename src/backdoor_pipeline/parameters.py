@@ -7,17 +7,17 @@ below name the parameters that change from cell to cell of a table.
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from omegaconf import OmegaConf
 from pydantic import BaseModel, Field, ValidationError
 
 from backdoor_pipeline.datasets.sources import SourceParams
-from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.modelling.device import ComputeParams
-from backdoor_pipeline.modelling.loading import ModelParams
+from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.parameter_group import ParameterGroup
+from backdoor_pipeline.pipelines.analyse.nodes import FourierParams
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
 from backdoor_pipeline.pipelines.detect.token_drift import TokenDriftParams
@@ -25,7 +25,12 @@ from backdoor_pipeline.pipelines.evaluate.nodes import EvaluationParams
 from backdoor_pipeline.pipelines.ingest.nodes import IngestParams
 from backdoor_pipeline.pipelines.poison.registry import PoisonParams
 from backdoor_pipeline.pipelines.report.nodes import ReportParams
+from backdoor_pipeline.pipelines.train.defended import CleanOnlyParams, DefendedTrainingParams
+from backdoor_pipeline.pipelines.train.gradient_alignment import GradientAlignmentParams
+from backdoor_pipeline.pipelines.train.low_rank import LowRankParams
 from backdoor_pipeline.pipelines.train.nodes import TrainingParams
+from backdoor_pipeline.pipelines.train.observation import ObservationParams
+from backdoor_pipeline.pipelines.train.radial_scaling import RadialScalingParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
 from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationParams
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
@@ -47,7 +52,6 @@ SHORTHANDS = {
     "model": ("model.name",),
 }
 _BETWEEN_SETTINGS = re.compile(r",(?=\s*[\w.]+\s*=)")
-PARAPHRASES = {"stylebkd": "style", "synbkd": "syntax"}
 
 
 class TrackingParams(ParameterGroup):
@@ -71,6 +75,11 @@ class Parameters(ParameterGroup):
     model: ModelParams
     compute: ComputeParams
     training: TrainingParams
+    defended_training: DefendedTrainingParams
+    low_rank: LowRankParams
+    radial_scaling: RadialScalingParams
+    gradient_alignment: GradientAlignmentParams
+    clean_only: CleanOnlyParams
     token_drift: TokenDriftParams
     token_association: TokenAssociationParams
     confirmation: ConfirmationParams
@@ -78,6 +87,8 @@ class Parameters(ParameterGroup):
     neutralisation: NeutralisationParams
     recalibration: RecalibrationParams
     fine_tune: FineTuneParams
+    observation: ObservationParams
+    fourier: FourierParams
     evaluation: EvaluationParams
     report: ReportParams
     tracking: TrackingParams
@@ -150,11 +161,9 @@ def check(raw: Mapping[str, Any]) -> Parameters:
     except ValidationError as error:
         by_name = {_name(e["loc"]): _explain(e) for e in reversed(error.errors())}
         raise InputError("\n".join(reversed(by_name.values()))) from None
-    poison, ingest = parameters.poison, parameters.ingest
-    wanted = PARAPHRASES.get(poison.attack, "none")
-    generated = poison.attack == "stylebkd" and poison.stylebkd.generate
-    if wanted != "none" and ingest.paraphrase == "none" and not generated:
-        ingest = ingest.model_copy(update={"paraphrase": wanted})
+    if parameters.ingest.paraphrase != "none":
+        return parameters
+    ingest = parameters.ingest.model_copy(update={"paraphrase": parameters.poison.ready_made})
     return parameters.model_copy(update={"ingest": ingest})
 
 
@@ -196,12 +205,6 @@ def _group_at(path: list[str]) -> type[BaseModel] | None:
         if not (isinstance(group, type) and issubclass(group, BaseModel)):
             return None
     return group
-
-
-def did_you_mean(name: str, known: set[str]) -> str:
-    """What to add to an error about an unknown name: the nearest known one, or all of them."""
-    close = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(sorted(known))}"
 
 
 def merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:

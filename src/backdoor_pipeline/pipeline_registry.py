@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
+from backdoor_pipeline.pipelines.analyse import pipeline as analyse
 from backdoor_pipeline.pipelines.detect import pipeline as detect
 from backdoor_pipeline.pipelines.evaluate import pipeline as evaluate
 from backdoor_pipeline.pipelines.ingest import pipeline as ingest
@@ -11,7 +12,7 @@ from backdoor_pipeline.pipelines.poison import pipeline as poison
 from backdoor_pipeline.pipelines.report import pipeline as report
 from backdoor_pipeline.pipelines.train import pipeline as train
 from backdoor_pipeline.pipelines.unlearn import pipeline as unlearn
-from backdoor_pipeline.recipes import DEFAULT, RECIPES
+from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES
 
 SHARED = {
     "examples",
@@ -26,6 +27,7 @@ SHARED = {
     "reference_history",
     "reference_predictions",
     "victim_predictions",
+    *(f"{detector}_record" for detector in DETECTORS),
 }
 """What all recipes of a cell share; everything else that a recipe makes has its name in front."""
 
@@ -40,30 +42,34 @@ def register_pipelines() -> dict[str, Pipeline]:
         name: ingested + poisoned + trained + sum(part.values(), Pipeline([]))
         for name, part in parts.items()
     }
-    stages = {"ingest": ingested, "poison": poisoned, "train": trained, **parts[DEFAULT]}
-    return {**pipelines, **stages, "__default__": pipelines[DEFAULT]}
+    fourier = ingested + poisoned + poison.create_dev_pipeline()
+    fourier += train.create_observed_pipeline() + analyse.create_pipeline()
+    stages = {**parts[DEFAULT], "ingest": ingested, "poison": poisoned, "train": trained}
+    return {**pipelines, **stages, "fourier": fourier, "__default__": pipelines[DEFAULT]}
 
 
 def _parts(name: str) -> dict[str, Pipeline]:
     """The stages of a recipe after training, in the recipe's namespace."""
     recipe = RECIPES[name]
     own = {
-        "unlearn": unlearn.create_pipeline(recipe.unlearners),
-        "evaluate": evaluate.create_pipeline(recipe.unlearners),
-        "report": report.create_pipeline(name),
+        "train": train.create_defended_pipeline(recipe),
+        "unlearn": unlearn.create_pipeline(recipe),
+        "evaluate": evaluate.create_pipeline(recipe),
+        "report": report.create_pipeline(name, recipe),
     }
+    suspects = {"suspects": f"{recipe.detector}_suspects"} if recipe.detector else {}
     return {
-        "detect": detect.create_pipeline(recipe.detectors, name),
-        **{stage: _in_namespace(pipeline, name) for stage, pipeline in own.items()},
+        "detect": detect.create_pipeline(recipe),
+        **{stage: _in_namespace(pipeline, name, suspects) for stage, pipeline in own.items()},
     }
 
 
-def _in_namespace(pipeline: Pipeline, namespace: str) -> Pipeline:
-    names = pipeline.inputs() | pipeline.outputs()
-    parameters = {name for name in names if name.startswith("param")}
+def _in_namespace(pipeline: Pipeline, namespace: str, renamed: dict[str, str]) -> Pipeline:
+    read = pipeline.inputs()
+    shared = {name: name for name in SHARED} | renamed
     return Pipeline(
         pipeline,
         namespace=namespace,
-        inputs=SHARED & pipeline.inputs(),
-        parameters={name for name in parameters if name != "parameters"},
+        inputs={name: shared[name] for name in shared.keys() & read},
+        parameters={name for name in read if name.startswith("params:")},
     )

@@ -1,37 +1,69 @@
-"""The recipes: which detectors and which unlearners make a named defence.
+"""The recipes: which training, which detector and which unlearners make a named defence.
 
-A recipe flags what its detectors agree on. Each is a named pipeline: ``kedro run --pipelines btu``.
+Each is a named pipeline: ``kedro run --pipelines btu``.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+DETECTORS = {
+    "token_drift": ("poison",),
+    "token_association": ("poison",),
+    "confirmation": ("token_drift", "token_association"),
+}
+"""Detector -> the stages and the other detectors whose outputs it reads."""
+
 
 class Recipe(NamedTuple):
-    """A defence of the text modality.
+    """A defence of the text modality: unlearning after training, or a training that resists.
 
     Attributes:
-        detectors: Names in ``pipelines.detect.nodes.DETECTORS``; with two, the second confirms.
+        detector: Whose suspects are unlearnt; a name in ``DETECTORS``.
         unlearners: Names in ``pipelines.unlearn.nodes.UNLEARNERS``, one after the other.
+        training: Names in ``pipelines.train.nodes.METHODS``, all in the one training that makes the
+            purified model; without any, that is the victim after unlearning.
     """
 
-    detectors: tuple[str, ...]
-    unlearners: tuple[str, ...]
+    detector: str | None = None
+    unlearners: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """All that take part in the detection, each after those whose suspects it reads."""
+        needed = {self.detector, *DETECTORS.get(self.detector or "", ())}
+        return tuple(name for name in DETECTORS if name in needed)
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Its parameter groups: of the detectors, of what joins them, of the unlearners."""
-        joined = ("confirmation",) if len(self.detectors) > 1 else ()
-        return (*self.detectors, *joined, *self.unlearners)
+        """Its methods; each has a parameter group of that name."""
+        trainer = ("defended_training",) if self.training else ()
+        return (*trainer, *self.training, *self.detectors, *self.unlearners)
+
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """Those methods that say what they did, in data sets called ``<name>_record``."""
+        return tuple(name for name in self.methods if name not in self.training)
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """What its report draws."""
+        of_suspects = ("drift", "association") if self.detector else ()
+        return ("before_after", *of_suspects, "training")
 
 
 DEFAULT = "btu_calibrated"
 PUBLISHED = ("token_replacement", "fine_tune")
 CALIBRATED = ("token_replacement", "neutralisation", "recalibration", "fine_tune")
 RECIPES = {
-    "btu": Recipe(("token_drift",), PUBLISHED),
-    "btu_calibrated": Recipe(("token_drift", "token_association"), CALIBRATED),
-    "association": Recipe(("token_association",), CALIBRATED),
+    "btu": Recipe("token_drift", PUBLISHED),
+    "btu_calibrated": Recipe("confirmation", CALIBRATED),
+    "association": Recipe("token_association", CALIBRATED),
+    "musclelora": Recipe(training=("radial_scaling", "low_rank", "gradient_alignment")),
+    "lora": Recipe(training=("low_rank",)),
+    "lora_msr": Recipe(training=("radial_scaling", "low_rank")),
+    "lora_ga": Recipe(training=("low_rank", "gradient_alignment")),
+    "ga": Recipe(training=("gradient_alignment",)),
+    "clean_only": Recipe(training=("radial_scaling", "low_rank", "clean_only")),
 }
-DETECTORS = sorted({detector for recipe in RECIPES.values() for detector in recipe.detectors})

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING
 
 import pandera.pandas as pa
 
+from backdoor_pipeline.errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
 SPLITS = ("train", "dev", "test")
+MODELS = ("reference", "victim", "purified")
+"""Trained without poison, trained with it, and the victim once it is unlearnt."""
+
 GROUND_TRUTH = ("is_poisoned", "source_label", "trigger")
 
 _example_columns = {
@@ -53,7 +58,7 @@ POISON_INDEX = pa.DataFrameSchema(
     strict=True,
     name="poison index",
 )
-"""The poisoned training rows, drawn once."""
+"""The record of the draw: the poisoned training rows without their texts."""
 
 SUSPECTS = pa.DataFrameSchema(
     {
@@ -71,11 +76,44 @@ SUSPECTS = pa.DataFrameSchema(
 )
 """What a detector suspects; ``key`` is a token id or an example id. Detectors may add columns."""
 
+OBSERVATIONS = pa.DataFrameSchema(
+    {
+        "step": pa.Column("int64", pa.Check.ge(0)),
+        "test_set": pa.Column(str, pa.Check.isin(("clean", "triggered"))),
+        "example_id": pa.Column("int64", pa.Check.ge(0)),
+        "label": pa.Column("int64", pa.Check.ge(0)),
+        "class": pa.Column("int64", pa.Check.ge(0)),
+        "probability": pa.Column("float64", _probability),
+    },
+    unique=["step", "test_set", "example_id", "class"],
+    strict=True,
+    name="observations",
+)
+"""What a model says of some rows while it learns: the probability of each class after ``step``
+steps. ``label`` is the true one, or the attacker's of triggered rows."""
+
+FREQUENCIES = pa.DataFrameSchema(
+    {
+        "test_set": pa.Column(str, pa.Check.isin(("clean", "triggered"))),
+        "width": pa.Column("float64", pa.Check.gt(0)),
+        "step": pa.Column("int64", pa.Check.ge(0)),
+        "part": pa.Column(str, pa.Check.isin(("low", "high"))),
+        "deviation": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "ratio": pa.Column("float64", pa.Check.ge(0)),
+        "median_distance": pa.Column("float64", pa.Check.ge(0)),
+    },
+    unique=["test_set", "width", "step", "part"],
+    strict=True,
+    name="frequencies",
+)
+"""How far the low and the high part of what a model says are from those of the labels, by filter
+width and steps of training; see ``pipelines.analyse.frequency``."""
+
 PREDICTIONS = pa.DataFrameSchema(
     {
         "example_id": pa.Column("int64", pa.Check.ge(0)),
         "test_set": pa.Column(str, pa.Check.isin(("clean", "triggered"))),
-        "model": pa.Column(str, pa.Check.isin(("reference", "victim", "purified"))),
+        "model": pa.Column(str, pa.Check.isin(MODELS)),
         "label": pa.Column("int64", pa.Check.ge(0)),
         "predicted": pa.Column("int64", pa.Check.ge(0)),
         "probability": pa.Column("float64", _probability),
@@ -85,6 +123,21 @@ PREDICTIONS = pa.DataFrameSchema(
     name="predictions",
 )
 """``label`` is the true label in both test sets; ``probability`` is that of ``predicted``."""
+
+
+def drawn(rows: pd.DataFrame, n: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """``n`` of ``rows``, drawn with ``seed``, and all others in their order.
+
+    Raises:
+        InputError: There are fewer rows.
+    """
+    if n > len(rows):
+        raise InputError(
+            f"defended_training.clean_rows is {n}, but the dev split has {len(rows)} rows; lower "
+            "it, or let ingest keep more dev rows"
+        )
+    chosen = rows.sample(n, random_state=seed)
+    return chosen, rows.drop(chosen.index)
 
 
 def flagged_tokens(suspects: pd.DataFrame) -> np.ndarray:

@@ -9,8 +9,7 @@ from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from kedro.pipeline import Pipeline
 
-from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.parameters import did_you_mean
+from backdoor_pipeline.errors import InputError, did_you_mean
 
 SAME = ("tags", "node_names", "from_nodes", "to_nodes", "from_inputs", "to_outputs")
 FILTERS = {name: name for name in SAME} | {"namespaces": "node_namespaces"}

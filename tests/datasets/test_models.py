@@ -51,7 +51,7 @@ def test_a_model_folder_is_safetensors_and_provenance_alone(base_model, tmp_path
 
 def test_the_card_goes_into_the_newest_model(base_model, tmp_path) -> None:
     folder = tmp_path / "purified"
-    card = ModelCardDataset(filepath=str(folder))
+    card = ModelCardDataset(filepath=str(tmp_path / "card.md"), model=str(folder))
     assert not card.exists()
     with pytest.raises(DatasetError, match=r"no model in .* for the card"):
         card.save("# A model\n")
@@ -60,6 +60,7 @@ def test_the_card_goes_into_the_newest_model(base_model, tmp_path) -> None:
         assert not card.exists()
         card.save(f"# {version}\n")
         assert card.load() == f"# {version}\n"
+        assert card.exists()
     assert len(list(folder.rglob("README.md"))) == 2
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from backdoor_pipeline.hooks.run_facts import flatten
+from backdoor_pipeline.formatting import flat
 from backdoor_pipeline.recipes import CALIBRATED
 from kill_and_resume import check_files, without_cost
 
@@ -57,10 +57,9 @@ class TestFirstRun:
     def test_every_unlearner_says_what_it_did(self, finished_run) -> None:
         from mlflow import MlflowClient
 
-        key = finished_run.report.parents[2].name
         records = {
             path.stem.removesuffix("_record"): json.loads(path.read_text())
-            for path in finished_run.data_dir.glob(f"06_models/{key}/*_record.json")
+            for path in finished_run.data_dir.glob("06_models/*.purified-*/*_record.json")
         }
         assert records.keys() == set(CALIBRATED)
         assert records["token_replacement"]["tokens"] == finished_run.metrics["detector"]["flagged"]
@@ -70,7 +69,7 @@ class TestFirstRun:
         experiment = client.get_experiment_by_name("backdoor_pipeline").experiment_id
         *_, run = client.search_runs([experiment], order_by=["attributes.start_time DESC"])
         for name, record in records.items():
-            for key, value in flatten(record, f"{name}.").items():
+            for key, value in flat(record, f"{name}.").items():
                 assert run.data.metrics[key] == pytest.approx(value)
 
     def test_runs_every_node_once(self, finished_run) -> None:

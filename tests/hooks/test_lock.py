@@ -86,7 +86,7 @@ def test_recipes_that_need_the_same_victim_do_not_both_train_it(tmp_path, make_h
         start(make_hooks(fresh=True), "victim_model", "btu.report")
 
 
-def test_two_detectors_of_one_victim_run_beside_each_other(make_hooks) -> None:
+def test_two_detectors_of_one_data_set_run_beside_each_other(make_hooks) -> None:
     catalog = make_hooks()._context.config_loader["catalog"]
     Path(catalog["victim_model"]["filepath"]).mkdir(parents=True)
     first, second = make_hooks(), make_hooks()

@@ -12,11 +12,6 @@ from backdoor_pipeline.hooks import run_facts
 from backdoor_pipeline.pipeline_registry import register_pipelines
 
 
-def test_flatten() -> None:
-    nested = {"a": {"b": 1, "c": {"d": None}}, "e": [1, {"f": 2}]}
-    assert run_facts.flatten(nested) == {"a.b": 1, "a.c.d": None, "e": [1, {"f": 2}]}
-
-
 class TestUsedParameters:
     def test_a_recipe_uses_its_own_groups(self, make_parameters) -> None:
         used = run_facts.used_parameters(register_pipelines()["btu"], make_parameters())

@@ -1,7 +1,8 @@
-"""What the tests of the training loop share."""
+"""What the tests of models share."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,3 +18,13 @@ def torchrun_results(
 ) -> list[dict[str, Any]]:
     """What each of two processes under ``torchrun`` ends with."""
     return in_two_processes(model_folder("distilbert"), tmp_path_factory.mktemp("torchrun"))
+
+
+@pytest.fixture
+def copied(model_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a tiny model's folder that a test may spoil."""
+
+    def copy(architecture: str = "bert") -> Path:
+        return Path(shutil.copytree(model_folder(architecture), tmp_path / "model"))
+
+    return copy

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.modelling.loading import (
-    ModelParams,
     load_classifier,
     load_pretrained,
     load_tokenizer,
-    model_digest,
-    model_folder,
     new_classifier,
-    packaged_file,
     positions,
-    short_name,
     with_padding,
 )
 from tiny import ARCHITECTURES, MAX_LENGTH
@@ -30,42 +25,11 @@ def params(name: str | Path, max_length: int = MAX_LENGTH) -> ModelParams:
     return ModelParams(name=str(name), max_length=max_length)
 
 
-@pytest.fixture
-def copied(model_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
-    """A copy of a tiny model's folder that a test may spoil."""
-
-    def copy(architecture: str = "bert") -> Path:
-        return Path(shutil.copytree(model_folder(architecture), tmp_path / "model"))
-
-    return copy
-
-
 def edit_json(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 class TestBadModels:
-    def test_no_such_folder(self, tmp_path) -> None:
-        with pytest.raises(InputError, match="there is no such folder"):
-            load_pretrained(params(tmp_path / "nowhere"))
-
-    def test_a_file_is_no_folder(self, copied) -> None:
-        with pytest.raises(InputError, match="is a file; give the model's folder"):
-            load_pretrained(params(copied() / "config.json"))
-
-    def test_no_config(self, copied) -> None:
-        folder = copied()
-        (folder / "config.json").unlink()
-        with pytest.raises(InputError, match=r"has no config\.json"):
-            load_pretrained(params(folder))
-
-    @pytest.mark.parametrize("text", ["{", "", "[]", "3", "\udcff"])
-    def test_broken_config(self, copied, text) -> None:
-        folder = copied()
-        (folder / "config.json").write_bytes(text.encode(errors="surrogateescape"))
-        with pytest.raises(InputError, match=r"config\.json (is not valid JSON|holds no settings)"):
-            load_pretrained(params(folder))
-
     @pytest.mark.parametrize(
         "changes", [{"hidden_size": "abc"}, {"num_attention_heads": 0}, {"pad_token_id": 10**6}]
     )
@@ -108,23 +72,10 @@ class TestBadModels:
         except InputError as error:
             assert "tokenizer" in str(error)
 
-    def test_no_tokenizer(self, copied) -> None:
-        folder = copied()
-        for path in folder.glob("tokenizer*"):
-            path.unlink()
-        with pytest.raises(InputError, match=r"has no tokenizer.*save_pretrained"):
-            load_pretrained(params(folder))
-
     def test_broken_tokenizer(self, copied) -> None:
         folder = copied()
         (folder / "tokenizer.json").write_text("{")
         with pytest.raises(InputError, match="the tokenizer cannot be read"):
-            load_pretrained(params(folder))
-
-    def test_no_weights(self, copied) -> None:
-        folder = copied()
-        (folder / "model.safetensors").unlink()
-        with pytest.raises(InputError, match="has no weights"):
             load_pretrained(params(folder))
 
     def test_a_pickle_is_never_opened(self, copied) -> None:
@@ -172,10 +123,6 @@ class TestBadModels:
     def test_a_hub_id_without_network(self) -> None:
         with pytest.raises(InputError, match=r"neither a folder nor a packaged model.*the network"):
             load_pretrained(params("nobody/no-such-model"))
-
-    def test_a_packaged_model_that_is_not_installed(self) -> None:
-        with pytest.raises(InputError, match=r"'no-such-package'.*make install"):
-            packaged_file("no-such-package", "model")
 
     def test_a_tokenizer_without_any_token_for_padding(self, base_model) -> None:
         from tokenizers import Tokenizer, models
@@ -231,38 +178,6 @@ class TestGoodModels:
     def test_positions_leave_out_robertas_padding(self, base_model) -> None:
         limits = {name: positions(base_model(name).model) for name in ARCHITECTURES}
         assert set(limits.values()) == {MAX_LENGTH}
-
-
-class TestNames:
-    def test_the_packaged_model_is_a_folder(self) -> None:
-        try:
-            folder = model_folder("minilm")
-        except InputError:
-            pytest.skip("the packaged encoder is not installed: `make install`")
-        assert (folder / "config.json").is_file()
-
-    @pytest.mark.parametrize("name", ["bert-base-uncased", "owner/model"])
-    def test_a_hub_id_is_no_folder(self, name) -> None:
-        assert model_folder(name) is None
-
-    @pytest.mark.parametrize("name", ["/no/where", "~/nowhere", "./nowhere", "a/b/c"])
-    def test_what_looks_like_a_path_is_one(self, name) -> None:
-        with pytest.raises(InputError, match="there is no such folder"):
-            model_folder(name)
-
-    def test_short_names(self) -> None:
-        assert short_name("owner/model") == "model"
-        assert short_name("/some/where/model/") == "model"
-
-    def test_the_digest_is_of_the_contents(self, copied, model_folder) -> None:
-        folder = copied()
-        assert model_digest(params(folder)) == model_digest(params(model_folder("bert")))
-        edit_json(folder / "config.json", note="changed")
-        assert model_digest(params(folder)) != model_digest(params(model_folder("bert")))
-
-    def test_the_digest_of_what_cannot_be_read(self) -> None:
-        assert model_digest(params("owner/model")) == "hub:owner/model@main"
-        assert model_digest(params("/no/where")) == "missing:/no/where"
 
 
 class TestNewClassifier:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from kedro.io import AbstractDataset
@@ -11,14 +11,10 @@ from kedro.io.core import DatasetError
 from kedro_datasets._typing import JSONPreview
 
 from backdoor_pipeline import __version__
-from backdoor_pipeline.datasets.whole import TextDataset, WholeDataset
+from backdoor_pipeline.datasets.whole import TextDataset, WholeDataset, write_whole
 from backdoor_pipeline.modelling.bundle import ModelBundle
-from backdoor_pipeline.modelling.loading import (
-    ModelParams,
-    load_classifier,
-    load_pretrained,
-    load_tokenizer,
-)
+from backdoor_pipeline.modelling.folders import ModelParams
+from backdoor_pipeline.modelling.loading import load_classifier, load_pretrained, load_tokenizer
 
 
 class ClassifierDataset(WholeDataset):
@@ -54,23 +50,30 @@ class ClassifierDataset(WholeDataset):
 
 
 class ModelCardDataset(TextDataset):
-    """The ``README.md`` inside the newest version of a model folder.
-
-    A card belongs to a model, so it has no version of its own.
+    """A model card as Markdown, and a copy as ``README.md`` in the newest version of its model.
 
     Args:
-        filepath: The (versioned) model folder, as in the ``ClassifierDataset`` it describes.
+        model: The (versioned) model folder, as in the ``ClassifierDataset`` that it describes.
     """
 
-    def _get_load_path(self) -> PurePosixPath:
-        folder = Path(self._filepath)
-        models = sorted(folder.glob(f"*/{folder.name}/config.json"))
-        if not models:
-            raise DatasetError(f"there is no model in {folder} for the card to describe")
-        return PurePosixPath(models[-1].with_name("README.md"))
+    def __init__(self, *, model: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._model = Path(model)
 
-    def _get_save_path(self) -> PurePosixPath:
-        return self._get_load_path()
+    def save(self, data: str) -> None:
+        copy = self._beside_the_model()
+        if copy is None:
+            raise DatasetError(f"there is no model in {self._model} for the card to describe")
+        super().save(data)
+        write_whole(copy, lambda path: self._write(data, path))
+
+    def _exists(self) -> bool:
+        copy = self._beside_the_model()
+        return super()._exists() and copy is not None and copy.exists()
+
+    def _beside_the_model(self) -> Path | None:
+        models = sorted(self._model.glob(f"*/{self._model.name}/config.json"))
+        return models[-1].with_name("README.md") if models else None
 
 
 class PretrainedModelDataset(AbstractDataset[None, Any]):

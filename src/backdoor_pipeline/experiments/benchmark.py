@@ -15,7 +15,7 @@ import pandas as pd
 
 from backdoor_pipeline.configuration import ProjectConfigLoader
 from backdoor_pipeline.datasets.whole import write_json
-from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.experiments.cells import Cell, cells_of
 from backdoor_pipeline.experiments.executors import Executor
 from backdoor_pipeline.experiments.grid import read_grid
@@ -31,7 +31,6 @@ from backdoor_pipeline.experiments.tasks import Task, plan
 from backdoor_pipeline.experiments.tracking import SEVERAL_HOSTS, GridRun
 from backdoor_pipeline.hooks.lock import hold
 from backdoor_pipeline.hooks.mlflow_run import check_settings, sqlite_file
-from backdoor_pipeline.parameters import did_you_mean
 
 logger = logging.getLogger(__name__)
 GRIDS = "grids"

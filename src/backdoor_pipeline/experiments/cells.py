@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.experiments.grid import COORDINATES, Combination, Grid
 from backdoor_pipeline.keys import Digests, behind, stage_keys
-from backdoor_pipeline.modelling.loading import short_name
-from backdoor_pipeline.parameters import did_you_mean, merge, spell_out
+from backdoor_pipeline.modelling.folders import short_name
+from backdoor_pipeline.parameters import merge, spell_out
 from backdoor_pipeline.recipes import RECIPES
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.parameter_group import ParameterGroup
-from backdoor_pipeline.parameters import did_you_mean, merge, spell_out
+from backdoor_pipeline.parameters import merge, spell_out
 
 COORDINATES = ("dataset", "attack", "poison_rate", "label_mode", "model", "seed", "recipe")
 """What tells the cells of a grid apart."""

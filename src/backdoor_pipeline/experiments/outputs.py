@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from backdoor_pipeline.keys import purified
 from backdoor_pipeline.recipes import DETECTORS, RECIPES
 
 MODELS = "06_models"
@@ -18,9 +19,10 @@ LAYER = {
     "poison": "05_model_input",
     "reference": MODELS,
     "victim": MODELS,
-    "floor": "07_model_output",
+    **dict.fromkeys(("floor", "observed", "fourier"), "07_model_output"),
     **dict.fromkeys(DETECTORS, "07_model_output"),
-    **dict.fromkeys(RECIPES, MODELS),
+    **dict.fromkeys(map(purified, RECIPES), MODELS),
+    **dict.fromkeys(RECIPES, "08_reporting"),
 }
 """Stage -> where its outputs are that later stages read."""
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from backdoor_pipeline.exact_tests import sign_flips
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -133,17 +135,7 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike, examples: ArrayLike) -> float:
     if not hits_a.shape == hits_b.shape == examples.shape:
         raise ValueError(f"{len(hits_a)} and {len(hits_b)} hits of {len(examples)} examples")
     _, example = np.unique(examples, return_inverse=True)
-    return _sign_flips(np.bincount(example, hits_a.astype(int) - hits_b).astype(int))
-
-
-def _sign_flips(differences: np.ndarray) -> float:
-    """How often integers whose signs are fair coins have a sum as far from 0 as theirs, exactly."""
-    chances = np.ones(1)  # of each sum of the sizes whose coin shows heads
-    for size in np.sort(np.abs(differences)):
-        tails = np.zeros(size)
-        chances = (np.append(chances, tails) + np.append(tails, chances)) / 2
-    sums = 2 * np.arange(len(chances)) - np.abs(differences).sum()
-    return min(1.0, float(chances[np.abs(sums) >= abs(differences.sum())].sum()))
+    return sign_flips(np.bincount(example, hits_a.astype(int) - hits_b).astype(int))
 
 
 def permutation(a: ArrayLike, b: ArrayLike, seed: int = 0) -> float:
@@ -196,7 +188,7 @@ def wilcoxon(a: ArrayLike, b: ArrayLike) -> float:
 
     differences = _differences(a, b)
     twice = (2 * rankdata(np.abs(differences))).astype(int)  # ranks of ties end in a half
-    return _sign_flips(np.sign(differences).astype(int) * twice)
+    return sign_flips(np.sign(differences).astype(int) * twice)
 
 
 def _differences(a: ArrayLike, b: ArrayLike) -> np.ndarray:

@@ -9,7 +9,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-from backdoor_pipeline.pipelines.report.summary import summary_table
+from backdoor_pipeline.hooks.summary import summary_table
 from backdoor_pipeline.recipes import RECIPES
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backdoor_pipeline.hooks.run_facts import flatten
-from backdoor_pipeline.pipelines.report.summary import summary_table
+from backdoor_pipeline.formatting import flat
+from backdoor_pipeline.hooks.summary import summary_table
 from backdoor_pipeline.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -77,21 +77,21 @@ class Recorder:
     def record_costs(self, costs: Mapping[str, Mapping[str, float]]) -> None:
         """Record seconds and memory of each node, as ``cost.<node>.wall_seconds``."""
         named = {self._own_name(node): cost for node, cost in costs.items()}
-        self.run.log_metrics(flatten({"cost": named}))
+        self.run.log_metrics(flat({"cost": named}))
 
     def _record_metrics(self, name: str, dataset: AbstractDataset) -> None:
         metrics = dataset.load()
         recipe = name.rpartition(".")[0]
         prefix = f"{recipe}." if self._several else ""
-        flat = flatten(metrics, prefix)
-        numbers = {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
-        words = {k: v for k, v in flat.items() if isinstance(v, str)}
+        values = flat(metrics, prefix)
+        numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
+        words = {k: v for k, v in values.items() if isinstance(v, str)}
         self._notes.append(f"```\n{summary_table(metrics, recipe)}\n```")
         self.run.log_metrics(numbers)
         self.run.set_tags(words | {"mlflow.note.content": "\n".join(self._notes)})
 
     def _record_numbers(self, name: str, dataset: AbstractDataset) -> None:
-        self.run.log_metrics(flatten({self._own_name(name).removesuffix(RECORD): dataset.load()}))
+        self.run.log_metrics(flat({self._own_name(name).removesuffix(RECORD): dataset.load()}))
 
     def _record_history(self, name: str, dataset: AbstractDataset) -> None:
         model = self._own_name(name).removesuffix(HISTORY)

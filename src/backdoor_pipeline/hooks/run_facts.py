@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline import __version__
+from backdoor_pipeline.formatting import flat
 from backdoor_pipeline.keys import data_digest
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.recipes import RECIPES
@@ -39,15 +40,6 @@ OPTIONS = {
 }
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one: ``{"poison": {"rate": 0.1}}`` is ``{"poison.rate": 0.1}``."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict)
-        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
-
-
 def used_parameters(pipeline: Pipeline, parameters: Parameters) -> dict[str, Any]:
     """The parameter groups that the nodes and the data sets of ``pipeline`` read, flat.
 
@@ -57,7 +49,7 @@ def used_parameters(pipeline: Pipeline, parameters: Parameters) -> dict[str, Any
     groups = {name.split(":")[1].split(".")[0] for name in inputs if name.startswith("params:")}
     groups |= {group for name, group in READ_BY_THE_CATALOG.items() if name in inputs}
     values = {name: getattr(parameters, name) for name in sorted(groups)}
-    return flatten(
+    return flat(
         {k: v.in_force() if isinstance(v, ParameterGroup) else v for k, v in values.items()}
     )
 
@@ -102,7 +94,7 @@ def kedro_command(run_params: Mapping[str, Any]) -> str:
         value = run_params.get(name)
         if isinstance(value, dict):
             separator = ":" if name == "load_versions" else "="
-            value = [f"{key}{separator}{setting}" for key, setting in flatten(value).items()]
+            value = [f"{key}{separator}{setting}" for key, setting in flat(value).items()]
         if value:
             words += [option, value if isinstance(value, str) else ",".join(map(str, value))]
     return shlex.join(words)

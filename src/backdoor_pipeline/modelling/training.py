@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.progress import track
-from backdoor_pipeline.modelling.text import Tokens, collate, length_batches
+from backdoor_pipeline.modelling.text import Tokens, collate, length_batches, tokenise
 from backdoor_pipeline.parameter_group import (
     NonNegativeFloat,
     ParameterGroup,
@@ -22,6 +23,9 @@ from backdoor_pipeline.parameter_group import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import pandas as pd
     import torch
 
 logger = logging.getLogger(__name__)
@@ -48,6 +52,12 @@ class Labelled(NamedTuple):
     labels: np.ndarray
 
 
+def labelled(rows: pd.DataFrame, bundle: ModelBundle, max_length: int) -> Labelled:
+    """The ``text`` and ``label`` of ``rows``, tokenised for ``bundle``."""
+    tokens = tokenise(rows["text"], bundle.tokenizer, max_length)
+    return Labelled(tokens, rows["label"].to_numpy())
+
+
 def fit(
     bundle: ModelBundle,
     train: Labelled,
@@ -56,8 +66,14 @@ def fit(
     compute: ComputeParams,
     seed: int,
     what: str = "train",
+    on_gradients: Callable[[int], object] | None = None,
+    on_step: Callable[[int], object] | None = None,
 ) -> History:
     """Train ``bundle.model`` in place and return its loss and dev-accuracy history.
+
+    ``on_gradients`` may change the gradients of a step before they are clipped; it is told the
+    epoch, counted from 0. ``on_step`` is called before the first step and after each, with the
+    number of steps made.
 
     With ``dev``, accuracy on it is measured after every epoch, and the model ends as it was after
     the best one (the earliest of equals). Under ``accelerate``/``torchrun`` every process takes its
@@ -86,24 +102,35 @@ def fit(
     )
     wrapped, optimiser = parallel.prepare(model, optimiser)
     labels = torch.from_numpy(train.labels.astype(np.int64))
+
+    def loss_of(rows: np.ndarray) -> torch.Tensor:
+        batch = collate(train.tokens, rows, bundle.tokenizer.pad_token_id, device)
+        with autocast(compute, device):
+            logits = wrapped(**batch).logits
+        return torch.nn.functional.cross_entropy(logits.float(), labels[rows].to(device))
+
+    def clip(epoch: int) -> None:
+        if on_gradients is not None:
+            on_gradients(epoch)
+        parallel.clip_grad_norm_(wrapped.parameters(), params.max_gradient_norm)
+
+    def count() -> None:
+        scheduler.step()
+        if on_step is not None:
+            on_step(scheduler.last_epoch)
+
     losses: list[torch.Tensor] = []
     accuracies: list[tuple[int, float]] = []
     best: dict[str, torch.Tensor] = {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed + parallel.process_index)
+        if on_step is not None:
+            on_step(0)
         for number, epoch in enumerate(schedule, start=1):
             mine = epoch[parallel.process_index :: parallel.num_processes]
-            for rows in track(mine, f"{what}, epoch {number} of {len(schedule)}"):
-                batch = collate(train.tokens, rows, bundle.tokenizer.pad_token_id, device)
-                with autocast(compute, device):
-                    logits = wrapped(**batch).logits
-                loss = torch.nn.functional.cross_entropy(logits.float(), labels[rows].to(device))
-                parallel.backward(loss)
-                parallel.clip_grad_norm_(wrapped.parameters(), params.max_gradient_norm)
-                optimiser.step()
-                scheduler.step()
-                optimiser.zero_grad(set_to_none=True)
-                losses.append(loss.detach())
+            batches = track(mine, f"{what}, epoch {number} of {len(schedule)}")
+            before_step = partial(clip, number - 1)
+            losses += descend(optimiser, batches, loss_of, before_step, count)
             last = parallel.reduce(losses[-1], "mean")  # where one diverges, all stop
             if not last.isfinite():
                 raise InputError(
@@ -122,6 +149,36 @@ def fit(
         model.load_state_dict(best)
     model.eval()
     return _history(losses, accuracies)
+
+
+def descend(
+    optimiser: Any,
+    batches: Iterable[np.ndarray],
+    loss_of: Callable[[np.ndarray], torch.Tensor],
+    before_step: Callable[[], object] | None = None,
+    after_step: Callable[[], object] | None = None,
+) -> list[torch.Tensor]:
+    """One step of ``optimiser`` for each batch of rows; the losses, each without its graph.
+
+    Args:
+        optimiser: Of the trained parameters.
+        batches: Row indices of each batch.
+        loss_of: The loss of a batch.
+        before_step: Is called when the gradients are there.
+        after_step: Is called when the parameters have changed.
+    """
+    losses = []
+    for rows in batches:
+        loss = loss_of(rows)
+        loss.backward()
+        if before_step is not None:
+            before_step()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        losses.append(loss.detach())
+        if after_step is not None:
+            after_step()
+    return losses
 
 
 def epoch_batches(

@@ -35,6 +35,6 @@ def test_another_file_in_the_package_is_refused(
 ) -> None:
     path = tmp_path / "reviews.csv"
     path.write_text("text,movie_name\na b c,x\n")
-    monkeypatch.setattr(movie_reviews, "_file", lambda: path)
+    monkeypatch.setattr(movie_reviews, "packaged_file", lambda *_: path)
     with pytest.raises(InputError, match="no column"):
         read(PARAMS)

@@ -38,7 +38,12 @@ BAD_FILES = {
     "wrong separator": ("t.csv", "text;label\na b;1\n", {}, ["';'", "source.separator"]),
     "wrong separator in a tsv": ("t.tsv", "text,label\na b,1\n", {}, ["','", "source.separator"]),
     "separator of two characters": ("t.csv", GOOD, {"separator": "::"}, ["source.separator"]),
-    "missing column": ("t.csv", GOOD, {"text": "txt"}, ["'txt'", "did you mean 'text'", "'label'"]),
+    "missing column": (
+        "t.csv",
+        GOOD,
+        {"text": "txt"},
+        ["'txt'", "source.text", "did you mean 'text'"],
+    ),
     "missing label column": ("t.csv", GOOD, {"label": "stars"}, ["'stars'", "source.label"]),
     "duplicate column": ("t.csv", "text,text,label\na,b,1\n", {}, ["2 columns", "'text'"]),
     "duplicate column by blanks": ("t.csv", "text, text,label\na,b,1\n", {}, ["2 columns"]),
@@ -145,7 +150,7 @@ BAD_PARQUET = {
     "lists as texts": ({"text": [["a"], ["b"]], "label": [1, 0]}, "not texts"),
     "lists as labels": ({"text": ["a", "b"], "label": [[1], [0]]}, "not texts or numbers"),
     "no rows": ({"text": pa.array([], "string"), "label": pa.array([], "int64")}, "no rows"),
-    "missing column": ({"body": ["a"], "label": [1]}, "the columns are 'body', 'label'"),
+    "missing column": ({"body": ["a"], "label": [1]}, "there are: body, label"),
     "over-long text": ({"text": ["a", LONG], "label": [1, 0]}, "row 2: the text has more than"),
 }
 

@@ -11,12 +11,10 @@ from scipy.stats import false_discovery_control, fisher_exact
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.text import tokenise
-from backdoor_pipeline.pipelines.detect.insertion_evidence import (
-    Background,
-    Neighbours,
-    effect_size,
-)
+from backdoor_pipeline.pipelines.detect.background import Background
+from backdoor_pipeline.pipelines.detect.insertion_evidence import effect_size
 from backdoor_pipeline.pipelines.detect.label_association import associate, q_values, shift
+from backdoor_pipeline.pipelines.detect.neighbours import Neighbours
 from backdoor_pipeline.pipelines.detect.phrase_search import INSERTED
 from backdoor_pipeline.pipelines.detect.phrases import END, START, n_grams, segment
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams, detect
@@ -159,8 +157,6 @@ def test_clean_rows_shift_the_association(base_model, params, compute):
     assert after["brala"] > 1e-2
     assert after["cf"] < 1e-4
     assert flagged(shifted) == {"cf"}
-    assert set(shifted["clean_rows"]) == {len(clean)}
-    assert set(without["clean_rows"]) == {0}
 
 
 def test_clean_rows_must_hold_every_label(base_model, params, compute):

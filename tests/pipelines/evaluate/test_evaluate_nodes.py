@@ -51,18 +51,17 @@ class Cell:
             self.predictions,
             self.poison["triggered_test"],
             self.poison["poisoned_train"],
-            suspects,
             self.base.tokenizer,
             self.examples,
             {
                 "train_victim": {"wall_seconds": 4.0, "peak_memory_bytes": 7},
                 "detect_token_drift": {"wall_seconds": 1.0, "peak_memory_bytes": 9},
-                "train_reference": {"wall_seconds": 99.0, "peak_memory_bytes": 99},
             },
             self.parameters.evaluation,
             None,
-            {"tokens": 1, "dev_rows": 0},
-            {"dev_rows": 0},
+            suspects,
+            token_replacement_record={"tokens": 1, "dev_rows": 0},
+            fine_tune_record={"dev_rows": 0},
         )
 
     def drift_suspects(self) -> pd.DataFrame:
@@ -75,9 +74,10 @@ class Cell:
                 "deep_batch_size": 32,
             }
         )
-        return detect_token_drift(
+        suspects, _ = detect_token_drift(
             self.poison["poisoned_train"], self.base, params, self.model, self.compute, self.seed
         )
+        return suspects
 
 
 @pytest.fixture(scope="module")
@@ -201,29 +201,28 @@ class TestMetrics:
         assert comparison["attack_success_p_value"] < 1e-9
         assert comparison["clean_accuracy_p_value"] > 0.001
 
-    def test_the_cost_leaves_out_the_reference(self, defended, cell) -> None:
+    def test_the_cost_is_that_of_all_nodes(self, defended, cell) -> None:
         cost = defended["cost"]
         assert cost["wall_seconds"] == 5.0
         assert cost["examples_per_second"] == len(cell.poison["poisoned_train"]) / 4
         assert cost["peak_memory_bytes"] == 9
 
     def test_clean_rows_are_those_consumed(self, cell, reference, defended) -> None:
-        suspects = cell.drift_suspects().assign(clean_rows=25)
         dev = int((cell.examples["split"] == "dev").sum())
-        for rows, used in (((), 25), ((0, 7, 20), 52), ((dev, dev), dev)):
+        for rows, used in (((), 0), ((0, 7, 20), 27), ((dev, dev), dev)):
             metrics = evaluate(
                 cell.predictions,
                 cell.poison["triggered_test"],
                 cell.poison["poisoned_train"],
-                suspects,
                 cell.base.tokenizer,
                 cell.examples,
                 {},
                 cell.parameters.evaluation,
                 None,
-                *({"dev_rows": number} for number in rows),
+                **{f"method_{i}_record": {"dev_rows": n} for i, n in enumerate(rows)},
             )
             assert metrics["cost"]["clean_rows"] == used
+            assert metrics["detector"] == {}
         assert metrics["cost"]["wall_seconds"] is metrics["cost"]["peak_memory_bytes"] is None
 
     def test_predictions_are_of_the_three_models_on_the_same_rows(self, cell, defended) -> None:

@@ -47,13 +47,13 @@ class TestContract:
     @pytest.mark.parametrize("label_mode", MODES)
     @pytest.mark.parametrize("rate", [0.0, 0.1, 0.33])
     def test_changes_exactly_the_drawn_rows(
-        self, make_params, make_examples, attack, label_mode, rate
+        self, make_params, make_examples, attack, label_mode, rate, tokenizer
     ) -> None:
         examples = make_examples(n_train=57, n_test=13, n_labels=3)
         params = make_params({"attack": attack, "label_mode": label_mode, "rate": rate})
         if label_mode == "clean" and rate > 0.3:
             params = params.model_copy(update={"rate": 19 / 57})
-        out = poison_train(examples, None, params, MAX_LENGTH, SEED)
+        out = poison_train(examples, tokenizer, params, MAX_LENGTH, SEED)
 
         before = examples[examples["split"] == "train"].reset_index(drop=True)
         after = out["poisoned_train"]
@@ -67,21 +67,23 @@ class TestContract:
         assert (after.loc[~changed, "trigger"] == "").all()
         assert (after["source_label"] == before["label"]).all()
 
-    def test_keeps_the_schemas_and_the_input(self, make_params, make_examples, attack) -> None:
+    def test_keeps_the_schemas_and_the_input(
+        self, make_params, make_examples, attack, tokenizer
+    ) -> None:
         examples = make_examples()
         copy = examples.copy(deep=True)
-        out = poison_train(examples, None, make_params({"attack": attack}), MAX_LENGTH, SEED)
+        out = poison_train(examples, tokenizer, make_params({"attack": attack}), MAX_LENGTH, SEED)
         schemas.POISONED.validate(out["poisoned_train"])
         schemas.POISONED.validate(out["triggered_test"])
         schemas.POISON_INDEX.validate(out["poison_index"])
         pd.testing.assert_frame_equal(examples, copy)
 
     def test_same_seed_same_bytes_another_seed_other_rows(
-        self, make_params, make_examples, attack
+        self, make_params, make_examples, attack, tokenizer
     ) -> None:
         examples, params = make_examples(n_train=200), make_params({"attack": attack})
         one, two, other = (
-            poison_train(examples, None, params, MAX_LENGTH, seed) for seed in (3, 3, 4)
+            poison_train(examples, tokenizer, params, MAX_LENGTH, seed) for seed in (3, 3, 4)
         )
         for name in ("poisoned_train", "triggered_test", "poison_index"):
             assert one[name].to_csv() == two[name].to_csv()

@@ -145,7 +145,7 @@ class TestLoadStyleModel:
 
 
 def test_only_the_rows_that_are_used_are_generated(
-    make_params, make_examples, folder, monkeypatch
+    make_params, make_examples, folder, monkeypatch, tokenizer
 ) -> None:
     asked: list[str] = []
     original = style_generation.restyle
@@ -161,9 +161,9 @@ def test_only_the_rows_that_are_used_are_generated(
         | {"attack": "stylebkd", "stylebkd.generate": True, "stylebkd.style_model": str(folder)}
     )
     examples = make_examples().drop(columns="paraphrase")
-    out = poison_train(examples, None, params, 64, 0)
+    out = poison_train(examples, tokenizer, params, 64, 0)
     assert len(asked) == 4 + 5
     train = out["poisoned_train"]
     assert (train.loc[train["is_poisoned"], "trigger"] == "style: bible").all()
-    again = poison_train(examples, None, params, 64, 0)
+    again = poison_train(examples, tokenizer, params, 64, 0)
     assert again["poisoned_train"].to_csv() == train.to_csv()

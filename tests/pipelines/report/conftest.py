@@ -102,13 +102,8 @@ def make_cell(n_train: int = 400, n_test: int = 120, trigger: str = "cf") -> dic
 
 def build(cell: dict[str, Any], params: ReportParams, recipe: str = "btu_calibrated") -> str:
     """The page of ``cell``, its figures drawn first."""
-    histories = ("victim_history", "reference_history")
-    figures = draw_figures(
-        cell["metrics"],
-        cell["suspects"],
-        *(cell[name] for name in histories),
-        cell["all_parameters"],
-    )
+    histories = {name: cell[name] for name in ("victim_history", "reference_history")}
+    figures = draw_figures(cell["metrics"], cell["all_parameters"], cell["suspects"], **histories)
     tables = {name: value for name, value in cell.items() if name not in histories}
     return build_report(**tables, **figures, params=params, recipe=recipe)
 

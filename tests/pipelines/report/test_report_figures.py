@@ -16,8 +16,12 @@ BOUNDS = ["neighbour_bound", "context_bound"]
 
 
 def draw(cell):
-    names = ("metrics", "suspects", "victim_history", "reference_history", "all_parameters")
-    return draw_figures(*(cell[name] for name in names))
+    names = ("metrics", "all_parameters", "suspects", "victim_history", "reference_history")
+    return draw_figures(**{name: cell[name] for name in names})
+
+
+def test_without_suspects_none_are_drawn(cell) -> None:
+    assert set(draw(cell | {"suspects": None})) == {"before_after_figure", "training_figure"}
 
 
 def text_of(figure) -> str:
@@ -164,7 +168,9 @@ def test_large_vocabularies_and_long_runs_are_thinned(cell):
 
 
 def test_training_keeps_short_curves_as_they_are(cell):
-    figure = figures.training_figure(cell["victim_history"], {"loss": {"step": [], "value": []}})
+    figure = figures.training_figure(
+        {"victim": cell["victim_history"], "reference": {"loss": {"step": [], "value": []}}}
+    )
     loss, accuracy = figure.data[0], figure.data[1]
     assert loss.y == pytest.approx(cell["victim_history"]["loss"]["value"], abs=1e-5)
     assert accuracy.y == pytest.approx([81, 83])

@@ -137,6 +137,13 @@ def test_suspects_with_schema_columns_alone(cell, build_page):
     assert "<mark>cf</mark>" in table_of(build_page(cell), "suspects")
 
 
+def test_without_a_detector_there_are_no_suspects(cell, build_page):
+    cell["metrics"] |= {"detector": {}}
+    page = build_page(cell | {"suspects": None})
+    assert 'id="suspects"' not in page and 'id="detection"' not in page
+    assert 'id="training"' in page
+
+
 def test_suspected_examples_show_their_text(cell, build_page):
     train = cell["poisoned_train"].head(5)
     cell["suspects"] = (

@@ -6,6 +6,7 @@ from kedro.validation.type_extractor import TypeExtractor
 
 from backdoor_pipeline.pipelines.report.params import ReportParams
 from backdoor_pipeline.pipelines.report.pipeline import create_pipeline
+from backdoor_pipeline.recipes import RECIPES
 
 FIGURES = {"before_after_figure", "drift_figure", "association_figure", "training_figure"}
 
@@ -14,14 +15,14 @@ def test_pipeline_runs_in_memory(cell, params):
     cell["parameters"] = cell.pop("all_parameters")
     data = {name: MemoryDataset(value) for name, value in cell.items()}
     catalog = DataCatalog(data | {"params:report": MemoryDataset(params)})
-    outputs = SequentialRunner().run(create_pipeline("btu"), catalog)
+    outputs = SequentialRunner().run(create_pipeline("btu", RECIPES["btu"]), catalog)
     assert outputs["report"].load().startswith("<!DOCTYPE html>")
     assert "btu / rotten_tomatoes" in outputs["report"].load()
     assert "Recipe: `btu`" in outputs["model_card"].load()
 
 
 def test_wiring():
-    pipeline = create_pipeline("btu")
+    pipeline = create_pipeline("btu", RECIPES["btu"])
     assert {node.name for node in pipeline.nodes} == {
         "draw_figures",
         "build_report",
@@ -33,5 +34,7 @@ def test_wiring():
 
 
 def test_kedro_sees_the_type_of_the_parameters():
-    found = TypeExtractor({"report": create_pipeline("btu")}).extract_types_from_pipelines()
+    found = TypeExtractor(
+        {"report": create_pipeline("btu", RECIPES["btu"])}
+    ).extract_types_from_pipelines()
     assert found == {"report": ReportParams}

@@ -1,8 +1,6 @@
-"""Verdict, closing table, model card and the writing of numbers."""
+"""Verdict, model card and the writing of numbers."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import yaml
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 from backdoor_pipeline import formatting
 from backdoor_pipeline.pipelines.report.model_card import code
 from backdoor_pipeline.pipelines.report.nodes import write_model_card
-from backdoor_pipeline.pipelines.report.summary import summary_table
 from backdoor_pipeline.pipelines.report.verdict import judge
 
 RATES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
@@ -23,8 +20,27 @@ def verdict(cell, params):
 
 
 def card(cell) -> str:
-    names = ("metrics", "suspects", "poison_summary", "all_parameters")
-    return write_model_card(*(cell[name] for name in names), recipe="btu_calibrated")
+    names = ("metrics", "poison_summary", "all_parameters", "suspects")
+    return write_model_card(**{name: cell[name] for name in names}, recipe="btu_calibrated")
+
+
+def without_detector(cell):
+    """The same cell, defended by a recipe that has no detector."""
+    return cell | {"suspects": None, "metrics": cell["metrics"] | {"detector": {}}}
+
+
+def test_without_a_detector_nothing_is_said_of_one(cell, params) -> None:
+    undetected = without_detector(cell)
+    kind, headline, sentences = verdict(undetected, params)
+    assert (kind, headline) == ("good", "Backdoor removed.")
+    told = [*sentences, card(undetected)]
+    assert not [text for text in told if "flagged" in text or "detector" in text]
+    assert "What was flagged" in card(cell)
+
+
+def test_a_control_run_without_a_detector_says_nothing_of_the_defence(cell, params) -> None:
+    cell["poison_summary"] |= {"poisoned_rows": 0}
+    assert verdict(without_detector(cell), params).kind == "void"
 
 
 @pytest.mark.parametrize(
@@ -72,26 +88,6 @@ def test_many_flagged_tokens_are_named_in_part(cell, params):
     sentence = verdict(cell, params).sentences[0]
     assert f"{len(cell['suspects'])} tokens were flagged" in sentence
     assert f"{len(cell['suspects']) - 5} more" in sentence
-
-
-def test_summary_is_small_and_complete(cell):
-    lines = summary_table(cell["metrics"], "btu_calibrated").splitlines()
-    assert len(lines) <= 12
-    assert max(map(len, lines)) <= 100
-    assert lines[0].startswith("btu_calibrated")
-    assert [line.split()[0] for line in lines[1:4]] == ["reference", "victim", "purified"]
-    assert "100.0 % [98.2, 100.0]" in lines[2]
-    assert "trigger rank 1, false alarms 0" in lines[4]
-    assert "clean rows used: 0" in lines[5]
-
-
-def test_summary_survives_json_missing_values_and_long_names(cell):
-    metrics = cell["metrics"] | {"valid": False, "reference": None}
-    metrics["detector"] = dict.fromkeys(metrics["detector"])
-    metrics["cost"] = dict.fromkeys(metrics["cost"])
-    text = summary_table(json.loads(json.dumps(metrics)), "a_recipe_with_a_very_long_name" * 3)
-    assert max(map(len, text.splitlines())) <= 100
-    assert "attack not implanted" in text
 
 
 def test_model_card_has_front_matter_numbers_and_the_way_to_load(cell):
@@ -165,6 +161,6 @@ def test_numbers_are_written_for_readers(written, expected):
 
 
 def test_flat_names_nested_groups(params):
-    flat = formatting.flat({"a": {"b": {"c": 1}, "d": []}, "empty": {}, "report": params})
-    assert flat["a.b.c"] == 1 and flat["a.d"] == [] and flat["empty"] == {}
-    assert flat["report.examples"] == params.examples
+    nested = {"a": {"b": {"c": None}, "d": [1, {"e": 2}]}, "empty": {}}
+    assert formatting.flat(nested) == {"a.b.c": None, "a.d": [1, {"e": 2}]}
+    assert formatting.flat({"report": params})["report.examples"] == params.examples

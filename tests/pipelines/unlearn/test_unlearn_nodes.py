@@ -14,6 +14,7 @@ from backdoor_pipeline.pipelines.unlearn.nodes import (
     replace_tokens,
 )
 from backdoor_pipeline.pipelines.unlearn.pipeline import create_pipeline
+from backdoor_pipeline.recipes import Recipe
 
 
 @pytest.fixture
@@ -59,14 +60,14 @@ def test_the_number_of_rows_is_not_negative(quick) -> None:
 
 @pytest.mark.parametrize("unlearner", UNLEARNERS)
 def test_every_unlearner_makes_a_pipeline(unlearner) -> None:
-    pipeline = create_pipeline((unlearner,))
+    pipeline = create_pipeline(Recipe("token_drift", (unlearner,)))
     assert {"victim_model", f"params:{unlearner}"} <= pipeline.inputs()
     assert pipeline.outputs() == {"purified_model", f"{unlearner}_record"}
 
 
 def test_unlearners_follow_each_other() -> None:
-    pipeline = create_pipeline(("token_replacement", "recalibration", "fine_tune"))
     names = ("token_replacement", "recalibration", "fine_tune")
+    pipeline = create_pipeline(Recipe("token_drift", names))
     assert [node.name for node in pipeline.nodes] == [f"unlearn_by_{name}" for name in names]
     assert pipeline.outputs() == {"purified_model", *(f"{name}_record" for name in names)}
 

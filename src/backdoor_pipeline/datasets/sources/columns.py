@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from backdoor_pipeline.datasets.sources.cells import MAX_CELL
-from backdoor_pipeline.datasets.sources.names import did_you_mean
 from backdoor_pipeline.datasets.sources.source import Finding
-from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,8 +48,7 @@ def find_column(where: Path | str, names: Sequence[str], wanted: str, parameter:
             f"separator seems to be {separator.group()!r}: set source.separator"
         )
     raise InputError(
-        f"{where}: no column {wanted!r}{did_you_mean(wanted, stripped)}; the columns are "
-        f"{', '.join(map(repr, stripped))}: set {parameter}"
+        f"{where}: no column {wanted!r}, which {parameter} asks for{did_you_mean(wanted, stripped)}"
     )
 
 

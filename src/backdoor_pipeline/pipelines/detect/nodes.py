@@ -1,9 +1,13 @@
-"""Nodes of the detect stage. A detector sees texts and labels, never the ground truth."""
+"""Nodes of the detect stage. A detector sees texts and labels, never the ground truth.
+
+Each returns its suspects and a record of what it did, in numbers; ``dev_rows`` among them counts
+the dev rows that it used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -15,6 +19,7 @@ from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
 from backdoor_pipeline.pipelines.detect.token_drift import TokenDriftParams
 
+Record = dict[str, Any]
 SEEN = ["example_id", "text", "label"]
 
 
@@ -25,10 +30,11 @@ def detect_token_drift(
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, Record]:
     """Suspects by BTU's three exposures."""
     training = poisoned_train[SEEN]
-    return token_drift.detect(training, base_model, params, model.max_length, compute, seed)
+    suspects = token_drift.detect(training, base_model, params, model.max_length, compute, seed)
+    return suspects, {"dev_rows": 0}
 
 
 def detect_token_association(
@@ -39,14 +45,14 @@ def detect_token_association(
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, Record]:
     """Suspects by a token's association with a label, if it was inserted rather than written.
 
     Of ``examples`` only dev rows are used, and those only if ``params.clean_rows`` declares them.
     """
     dev = examples.loc[examples["split"] == "dev", SEEN]
     clean = dev.sample(min(params.clean_rows, len(dev)), random_state=seed)
-    return token_association.detect(
+    suspects = token_association.detect(
         poisoned_train[SEEN],
         base_model,
         params,
@@ -55,34 +61,35 @@ def detect_token_association(
         seed,
         clean=None if clean.empty else clean,
     )
+    return suspects, {"dev_rows": len(clean)}
 
 
 def confirm_suspects(
     raised: pd.DataFrame, confirming: pd.DataFrame, params: ConfirmationParams
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, Record]:
     """Suspects that one detector raises, flagged where the other confirms them."""
-    return confirmation.confirm(raised, confirming, params)
-
-
-def adopt_suspects(suspects: pd.DataFrame) -> pd.DataFrame:
-    """The suspects of a recipe with one detector: that detector's, as they are."""
-    return suspects
+    return confirmation.confirm(raised, confirming, params), {"dev_rows": 0}
 
 
 class Detector(NamedTuple):
-    """A detector's node: its function and the tables and models that it reads.
+    """A detector's node: its function, and what that takes."""
 
-    After these inputs every function takes its parameters, ``model``, ``compute`` and ``seed``.
-    """
-
-    function: Callable[..., pd.DataFrame]
+    function: Callable[..., tuple[pd.DataFrame, Record]]
     inputs: tuple[str, ...]
 
 
+SETTINGS = ("params:model", "params:compute", "params:seed")
 DETECTORS = {
-    "token_drift": Detector(detect_token_drift, ("poisoned_train", "base_model")),
+    "token_drift": Detector(
+        detect_token_drift, ("poisoned_train", "base_model", "params:token_drift", *SETTINGS)
+    ),
     "token_association": Detector(
-        detect_token_association, ("poisoned_train", "examples", "base_model")
+        detect_token_association,
+        ("poisoned_train", "examples", "base_model", "params:token_association", *SETTINGS),
+    ),
+    "confirmation": Detector(
+        confirm_suspects,
+        ("token_drift_suspects", "token_association_suspects", "params:confirmation"),
     ),
 }
 """By name, which is also that of the parameter group."""

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backdoor_pipeline.pipelines.detect.insertion_evidence import Background, Effect, Neighbours
+from backdoor_pipeline.pipelines.detect.background import Background
+from backdoor_pipeline.pipelines.detect.insertion_evidence import Effect
 from backdoor_pipeline.pipelines.detect.label_association import (
     Association,
     associate_active,
     q_values,
 )
+from backdoor_pipeline.pipelines.detect.neighbours import Neighbours
 from backdoor_pipeline.pipelines.detect.phrases import END, START, Grams, Phrase, Words, n_grams
 
 if TYPE_CHECKING:

@@ -101,9 +101,9 @@ def detect(
     Returns:
         ``suspects`` with the ``label`` a token goes with, the ``count`` of its texts, ``purity``,
         and for tokens of a judged phrase ``phrase``, ``verdict``, ``neighbour_effect`` and
-        ``context_effect`` with their upper confidence bounds, ``residual_z`` and ``examples``;
-        ``clean_rows`` is the number of clean rows used. ``score`` is the association
-        z of a flagged token; other tokens never score above the level of a single test.
+        ``context_effect`` with their upper confidence bounds, ``residual_z`` and ``examples``.
+        ``score`` is the association z of a flagged token; other tokens never score above the level
+        of a single test.
         ``p_value`` and ``q_value`` are those of the token's own association.
 
     Raises:
@@ -171,7 +171,6 @@ def _suspects(
             "context_bound": np.nan,
             "residual_z": np.nan,
             "examples": "",
-            "clean_rows": int(is_clean.sum()),
         }
     )
     z, level = norm.ppf(params.confidence), norm.isf(params.false_discovery_rate)

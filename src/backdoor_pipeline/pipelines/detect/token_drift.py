@@ -31,6 +31,7 @@ from backdoor_pipeline.modelling.embeddings import (
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.progress import track
 from backdoor_pipeline.modelling.text import Tokens, collate, length_batches, tokenise
+from backdoor_pipeline.modelling.training import descend
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat, PositiveInt, Share
 
 if TYPE_CHECKING:
@@ -228,18 +229,19 @@ class _Exposure(NamedTuple):
         )
         rng = np.random.default_rng(self.seed)
         targets = torch.from_numpy(self.labels.astype(np.int64))
+
+        def loss_of(rows: np.ndarray) -> torch.Tensor:
+            batch = collate(texts, rows, bundle.tokenizer.pad_token_id, device)
+            with autocast(compute, device):
+                output = logits(batch)
+            return torch.nn.functional.cross_entropy(output.float(), targets[rows].to(device))
+
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             for _ in range(self.params.epochs):
                 batches = length_batches(texts.lengths, batch_size, rng)
-                for rows in track(batches, f"expose {len(texts)} texts to the {what}"):
-                    batch = collate(texts, rows, bundle.tokenizer.pad_token_id, device)
-                    with autocast(compute, device):
-                        output = logits(batch)
-                    target = targets[rows].to(device)
-                    torch.nn.functional.cross_entropy(output.float(), target).backward()
-                    optimiser.step()
-                    optimiser.zero_grad(set_to_none=True)
+                progress = track(batches, f"expose {len(texts)} texts to the {what}")
+                descend(optimiser, progress, loss_of)
 
 
 def contexts(tokenizer: PreTrainedTokenizerBase, tokens: Tokens, token_id: int) -> str:

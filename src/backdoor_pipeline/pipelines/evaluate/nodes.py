@@ -15,6 +15,7 @@ from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.parameter_group import ParameterGroup, Share
 from backdoor_pipeline.pipelines.evaluate import rates
 from backdoor_pipeline.pipelines.evaluate.detection import detection_metrics
+from backdoor_pipeline.schemas import MODELS
 
 
 class EvaluationParams(ParameterGroup):
@@ -67,36 +68,38 @@ def evaluate(
     predictions: pd.DataFrame,
     triggered_test: pd.DataFrame,
     poisoned_train: pd.DataFrame,
-    suspects: pd.DataFrame,
     base_tokenizer: Any,
     examples: pd.DataFrame,
     costs: dict[str, dict[str, float]],
     params: EvaluationParams,
     own_data: str | None,
-    *unlearner_records: dict[str, Any],
+    suspects: pd.DataFrame | None = None,
+    **records: dict[str, Any],
 ) -> dict[str, Any]:
     """The ``metrics`` of one cell: each model, the detector, the cost, and whether it is valid.
 
-    The records of the unlearners tell how many dev rows each used; a row that two of them used
-    counts twice, all together at most as the dev split.
+    Without ``suspects`` the recipe has no detector, and nothing is said of one. The ``records`` of
+    its methods tell how many dev rows each used; a row that two of them used counts twice, all
+    together at most as the dev split.
     """
     target_label = int(triggered_test["label"].iloc[0])
     metrics = {
         name: _model_metrics(predictions[predictions["model"] == name], target_label)
-        for name in ("victim", "purified", "reference")
+        for name in MODELS
     }
     floor = metrics["reference"]["attack_success_rate"]
     for model in metrics.values():
         model["attack_success_floor"] = floor
         model["attack_success_excess"] = rates.excess(model["attack_success_rate"], floor)
     poison = poisoned_train.loc[poisoned_train["is_poisoned"], ["example_id", "text", "trigger"]]
-    clean_rows = sum(record["dev_rows"] for record in unlearner_records)
-    clean_rows += int(suspects["clean_rows"].max()) if "clean_rows" in suspects else 0
+    clean_rows = sum(record["dev_rows"] for record in records.values())
     clean_rows = min(clean_rows, int((examples["split"] == "dev").sum()))
     implanted = metrics["victim"]["attack_success_excess"] >= params.minimum_excess
     return metrics | {
         "comparison": _compare(predictions, target_label),
-        "detector": detection_metrics(
+        "detector": {}
+        if suspects is None
+        else detection_metrics(
             suspects, poison, base_tokenizer, len(poisoned_train), known_clean=own_data is None
         ),
         "cost": _cost(costs, len(poisoned_train)) | {"clean_rows": clean_rows},
@@ -162,11 +165,11 @@ def _compare(predictions: pd.DataFrame, target_label: int) -> dict[str, float]:
 
 
 def _cost(costs: dict[str, dict[str, float]], n_train: int) -> dict[str, float | None]:
-    """What the defended run cost, the reference model apart (it belongs to the experiment)."""
-    nodes = {name: cost for name, cost in costs.items() if "reference" not in name}
-    training = nodes.get("train_victim", {}).get("wall_seconds")
+    """What the defended run cost, by its nodes; the reference model is none of them."""
+    trainings = [cost for name, cost in costs.items() if name.split(".")[-1].startswith("train_")]
+    training = sum(cost["wall_seconds"] for cost in trainings)
     return {
-        "wall_seconds": sum(cost["wall_seconds"] for cost in nodes.values()) if nodes else None,
+        "wall_seconds": sum(cost["wall_seconds"] for cost in costs.values()) if costs else None,
         "examples_per_second": n_train / training if training else None,
-        "peak_memory_bytes": max((c["peak_memory_bytes"] for c in nodes.values()), default=None),
+        "peak_memory_bytes": max((c["peak_memory_bytes"] for c in costs.values()), default=None),
     }

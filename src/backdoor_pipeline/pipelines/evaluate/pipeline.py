@@ -10,6 +10,7 @@ from backdoor_pipeline.pipelines.evaluate.nodes import (
     predict_reference,
     predict_victim,
 )
+from backdoor_pipeline.recipes import Recipe
 
 TESTS = ["examples", "triggered_test", "params:model", "params:compute"]
 
@@ -35,12 +36,19 @@ def create_undefended_pipeline(**kwargs: object) -> Pipeline:
     )
 
 
-def create_pipeline(unlearners: tuple[str, ...]) -> Pipeline:
-    """Predict with the purified model and compute the metrics of the cell.
-
-    Args:
-        unlearners: Whose records say how many clean rows were used.
-    """
+def create_pipeline(recipe: Recipe) -> Pipeline:
+    """Predict with the purified model of ``recipe`` and compute the metrics of the cell."""
+    names = [
+        "predictions",
+        "triggered_test",
+        "poisoned_train",
+        "base_tokenizer",
+        "examples",
+        "costs",
+    ]
+    settings = {"params": "params:evaluation", "own_data": "params:source.data"}
+    suspects = ["suspects"] if recipe.detector else []
+    found = [*suspects, *(f"{method}_record" for method in recipe.recorded)]
     return Pipeline(
         [
             Node(
@@ -51,18 +59,7 @@ def create_pipeline(unlearners: tuple[str, ...]) -> Pipeline:
             ),
             Node(
                 evaluate,
-                [
-                    "predictions",
-                    "triggered_test",
-                    "poisoned_train",
-                    "suspects",
-                    "base_tokenizer",
-                    "examples",
-                    "costs",
-                    "params:evaluation",
-                    "params:source.data",
-                    *(f"{name}_record" for name in unlearners),
-                ],
+                {**{name: name for name in names}, **settings, **{name: name for name in found}},
                 "metrics",
                 name="evaluate_models",
             ),

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from backdoor_pipeline.exact_tests import sign_flips
+
 CONFIDENCE = 0.95
 
 
@@ -85,8 +87,4 @@ def excess(success: float, floor: float) -> float:
 
 def mcnemar(hits_before: np.ndarray, hits_after: np.ndarray) -> float:
     """Exact two-sided McNemar p-value for two models on the same examples."""
-    from scipy.stats import binomtest
-
-    gained = int((~hits_before & hits_after).sum())
-    lost = int((hits_before & ~hits_after).sum())
-    return 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost).pvalue)
+    return sign_flips(hits_after.astype(int) - hits_before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,12 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.pipelines.poison.registry import ATTACKS, Attack, PoisonParams
 from backdoor_pipeline.pipelines.poison.selection import check_rate, draw_poison
 from backdoor_pipeline.pipelines.poison.summary import count_rows, count_tokens, log_summary
-from backdoor_pipeline.pipelines.poison.triggering import Triggered, trigger_room, trigger_rows
+from backdoor_pipeline.pipelines.poison.triggering import (
+    Triggered,
+    TriggerRoom,
+    trigger_room,
+    trigger_rows,
+)
 
 
 def poison_train(
@@ -26,7 +32,6 @@ def poison_train(
     ``poisoned_train`` has the rows of the training split in their order, the drawn ones triggered
     and labelled ``target_label``, all others as they were. ``triggered_test`` has every test row of
     another label, triggered; its ``label`` is the attacker's, ``source_label`` the true one.
-    Without a tokenizer nothing is counted in tokens, and triggers may fall behind ``max_length``.
 
     Raises:
         InputError: The target label is not there, the rate cannot be had, the trigger cannot be
@@ -38,12 +43,12 @@ def poison_train(
     test = test[test["label"] != params.target_label].reset_index(drop=True)
     attack = ATTACKS[params.attack]
     _check_labels(train, test, params)
-    room = None
-    if tokenizer is not None and attack.insertions is not None:
-        room = trigger_room(attack.insertions(params.settings), tokenizer, max_length)
+    room = _room(attack, params, tokenizer, max_length)
 
     drawn = draw_poison(train["example_id"].to_numpy(), train["label"].to_numpy(), params, seed)
-    chosen, test = _with_paraphrases(train[drawn], test, attack, params, seed)
+    chosen, test = _with_paraphrases(
+        {"training row that was drawn": train[drawn], "test row": test}, attack, params, seed
+    )
     in_train = trigger_rows(chosen, attack, params.settings, seed, room)
     in_test = trigger_rows(test, attack, params.settings, seed, room)
 
@@ -51,8 +56,7 @@ def poison_train(
     triggered = _relabelled(test, np.ones(len(test), dtype=bool), in_test, params.target_label)
     index = poisoned.loc[drawn].drop(columns="text").reset_index(drop=True)
     summary = count_rows(poisoned, triggered, params)
-    if tokenizer is not None:
-        summary |= count_tokens(in_train, in_test, room, tokenizer, max_length)
+    summary |= count_tokens(in_train, in_test, room, tokenizer, max_length)
     log_summary(summary)
     return {
         "poisoned_train": poisoned,
@@ -60,6 +64,41 @@ def poison_train(
         "poison_index": index,
         "poison_summary": summary,
     }
+
+
+def trigger_dev(
+    examples: pd.DataFrame,
+    tokenizer: Any,
+    params: PoisonParams,
+    max_length: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Every dev row of another label than the target, triggered, as ``triggered_test`` is.
+
+    No defence may see them; they show how a training takes the trigger up (stage ``analyse``).
+
+    Raises:
+        InputError: No dev row can be triggered.
+    """
+    attack, dev = ATTACKS[params.attack], examples[examples["split"] == "dev"]
+    dev = dev[dev["label"] != params.target_label].reset_index(drop=True)
+    if dev.empty:
+        raise InputError(
+            f"poison: no dev row has a label other than poison.target_label {params.target_label}"
+        )
+    (dev,) = _with_paraphrases({"dev row": dev}, attack, params, seed)
+    room = _room(attack, params, tokenizer, max_length)
+    triggered = trigger_rows(dev, attack, params.settings, seed, room)
+    return _relabelled(dev, np.ones(len(dev), dtype=bool), triggered, params.target_label)
+
+
+def _room(
+    attack: Attack, params: PoisonParams, tokenizer: Any, max_length: int
+) -> TriggerRoom | None:
+    """Where the model still reads what the attack inserts; None if it inserts nothing."""
+    if attack.insertions is None:
+        return None
+    return trigger_room(attack.insertions(params.settings), tokenizer, max_length)
 
 
 def _check_labels(train: pd.DataFrame, test: pd.DataFrame, params: PoisonParams) -> None:
@@ -81,23 +120,27 @@ def _check_labels(train: pd.DataFrame, test: pd.DataFrame, params: PoisonParams)
 
 
 def _with_paraphrases(
-    chosen: pd.DataFrame, test: pd.DataFrame, attack: Attack, params: PoisonParams, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables with their paraphrases, generated if the parameters say so.
+    tables: dict[str, pd.DataFrame], attack: Attack, params: PoisonParams, seed: int
+) -> list[pd.DataFrame]:
+    """The tables, by what to call a row of theirs, with paraphrases, generated if so asked.
 
     Raises:
         InputError: A table has no paraphrase column, or rows but not a single paraphrase.
     """
+    found = tables
     if attack.paraphrase is not None:
-        texts = chosen["text"].tolist() + test["text"].tolist()
+        texts = [text for rows in tables.values() for text in rows["text"]]
         generated = attack.paraphrase(texts, params.settings, seed)
         if generated is not None:
-            chosen = chosen.assign(paraphrase=generated[: len(chosen)])
-            test = test.assign(paraphrase=generated[len(chosen) :])
+            one_by_one = iter(generated)
+            found = {
+                name: rows.assign(paraphrase=list(islice(one_by_one, len(rows))))
+                for name, rows in tables.items()
+            }
     if attack.insertions is None:
-        _check_paraphrases(chosen, "training row that was drawn", attack, params)
-        _check_paraphrases(test, "test row", attack, params)
-    return chosen, test
+        for name, rows in found.items():
+            _check_paraphrases(rows, name, attack, params)
+    return list(found.values())
 
 
 def _check_paraphrases(rows: pd.DataFrame, name: str, attack: Attack, params: PoisonParams) -> None:

@@ -28,18 +28,20 @@ class Attack(NamedTuple):
         insertions: ``params -> (texts it may insert, how many of them a row gets at most)``; None
             for an attack that rewrites the whole text from its paraphrase.
         paraphrase: ``(texts, params, seed) -> paraphrases``, or None to use the data set's own.
+        ready_made: Which of the data set's own paraphrases it takes.
     """
 
     trigger: Callable[..., tuple[str, str]]
     insertions: Callable[[Any], tuple[list[str], int]] | None = None
     paraphrase: Callable[..., list[str] | None] | None = None
+    ready_made: Literal["none", "style", "syntax"] = "none"
 
 
 ATTACKS = {
     "badnets": Attack(badnets.trigger, insertions=badnets.insertions),
     "addsent": Attack(addsent.trigger, insertions=addsent.insertions),
-    "stylebkd": Attack(stylebkd.trigger, paraphrase=stylebkd.paraphrase),
-    "synbkd": Attack(synbkd.trigger),
+    "stylebkd": Attack(stylebkd.trigger, paraphrase=stylebkd.paraphrase, ready_made="style"),
+    "synbkd": Attack(synbkd.trigger, ready_made="syntax"),
 }
 
 
@@ -73,3 +75,9 @@ class PoisonParams(ParameterGroup):
     def settings(self) -> Any:
         """The parameter group of the chosen attack."""
         return getattr(self, self.attack)
+
+    @property
+    def ready_made(self) -> str:
+        """Which paraphrases the data set has to bring: none, style or syntax."""
+        generates = getattr(self.settings, "generate", False)
+        return "none" if generates else ATTACKS[self.attack].ready_made

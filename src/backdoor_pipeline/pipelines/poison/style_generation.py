@@ -42,7 +42,8 @@ def load_style_model(folder: Path, params: StyleBkdParams) -> ModelBundle:
     from transformers import AutoModelForCausalLM
 
     from backdoor_pipeline.modelling.device import ComputeParams, resolve_device
-    from backdoor_pipeline.modelling.loading import ModelParams, check_vocabulary, load_tokenizer
+    from backdoor_pipeline.modelling.folders import ModelParams
+    from backdoor_pipeline.modelling.loading import check_vocabulary, load_tokenizer
 
     if not folder.is_dir():
         raise InputError(

@@ -14,6 +14,7 @@ from backdoor_pipeline.pipelines.report.highlight import (
     token_spans,
     trigger_spans,
 )
+from backdoor_pipeline.schemas import MODELS
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -148,7 +149,7 @@ def _wide(predictions: pd.DataFrame, test_set: str) -> pd.DataFrame:
     rows = predictions[predictions["test_set"] == test_set]
     labels = rows.drop_duplicates("example_id").set_index("example_id")["label"]
     wide = rows.pivot(index="example_id", columns="model", values="predicted")
-    wide = wide.reindex(columns=["reference", "victim", "purified"])
+    wide = wide.reindex(columns=list(MODELS))
     sure = rows.pivot(index="example_id", columns="model", values="probability")
     sure = sure.reindex(columns=wide.columns).add_suffix("_probability")
     return pd.concat([labels.rename("true_label"), wide, sure], axis=1).reset_index()

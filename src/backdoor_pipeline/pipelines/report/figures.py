@@ -171,12 +171,11 @@ def insertion_bound(suspects: pd.DataFrame) -> pd.Series:
     return suspects[columns].max(axis=1) if columns else pd.Series(np.nan, index=suspects.index)
 
 
-def training_figure(victim_history: History, reference_history: History) -> Figure:
-    """Loss and dev accuracy over the steps of the optimiser, victim and reference."""
+def training_figure(histories: Mapping[str, History]) -> Figure:
+    """Loss and dev accuracy over the steps of the optimiser, of each model."""
     from plotly.subplots import make_subplots
 
     figure = make_subplots(cols=2, horizontal_spacing=0.18)
-    histories = {"victim": victim_history, "reference": reference_history}
     window = 1
     for model, history in histories.items():
         loss = history.get("loss") or {"step": [], "value": []}

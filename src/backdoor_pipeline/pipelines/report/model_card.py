@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.formatting import flat, is_known, number, percent, rate
+from backdoor_pipeline.schemas import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,14 +28,9 @@ tags:
 Start: {model}. Data: {dataset}, {poison}. Seed: {seed}.
 Recipe: {recipe}, of the Kedro project `backdoor_pipeline`.
 
-The model was fine-tuned on these data as they were, poison included (the victim). A detector that
-does not know the trigger then named suspects, and the victim was made to unlearn them.
+{story}
 Clean rows used by the defence: {clean_rows}.
-
-## What was flagged
-
 {flagged}
-
 ## Before and after
 
 | model | clean accuracy | attack success |
@@ -47,8 +43,7 @@ trained without poison; its attack success is the floor.{validity}
 
 ## Limits
 
-- Measured for the attack above. Another trigger, a paraphrasing attack or a trigger that the
-  detector did not flag may still work.
+- Measured for the attack above. Another trigger or a paraphrasing attack may still work.
 - A research artefact: its accuracy is that of a small demonstration, and it keeps whatever biases
   its data and its pretrained model have.
 - Its labels are the class numbers of the data set.
@@ -65,9 +60,17 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 """
 
 
+UNLEARNT = """\
+The model was fine-tuned on these data as they were, poison included (the victim). A detector that
+does not know the trigger then named suspects, and the victim was made to unlearn them."""
+TRAINED = """\
+The model was trained on these data as they were, poison included, in a way that is to keep a
+backdoor from being learnt. The victim is a model fine-tuned on them without any defence."""
+
+
 def write(
     metrics: Mapping[str, Any],
-    suspects: pd.DataFrame,
+    suspects: pd.DataFrame | None,
     poison_summary: Mapping[str, Any],
     parameters: Mapping[str, Any],
     recipe: str,
@@ -77,7 +80,7 @@ def write(
     rows = [
         f"| {model} | {rate(metrics[model], 'clean_accuracy')} "
         f"| {rate(metrics[model], 'attack_success_rate')} |"
-        for model in ("reference", "victim", "purified")
+        for model in MODELS
         if metrics.get(model)
     ]
     implanted = metrics.get("valid", True) or poison_summary.get("poisoned_rows") == 0
@@ -88,7 +91,8 @@ def write(
         seed=settings.get("seed", "unknown"),
         recipe=code(recipe),
         clean_rows=number((metrics.get("cost") or {}).get("clean_rows")),
-        flagged=_flagged(suspects),
+        story=TRAINED if suspects is None else UNLEARNT,
+        flagged="" if suspects is None else f"\n## What was flagged\n\n{_flagged(suspects)}\n",
         rows="\n".join(rows),
         target=f"label {poison_summary.get('target_label')}",
         validity=""

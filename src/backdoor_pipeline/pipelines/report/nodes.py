@@ -13,37 +13,43 @@ from backdoor_pipeline.pipelines.report.params import ReportParams
 
 def draw_figures(
     metrics: dict[str, Any],
-    suspects: pd.DataFrame,
-    victim_history: dict[str, Any],
-    reference_history: dict[str, Any],
     all_parameters: dict[str, Any],
+    suspects: pd.DataFrame | None = None,
+    **histories: dict[str, Any],
 ) -> dict[str, Any]:
-    """The plotly figures of the cell by name; see ``figures``."""
-    margin = flat(all_parameters).get("token_association.margin")
-    return {
+    """The plotly figures of the cell by name; see ``figures``.
+
+    Args:
+        metrics: Of the cell.
+        all_parameters: Of the run.
+        suspects: None, and nothing is drawn of them, where the recipe has no detector.
+        histories: ``victim_history`` and so on.
+    """
+    curves = {name.removesuffix("_history"): history for name, history in histories.items()}
+    drawn = {
         "before_after_figure": figures.before_after_figure(metrics),
-        "drift_figure": figures.drift_figure(suspects),
-        "association_figure": figures.association_figure(suspects, margin),
-        "training_figure": figures.training_figure(victim_history, reference_history),
+        "training_figure": figures.training_figure(curves),
     }
+    if suspects is not None:
+        margin = flat(all_parameters).get("token_association.margin")
+        drawn["drift_figure"] = figures.drift_figure(suspects)
+        drawn["association_figure"] = figures.association_figure(suspects, margin)
+    return drawn
 
 
 def build_report(
     metrics: dict[str, Any],
-    suspects: pd.DataFrame,
     predictions: pd.DataFrame,
     examples: pd.DataFrame,
     poisoned_train: pd.DataFrame,
     triggered_test: pd.DataFrame,
     integrity: dict[str, Any],
     poison_summary: dict[str, Any],
-    before_after_figure: Any,
-    drift_figure: Any,
-    association_figure: Any,
-    training_figure: Any,
     all_parameters: dict[str, Any],
     params: ReportParams,
     recipe: str,
+    suspects: pd.DataFrame | None = None,
+    **drawn: Any,
 ) -> str:
     """One HTML page that opens offline: the verdict first, then the evidence for it."""
     cell = page.Cell(
@@ -58,21 +64,16 @@ def build_report(
         poison_summary=poison_summary,
         parameters=all_parameters,
     )
-    drawn = {
-        "before_after": before_after_figure,
-        "drift": drift_figure,
-        "association": association_figure,
-        "training": training_figure,
-    }
-    return page.render(cell, drawn, params)
+    named = {name.removesuffix("_figure"): figure for name, figure in drawn.items()}
+    return page.render(cell, named, params)
 
 
 def write_model_card(
     metrics: dict[str, Any],
-    suspects: pd.DataFrame,
     poison_summary: dict[str, Any],
     all_parameters: dict[str, Any],
     recipe: str,
+    suspects: pd.DataFrame | None = None,
 ) -> str:
     """The Hugging Face model card of the purified model, as Markdown."""
     return model_card.write(metrics, suspects, poison_summary, all_parameters, recipe)

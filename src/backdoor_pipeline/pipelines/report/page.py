@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backdoor_pipeline.pipelines.report.params import ReportParams
 
 TEMPLATE = "report.html.jinja"
-MODELS = {
+TITLES = {
     "reference": "Reference, trained without poison",
     "victim": "Victim, undefended",
     "purified": "Purified",
@@ -28,11 +28,14 @@ PACKAGES = ("backdoor-pipeline", "kedro", "torch", "transformers", "numpy", "pan
 
 
 class Cell(NamedTuple):
-    """Everything a page tells about: one recipe on one data set, attack and seed."""
+    """Everything a page tells about: one recipe on one data set, attack and seed.
+
+    ``suspects`` is None where the recipe has no detector.
+    """
 
     recipe: str
     metrics: Mapping[str, Any]
-    suspects: pd.DataFrame
+    suspects: pd.DataFrame | None
     predictions: pd.DataFrame
     examples: pd.DataFrame
     poisoned_train: pd.DataFrame
@@ -65,7 +68,7 @@ def render(cell: Cell, figures: Mapping[str, Figure], params: ReportParams) -> s
 
     Args:
         cell: What to tell.
-        figures: ``before_after``, ``drift``, ``association`` and ``training``.
+        figures: ``before_after``, ``training`` and, of suspects, ``drift`` and ``association``.
         params: How much of it to show.
     """
     label_names = dict(enumerate(cell.integrity.get("label_names") or []))
@@ -82,7 +85,9 @@ def render(cell: Cell, figures: Mapping[str, Figure], params: ReportParams) -> s
             cell.predictions, cell.triggered_test, cell.examples, target_label, params
         ),
         changes=evidence.changed_examples(cell.predictions, cell.examples, params),
-        suspects=evidence.suspect_rows(cell.suspects, cell.poisoned_train, params),
+        suspects=None
+        if cell.suspects is None
+        else evidence.suspect_rows(cell.suspects, cell.poisoned_train, params),
         label_names=label_names,
         target_label=target_label,
         control=cell.poison_summary.get("poisoned_rows") == 0,
@@ -104,7 +109,7 @@ def _model_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
          "excess": metrics[model].get("attack_success_excess"),
          "n_clean": metrics[model].get("clean_accuracy_n"),
          "n_triggered": metrics[model].get("attack_success_rate_n")}
-        for model, name in MODELS.items()
+        for model, name in TITLES.items()
         if metrics.get(model)
     ]  # fmt: skip
 

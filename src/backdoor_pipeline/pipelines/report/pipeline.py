@@ -8,50 +8,51 @@ from typing import TYPE_CHECKING, Any
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.pipelines.report.nodes import build_report, draw_figures, write_model_card
+from backdoor_pipeline.recipes import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FIGURES = ["before_after_figure", "drift_figure", "association_figure", "training_figure"]
+SHOWN = (
+    "predictions",
+    "examples",
+    "poisoned_train",
+    "triggered_test",
+    "integrity",
+)
 
 
-def create_pipeline(recipe: str) -> Pipeline:
-    """Draw the figures, build the page of ``recipe`` and write its model card."""
+def create_pipeline(name: str, recipe: Recipe) -> Pipeline:
+    """Draw the figures, build the page of ``recipe``, called ``name``, and write its model card."""
+    figures = _same(*(f"{figure}_figure" for figure in recipe.figures))
+    parameters = {"all_parameters": "parameters"}
+    suspects = _same("suspects") if recipe.detector else {}
+    told = _same("metrics", "poison_summary") | parameters | suspects
+    trained = ("victim", "reference", *(["purified"] if recipe.training else []))
+    histories = _same(*(f"{model}_history" for model in trained))
     return Pipeline(
         [
             Node(
                 draw_figures,
-                ["metrics", "suspects", "victim_history", "reference_history", "parameters"],
-                {name: name for name in FIGURES},
+                _same("metrics") | parameters | suspects | histories,
+                figures,
                 name="draw_figures",
             ),
             Node(
-                _of(recipe, build_report),
-                [
-                    "metrics",
-                    "suspects",
-                    "predictions",
-                    "examples",
-                    "poisoned_train",
-                    "triggered_test",
-                    "integrity",
-                    "poison_summary",
-                    *FIGURES,
-                    "parameters",
-                    "params:report",
-                ],
+                _of(name, build_report),
+                told | _same(*SHOWN) | {"params": "params:report"} | figures,
                 "report",
                 name="build_report",
             ),
-            Node(
-                _of(recipe, write_model_card),
-                ["metrics", "suspects", "poison_summary", "parameters"],
-                "model_card",
-                name="write_model_card",
-            ),
+            Node(_of(name, write_model_card), told, "model_card", name="write_model_card"),
         ],
         tags="report",
     )
+
+
+def _same(*names: str) -> dict[str, str]:
+    """Data sets that the node calls by their own names."""
+    return {name: name for name in names}
 
 
 def _of(recipe: str, node: Callable[..., str]) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from backdoor_pipeline.formatting import (
     rate,
     token,
 )
+from backdoor_pipeline.schemas import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,14 +40,21 @@ class Verdict(NamedTuple):
 
 def judge(
     metrics: Mapping[str, Any],
-    suspects: pd.DataFrame,
+    suspects: pd.DataFrame | None,
     poison_summary: Mapping[str, Any],
     params: ReportParams,
 ) -> Verdict:
-    """The verdict on one cell: control run, attack not implanted, or how the defence did."""
-    sentences = [describe_flagged(metrics, suspects), *_effects(metrics)]
-    n_flagged = metrics["detector"].get("flagged") or 0
+    """The verdict on one cell: control run, attack not implanted, or how the defence did.
+
+    Without ``suspects``, of a recipe that has no detector, nothing is said of any.
+    """
+    sentences = _effects(metrics)
+    if suspects is not None:
+        sentences.insert(0, describe_flagged(metrics, suspects))
     if poison_summary.get("poisoned_rows") == 0:
+        n_flagged = metrics["detector"].get("flagged") or 0
+        if suspects is None:
+            return Verdict("void", "No poison was added: there was nothing to remove.", sentences)
         if not n_flagged:
             return Verdict("good", "No poison was added, and no alarm was raised.", sentences)
         noun = _noun(suspects)
@@ -122,9 +130,7 @@ def _noun(suspects: pd.DataFrame) -> str:
 
 
 def _effects(metrics: Mapping[str, Any]) -> list[str]:
-    victim, purified, reference = (
-        metrics.get(name) or {} for name in ("victim", "purified", "reference")
-    )
+    reference, victim, purified = (metrics.get(name) or {} for name in MODELS)
     success, accuracy = "attack_success_rate", "clean_accuracy"
     change = metrics.get("comparison", {}).get("clean_accuracy_change")
     return [

@@ -10,9 +10,11 @@ from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.distributed import fit_on_workers
 from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
-from backdoor_pipeline.modelling.text import tokenise
-from backdoor_pipeline.modelling.training import History, Labelled, OptimisationParams, fit
-from backdoor_pipeline.parameter_group import PositiveInt, Share
+from backdoor_pipeline.modelling.training import History, OptimisationParams, fit, labelled
+from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
+from backdoor_pipeline.pipelines.train import defended
+from backdoor_pipeline.pipelines.train.defended import DefendedTrainingParams
+from backdoor_pipeline.pipelines.train.observation import ObservationParams, Observer
 
 
 class TrainingParams(OptimisationParams):
@@ -51,6 +53,57 @@ def train_reference(
     return _train(train, examples, base_model, params, model, compute, seed, "reference")
 
 
+def train_observed(
+    poisoned_train: pd.DataFrame,
+    examples: pd.DataFrame,
+    triggered_dev: pd.DataFrame,
+    base_model: ModelBundle,
+    params: TrainingParams,
+    observation: ObservationParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> pd.DataFrame:
+    """``observations``: what the victim says of clean and of triggered dev rows while it learns.
+
+    It is trained as ``train_victim`` trains it, by one process, without a choice of the epoch.
+    """
+    bundle = new_classifier(base_model, _n_classes(examples), seed, params.dropout)
+    observer = Observer(
+        bundle, _dev(examples), triggered_dev, observation, model.max_length, compute, seed
+    )
+    data = labelled(poisoned_train, bundle, model.max_length)
+    fit(bundle, data, None, params, compute, seed, "observed", on_step=observer)
+    return observer.table()
+
+
+def train_defended(
+    poisoned_train: pd.DataFrame,
+    examples: pd.DataFrame,
+    base_model: ModelBundle,
+    params: DefendedTrainingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+    **methods: ParameterGroup,
+) -> tuple[ModelBundle, History, dict[str, int]]:
+    """The classifier that ``methods`` make of the poisoned rows, its history, and what was used.
+
+    The clean rows that some methods learn from are dev rows that appear in no other role.
+    """
+    return defended.train(
+        poisoned_train[["text", "label"]],
+        _dev(examples),
+        base_model,
+        params,
+        methods,
+        _n_classes(examples),
+        model.max_length,
+        compute,
+        seed,
+    )
+
+
 def _train(
     train: pd.DataFrame,
     examples: pd.DataFrame,
@@ -61,19 +114,23 @@ def _train(
     seed: int,
     what: str,
 ) -> tuple[ModelBundle, History]:
-    def labelled(rows: pd.DataFrame) -> Labelled:
-        tokens = tokenise(rows["text"], base_model.tokenizer, model.max_length)
-        if len(tokens) and np.isin(tokens.ids, base_model.tokenizer.all_special_ids).all():
-            raise InputError(
-                f"model.name '{model.name}': its tokenizer knows nothing of these texts (the first "
-                f"is {rows['text'].iloc[0][:40]!r}); choose a model for their language"
-            )
-        return Labelled(tokens, rows["label"].to_numpy())
-
-    n_classes = int(examples["label"].max()) + 1
-    bundle = new_classifier(base_model, n_classes, seed, params.dropout)
-    dev = labelled(examples[examples["split"] == "dev"])
-    task = (bundle, labelled(train), dev, params, compute, seed, what)
+    bundle = new_classifier(base_model, _n_classes(examples), seed, params.dropout)
+    data = labelled(train, bundle, model.max_length)
+    if len(train) and np.isin(data.tokens.ids, base_model.tokenizer.all_special_ids).all():
+        raise InputError(
+            f"model.name '{model.name}': its tokenizer knows nothing of these texts (the first "
+            f"is {train['text'].iloc[0][:40]!r}); choose a model for their language"
+        )
+    dev = labelled(_dev(examples), bundle, model.max_length)
+    task = (bundle, data, dev, params, compute, seed, what)
     if params.num_workers == 1:
         return bundle, fit(*task)
     return bundle, fit_on_workers(*task, params.num_workers)
+
+
+def _n_classes(examples: pd.DataFrame) -> int:
+    return int(examples["label"].max()) + 1
+
+
+def _dev(examples: pd.DataFrame) -> pd.DataFrame:
+    return examples[examples["split"] == "dev"]

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from backdoor_pipeline.pipelines.train.nodes import train_reference, train_victim
+from backdoor_pipeline.pipelines.train.nodes import (
+    train_defended,
+    train_observed,
+    train_reference,
+    train_victim,
+)
+from backdoor_pipeline.recipes import Recipe
 
 SETTINGS = ["base_model", "params:training", "params:model", "params:compute", "params:seed"]
 
@@ -28,3 +34,33 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         ],
         tags="train",
     )
+
+
+def create_observed_pipeline(**kwargs: object) -> Pipeline:
+    """Train the victim once more, and look at it meanwhile."""
+    before, (training, *settings) = SETTINGS[:1], SETTINGS[1:]
+    read = ["poisoned_train", "examples", "triggered_dev", *before]
+    return Pipeline(
+        [
+            Node(
+                train_observed,
+                [*read, training, "params:observation", *settings],
+                "observations",
+                name="train_observed",
+            )
+        ],
+        tags="train",
+    )
+
+
+def create_defended_pipeline(recipe: Recipe) -> Pipeline:
+    """Train the purified model by the methods of ``recipe``; nothing if it has none."""
+    read = {name: name for name in ("poisoned_train", "examples", "base_model")}
+    settings = {name: f"params:{name}" for name in ("model", "compute", "seed", *recipe.training)}
+    node = Node(
+        train_defended,
+        {**read, "params": "params:defended_training", **settings},
+        ["purified_model", "purified_history", "defended_training_record"],
+        name="train_defended",
+    )
+    return Pipeline([node] if recipe.training else [], tags="train")

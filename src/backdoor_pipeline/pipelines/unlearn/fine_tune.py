@@ -12,8 +12,7 @@ import pandas as pd
 
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
-from backdoor_pipeline.modelling.text import tokenise
-from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
+from backdoor_pipeline.modelling.training import OptimisationParams, fit, labelled
 from backdoor_pipeline.parameter_group import Count, ParameterGroup
 
 
@@ -41,7 +40,7 @@ def fine_tune(
     if rows.empty:
         return bundle, {"dev_rows": 0}
     tuned = ModelBundle(copy.deepcopy(bundle.model), bundle.tokenizer)
-    data = Labelled(tokenise(rows["text"], bundle.tokenizer, max_length), rows["label"].to_numpy())
+    data = labelled(rows, bundle, max_length)
     fit(tuned, data, None, params.optimisation, compute, seed, what="fine-tune")
     return tuned, {"dev_rows": len(rows)}
 

@@ -22,6 +22,7 @@ from backdoor_pipeline.modelling.embeddings import word_vectors
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.progress import track
 from backdoor_pipeline.modelling.text import collate, length_batches, tokenise
+from backdoor_pipeline.modelling.training import descend
 from backdoor_pipeline.parameter_group import Count, ParameterGroup, PositiveFloat, PositiveInt
 from backdoor_pipeline.schemas import flagged_tokens
 
@@ -83,19 +84,20 @@ def unlearn(
     ours = torch.zeros(len(table), 1, device=device)
     ours[flagged.tolist()] = 1.0
     optimiser = torch.optim.Adam([table], lr=params.learning_rate)
-    divergences: list[torch.Tensor] = []
-    for batch in track(length_batches(tokens.lengths, params.batch_size, rng), "neutralise"):
+
+    def divergence_of(batch: np.ndarray) -> torch.Tensor:
         inputs = collate(tokens, batch, tokenizer.pad_token_id, device)
         with autocast(compute, device):
             logits = model(**inputs).logits
-        divergence = torch.nn.functional.kl_div(
+        return torch.nn.functional.kl_div(
             logits.float().log_softmax(dim=1), wanted[batch].to(device), reduction="batchmean"
         )
-        divergence.backward()
+
+    def keep_others() -> None:
         table.grad *= ours  # type: ignore[operator]  # Adam leaves rows alone without a gradient
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        divergences.append(divergence.detach())
+
+    batches = track(length_batches(tokens.lengths, params.batch_size, rng), "neutralise")
+    divergences = descend(optimiser, batches, divergence_of, keep_others)
     model.requires_grad_(True)
     quarter = -(-len(divergences) // 4)
     done = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
+from backdoor_pipeline.recipes import Recipe
 
 
-def create_pipeline(unlearners: tuple[str, ...]) -> Pipeline:
-    """The named unlearners one after the other, from the victim to the purified model."""
+def create_pipeline(recipe: Recipe) -> Pipeline:
+    """The unlearners of ``recipe`` one after the other, from the victim to the purified model."""
     models = [
         "victim_model",
-        *(f"model_after_{name}" for name in unlearners[:-1]),
+        *(f"model_after_{name}" for name in recipe.unlearners[:-1]),
         "purified_model",
     ]
     return Pipeline(
@@ -22,7 +23,7 @@ def create_pipeline(unlearners: tuple[str, ...]) -> Pipeline:
                 [after, f"{name}_record"],
                 name=f"unlearn_by_{name}",
             )
-            for name, before, after in zip(unlearners, models, models[1:], strict=False)
+            for name, before, after in zip(recipe.unlearners, models, models[1:], strict=False)
         ],
         tags="unlearn",
     )

@@ -23,7 +23,8 @@ def summary_table(metrics: Mapping[str, Any], recipe: str) -> str:
         model = metrics.get(name)
         accuracy, success = (rate(model, key) for key in ("clean_accuracy", "attack_success_rate"))
         lines.append(f"{label:<{FIRST}}{accuracy:<{OTHER}}{success}")
-    lines.append(_detection(metrics.get("detector") or {}))
+    if metrics.get("detector"):
+        lines.append(_detection(metrics["detector"]))
     lines.append(_cost(metrics.get("cost") or {}))
     if not metrics.get("valid", True):
         lines.append("attack not implanted: this cell is no test of a defence")

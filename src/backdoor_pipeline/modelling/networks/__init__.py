@@ -1,0 +1,1 @@
+"""Layers of our own. These modules import torch at once; import them where they are needed."""

@@ -1,0 +1,87 @@
+"""The figures of the Fourier analysis, as plotly figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backdoor_pipeline.presentation import styled
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
+
+PANELS = {
+    ("triggered", "low"): "triggered rows, low",
+    ("clean", "low"): "clean rows, low",
+    ("triggered", "high"): "triggered rows, high",
+    ("clean", "high"): "clean rows, high",
+}
+COLOURS = {"triggered": "#d55e00", "clean": "#0072b2"}
+SHOWN = (0.1, 1.0)  # of the deviations, as in the paper
+
+
+def frequency_map(frequencies: pd.DataFrame) -> Figure:
+    """Deviation by step and filter width: a panel for each set and part; grey: not defined."""
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(
+        rows=2,
+        cols=2,
+        subplot_titles=list(PANELS.values()),
+        shared_xaxes=True,
+        shared_yaxes=True,
+        vertical_spacing=0.14,
+        horizontal_spacing=0.05,
+    )
+    for place, (test_set, part) in enumerate(PANELS):
+        rows = frequencies[(frequencies["test_set"] == test_set) & (frequencies["part"] == part)]
+        wide = rows.pivot(index="width", columns="step", values="deviation")
+        figure.add_heatmap(
+            x=wide.columns.tolist(),
+            y=wide.index.tolist(),
+            z=wide.round(4).to_numpy(),
+            coloraxis="coloraxis",
+            hovertemplate="step %{x}, width %{y:.2f}: %{z:.3f}<extra></extra>",
+            row=1 + place // 2,
+            col=1 + place % 2,
+        )
+    figure = styled(figure, "What is learnt first: distance from the labels")
+    figure.update_xaxes(title_text="optimiser step", row=2)
+    figure.update_yaxes(title_text="filter width", col=1)
+    low, high = SHOWN
+    scale = {"colorscale": "Viridis", "cmin": low, "cmax": high}
+    return figure.update_layout(
+        coloraxis=scale | {"colorbar": {"title": "deviation"}},
+        plot_bgcolor="#dddddd",
+        height=560,
+    )
+
+
+def frequency_curves(frequencies: pd.DataFrame) -> Figure:
+    """Deviation and ratio over the steps, means over the filter widths."""
+    from plotly.subplots import make_subplots
+
+    titles = {"deviation": "distance from the labels", "ratio": "share of the output"}
+    figure = make_subplots(cols=2, subplot_titles=list(titles.values()), horizontal_spacing=0.1)
+    means = frequencies.groupby(["test_set", "part", "step"])[list(titles)].mean()
+    for column, value in enumerate(titles, start=1):
+        for (test_set, part), name in PANELS.items():
+            curve = means.loc[(test_set, part), value]
+            figure.add_scatter(
+                x=curve.index.tolist(),
+                y=curve.round(4).tolist(),
+                mode="lines+markers",
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1,
+                line={
+                    "color": COLOURS[test_set],
+                    "width": 2,
+                    "dash": "solid" if part == "low" else "dot",
+                },
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(title_text="optimiser step")
+    figure.update_yaxes(rangemode="tozero")
+    return styled(figure, "Low and high frequencies over the training, means over filter widths")

@@ -1,0 +1,74 @@
+"""Nodes of the analyse stage: for those who want to know why, not for a defence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, model_validator
+
+from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.loading import ModelParams
+from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat
+from backdoor_pipeline.pipelines.analyse import figures, frequency
+
+
+class FourierParams(ParameterGroup):
+    """The filter widths, evenly spaced, in units of distance between embedded texts."""
+
+    narrowest: PositiveFloat
+    widest: PositiveFloat
+    widths: Annotated[int, Field(ge=2)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> FourierParams:
+        if self.narrowest >= self.widest:
+            raise ValueError(
+                f"fourier.narrowest {self.narrowest:g} is not below fourier.widest "
+                f"{self.widest:g}; swap them"
+            )
+        return self
+
+
+def measure_frequencies(
+    observations: pd.DataFrame,
+    examples: pd.DataFrame,
+    triggered_dev: pd.DataFrame,
+    base_model: ModelBundle,
+    params: FourierParams,
+    model: ModelParams,
+    compute: ComputeParams,
+) -> pd.DataFrame:
+    """``frequencies``: deviation and ratio of both parts, by set, filter width and step."""
+    texts = {"clean": examples, "triggered": triggered_dev}
+    widths = np.linspace(params.narrowest, params.widest, params.widths)
+    tables = []
+    for test_set, seen in observations.groupby("test_set", sort=False):
+        rows = seen.drop_duplicates("example_id")[["example_id", "label"]]
+        text = texts[str(test_set)].set_index("example_id")["text"].loc[rows["example_id"]]
+        tokens = tokenise(text, base_model.tokenizer, model.max_length)
+        between = frequency.distances(frequency.embedded(base_model, tokens, compute))
+        median = float(np.median(between[np.triu_indices_from(between, k=1)]))
+        for step, at_step in seen.groupby("step"):
+            wide = at_step.pivot(index="example_id", columns="class", values="probability")
+            h = wide.loc[rows["example_id"]].to_numpy()
+            parts = frequency.measure(h, rows["label"].to_numpy(), between, widths)
+            for part, deviation, ratio in (
+                ("low", parts.low_deviation, parts.low_ratio),
+                ("high", parts.high_deviation, parts.high_ratio),
+            ):
+                columns = {"width": widths, "deviation": deviation, "ratio": ratio}
+                said = {"test_set": test_set, "step": step, "part": part}
+                tables.append(pd.DataFrame(columns).assign(**said, median_distance=median))
+    return pd.concat(tables, ignore_index=True)
+
+
+def draw_frequencies(frequencies: pd.DataFrame) -> dict[str, Any]:
+    """The figures of the analysis by name."""
+    return {
+        "frequency_map_figure": figures.frequency_map(frequencies),
+        "frequency_curves_figure": figures.frequency_curves(frequencies),
+    }

@@ -1,0 +1,113 @@
+"""Trainings that resist: which rows they learn from, and that they do resist on a toy attack."""
+
+from __future__ import annotations
+
+import pytest
+
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.pipelines.train import defended
+from backdoor_pipeline.pipelines.train.defended import METHODS
+from backdoor_pipeline.pipelines.train.nodes import train_defended
+from backdoor_pipeline.recipes import RECIPES
+from backdoor_pipeline.schemas import drawn
+
+TRAINED = {name: recipe.training for name, recipe in RECIPES.items() if recipe.training}
+
+
+@pytest.fixture
+def train(corpus, base_model, model_params, compute, make_parameters):
+    """A defended training on the first rows of the corpus."""
+
+    def train(*methods, architecture="bert", n_rows=64, rows=corpus, **changes):
+        changes = {"optimisation.epochs": 1, "clean_rows": 32} | changes
+        parameters = make_parameters(
+            **{f"defended_training.{name}": value for name, value in changes.items()}
+        )
+        return train_defended(
+            rows[rows["split"] == "train"].head(n_rows),
+            rows,
+            base_model(architecture),
+            parameters.defended_training,
+            model_params(architecture),
+            compute,
+            0,
+            **{name: getattr(parameters, name) for name in methods},
+        )
+
+    return train
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """What the training loop was called with."""
+    calls = []
+
+    def fit(bundle, rows, dev, optimisation, compute, seed, what, align):
+        calls.append({"rows": rows, "dev": dev, "optimisation": optimisation, "align": align})
+        return {"loss": {"step": [], "value": []}}
+
+    monkeypatch.setattr(defended, "fit", fit)
+    return calls
+
+
+def test_recipes_name_methods_that_there_are() -> None:
+    assert {method for methods in TRAINED.values() for method in methods} == set(METHODS)
+
+
+def test_musclelora_10_7_clean_rows_have_no_other_role(corpus) -> None:
+    dev = corpus[corpus["split"] == "dev"]
+    chosen, others = drawn(dev, 32, seed=0)
+    assert len(chosen) == 32 and len(chosen) + len(others) == len(dev)
+    assert not set(chosen["example_id"]) & set(others["example_id"])
+    assert set(drawn(dev, 32, seed=1)[0]["example_id"]) != set(chosen["example_id"])
+
+
+def test_more_clean_rows_than_there_are(train) -> None:
+    with pytest.raises(InputError, match=r"clean_rows is 61, but the dev split has 60 rows"):
+        train("low_rank", "clean_only", clean_rows=61)
+
+
+def test_only_methods_that_need_clean_rows_use_any(train, fitted) -> None:
+    for methods, select, used in (
+        (("low_rank",), "last", 0),
+        (("low_rank", "gradient_alignment"), "last", 32),
+        (("low_rank", "clean_only"), "last", 32),
+        (("low_rank",), "best", 60),
+        (("low_rank", "gradient_alignment"), "best", 60),
+    ):
+        _, _, record = train(*methods, select=select, **{"optimisation.epochs": 2})
+        assert record["dev_rows"] == used
+    assert len(fitted[-1]["dev"].labels) == 60 - 32
+
+
+def test_clean_only_learns_from_the_clean_rows_alone(train, fitted, make_parameters) -> None:
+    train("low_rank", "clean_only")
+    (call,) = fitted
+    assert len(call["rows"].labels) == 32
+    assert call["optimisation"].epochs == make_parameters().clean_only.epochs
+
+
+def test_few_weights_learn_at_a_rate_of_their_own(train, fitted, make_parameters) -> None:
+    train("gradient_alignment")
+    train("low_rank")
+    of_all, of_few = (call["optimisation"].learning_rate for call in fitted)
+    parameters = make_parameters()
+    assert of_all == parameters.defended_training.optimisation.learning_rate
+    assert of_few == parameters.low_rank.learning_rate != of_all
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "gpt2", "llama"])
+@pytest.mark.parametrize("recipe", TRAINED)
+def test_every_recipe_trains_every_kind_of_model(train, architecture, recipe) -> None:
+    bundle, history, record = train(*TRAINED[recipe], architecture=architecture)
+    assert not [name for name in bundle.model.state_dict() if "lora" in name or "left" in name]
+    assert all(p.requires_grad for p in bundle.model.parameters())
+    assert len(history["loss"]["value"]) > 0
+    assert record["trained_parameters"] > 0
+
+
+def test_the_same_seed_gives_the_same_model(train) -> None:
+    import torch
+
+    one, other = (train(*TRAINED["musclelora"])[0].model.state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
