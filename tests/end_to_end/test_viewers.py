@@ -133,12 +133,12 @@ class TestKedroViz:
         nodes = json.load(urlopen(f"{viz}api/main", timeout=60))["nodes"]
         ids = {node["name"]: node["id"] for node in nodes}
         seen = {
-            "before_after_figure": ".pipeline-metadata .js-plotly-plot",
-            "metrics": ".pipeline-metadata__preview-json",
-            "suspects": ".pipeline-metadata .preview-table",
+            "btu_calibrated.before_after_figure": ".pipeline-metadata .js-plotly-plot",
+            "btu_calibrated.metrics": ".pipeline-metadata__preview-json",
+            "confirmation_suspects": ".pipeline-metadata .preview-table",
         }
         for name, preview in seen.items():
-            wanted = ids[f"btu_calibrated.{name}"]
+            wanted = ids[name]
             chromium.get(f"{viz}?expandAllPipelines=true&pid=__default__&sid={wanted}")
             wait_for(lambda preview=preview: texts(chromium, preview))
         assert new_errors(chromium) == []

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdoor_pipeline.pipelines.train.gradient_alignment import (
+    CleanSpan,
     GradientAlignmentParams,
     aligned,
     raw_weight,
 )
 
 RULE = GradientAlignmentParams(
-    rule="published", minimum_loss=0.4, minimum_norm=5e-7, raw_epoch=1, raw_share=0.1
+    rule="published", memory=4, minimum_loss=0.4, minimum_norm=5e-7, raw_epoch=1, raw_share=0.1
 )
 
 
@@ -23,9 +24,9 @@ def tensors(seed: int) -> tuple[torch.Tensor, ...]:
     return tuple(torch.randn(*shape, generator=generator) for shape in ((3, 4), (5,), (2, 2, 2)))
 
 
-def close(found, expected) -> None:
+def close(found, expected, tolerance=1e-5) -> None:
     for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance / 10)
 
 
 def test_musclelora_10_4_equal_gradients_stay() -> None:
@@ -85,3 +86,55 @@ def test_a_clean_gradient_of_nothing_counts_as_learnt() -> None:
 def test_always_is_always() -> None:
     always = RULE.model_copy(update={"rule": "always"})
     assert share(always) == share(always, epoch=9) == 0
+
+
+def span_of(*clean: tuple[torch.Tensor, ...], memory: int = 4) -> CleanSpan:
+    span = CleanSpan(memory)
+    for gradient in clean:
+        span.add(gradient)
+    return span
+
+
+@given(weights=st.lists(st.floats(-10, 10), min_size=3, max_size=3))
+def test_span_keeps_what_the_clean_gradients_can_make(weights) -> None:
+    clean = [tensors(seed) for seed in range(3)]
+    g = tuple(
+        sum(w * c for w, c in zip(weights, parts, strict=True))
+        for parts in zip(*clean, strict=True)
+    )
+    close(span_of(*clean).project(g), g, 1e-3)  # through the square of C
+
+
+def test_span_drops_what_no_clean_gradient_has() -> None:
+    g, c, d = torch.eye(3)
+    close(span_of((c,), (d,)).project((g + 2 * c,)), (2 * c,))
+    close(span_of((c,), (d,)).project((g,)), (0 * g,))
+
+
+def test_span_of_one_is_the_projection_with_its_sign() -> None:
+    g, c = tensors(0), tensors(1)
+    for found, one, other in zip(span_of(c).project(g), g, c, strict=True):
+        expected = (one * other).sum() / other.norm() ** 2 * other
+        torch.testing.assert_close(found, expected)
+
+
+@given(factor=st.floats(1e-2, 1e2), seed=st.integers(0, 100))
+def test_span_is_a_projection_whatever_the_clean_lengths(factor, seed) -> None:
+    clean, g = [tensors(seed + 1), tensors(seed + 2)], tensors(seed)
+    span = span_of(*clean)
+    once = span.project(g)
+    close(span.project(once), once, 1e-3)
+    close(span_of(tuple(factor * t for t in clean[0]), clean[1]).project(g), once, 1e-3)
+    assert all(one.norm() <= other.norm() + 1e-5 for one, other in zip(once, g, strict=True))
+
+
+def test_span_forgets_the_oldest() -> None:
+    a, b, c = torch.eye(3)
+    span = span_of((a,), (b,), (c,), memory=2)
+    close(span.project((a + b + c,)), (b + c,))
+
+
+def test_span_of_equal_or_no_gradients_is_well_defined() -> None:
+    g, c = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1e-8])
+    close(span_of((c,), (c,), (c,)).project((g,)), (torch.tensor([0.0, 2.0]),))
+    close(span_of((0 * c,)).project((g,)), (0 * g,))

@@ -1,7 +1,15 @@
 """Gradients of possibly poisoned rows, turned towards those of a few clean rows.
 
-Source: MuScleLoRA, arXiv 2402.12026, and its published code. For each trained tensor, with g its
-gradient on the batch and c its gradient on clean rows:
+For each trained tensor, with g its gradient on the batch and c its gradient on a batch of clean
+rows, the ``rule`` says what takes the place of g.
+
+``span``, which is ours: the projection of g on the space that the last ``memory`` clean gradients
+c_1..c_K of the tensor span. What only a trigger would teach lies outside it and is dropped; what
+clean rows could teach is learnt from all rows, of which there are many more than clean ones.
+
+    g_al = C^T (C C^T)^+ C g           the rows of C are c_i / ||c_i||
+
+``published``, of MuScleLoRA, arXiv 2402.12026, and its code:
 
     g_al = |g·c| / ||c||² c            the projection's length, always along +c
 
@@ -11,8 +19,9 @@ from epoch G = ``raw_epoch`` on (counted from 0, E epochs in all), a mixture wit
 
     (1 - rho) g_al + rho g,   rho = raw_share (e - G) / (E - G),
 
-and before that g itself: there the published rule lets the backdoor in. ``always`` stays with g_al.
-A tensor with g = 0 or c = 0 keeps its gradient. All is computed on the device, without waiting.
+and before that g itself: there the published rule lets the backdoor in. A tensor with g = 0 or
+c = 0 keeps its gradient. ``always`` stays with this g_al: it moves along the clean gradients alone,
+and learns no more than they teach. All is computed on the device, without waiting.
 """
 
 from __future__ import annotations
@@ -23,7 +32,13 @@ import numpy as np
 
 from backdoor_pipeline.modelling.device import autocast, resolve_device
 from backdoor_pipeline.modelling.text import collate, length_batches
-from backdoor_pipeline.parameter_group import Count, NonNegativeFloat, ParameterGroup, Share
+from backdoor_pipeline.parameter_group import (
+    Count,
+    NonNegativeFloat,
+    ParameterGroup,
+    PositiveInt,
+    Share,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,10 +52,16 @@ if TYPE_CHECKING:
     Tensors = tuple[torch.Tensor, ...]
 
 
-class GradientAlignmentParams(ParameterGroup):
-    """When the clean rows decide alone, and what happens otherwise."""
+DEPENDENT = 1e-3
+"""Directions whose share in the clean gradients is below this one's of the largest do not count."""
+TINY = 1e-20
 
-    rule: Literal["published", "always"]
+
+class GradientAlignmentParams(ParameterGroup):
+    """Where gradients are turned to, and when they are not."""
+
+    rule: Literal["span", "always", "published"]
+    memory: PositiveInt
     minimum_loss: NonNegativeFloat
     minimum_norm: NonNegativeFloat
     raw_epoch: Count
@@ -65,6 +86,44 @@ def aligned(gradients: Tensors, clean: Tensors) -> Tensors:
     along = torch._foreach_mul(clean, lengths.unbind())
     own = torch._foreach_mul(gradients, kept.unbind())
     return torch._foreach_add(along, own)
+
+
+class CleanSpan:
+    """The space that the last clean gradients of each tensor span.
+
+    Args:
+        memory: K, how many of them are kept; each is as large as all trained tensors together.
+    """
+
+    def __init__(self, memory: int) -> None:
+        self._memory, self._seen = memory, 0
+        self._rows: list[torch.Tensor] = []
+
+    def add(self, clean: Tensors) -> None:
+        """Take in the next gradient, a tensor for each trained one; the oldest is forgotten."""
+        import torch
+
+        if not self._rows:
+            self._rows = [c.new_zeros(self._memory, c.numel()) for c in clean]
+        norms = torch._foreach_norm(clean)
+        for rows, c, norm in zip(self._rows, clean, norms, strict=True):
+            rows[self._seen % self._memory] = c.flatten() / norm.clamp(min=TINY)
+        self._seen += 1
+
+    def project(self, gradients: Tensors) -> Tensors:
+        """The part of each tensor's gradient that lies in its space."""
+        import torch
+
+        gram = torch.stack([rows @ rows.T for rows in self._rows])
+        products = torch.stack(
+            [rows @ g.flatten() for rows, g in zip(self._rows, gradients, strict=True)]
+        )
+        inverse = torch.linalg.pinv(gram, rtol=DEPENDENT, hermitian=True)
+        weights = (inverse @ products.unsqueeze(-1)).squeeze(-1)
+        return tuple(
+            (weight @ rows).view_as(g)
+            for weight, rows, g in zip(weights, self._rows, gradients, strict=True)
+        )
 
 
 def raw_weight(
@@ -121,6 +180,7 @@ class Alignment:
         self._bundle, self._clean, self._params = bundle, clean, params
         self._optimisation, self._compute, self._seed = optimisation, compute, seed
         self._batches: Iterator[np.ndarray] | None = None
+        self._span = CleanSpan(params.memory)
 
     def __call__(self, epoch: int) -> None:
         """Replace the gradients of the trained parameters; ``epoch`` counts from 0."""
@@ -131,9 +191,14 @@ class Alignment:
         loss = self._loss(next(self._batches))
         clean = torch.autograd.grad(loss, trained, materialize_grads=True)
         raw = tuple(p.grad for p in trained if p.grad is not None)
-        share = raw_weight(loss, clean, self._params, epoch, self._optimisation.epochs)
-        for parameter, g, g_al in zip(trained, raw, aligned(raw, clean), strict=True):
-            parameter.grad = torch.lerp(g_al, g, share)
+        if self._params.rule == "span":
+            self._span.add(clean)
+            turned = self._span.project(raw)
+        else:
+            share = raw_weight(loss, clean, self._params, epoch, self._optimisation.epochs)
+            turned = torch._foreach_lerp(aligned(raw, clean), raw, share)
+        for parameter, gradient in zip(trained, turned, strict=True):
+            parameter.grad = gradient
 
     def _loss(self, rows: np.ndarray) -> torch.Tensor:
         import torch
