@@ -26,6 +26,7 @@ and learns no more than they teach. All is computed on the device, without waiti
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -196,7 +197,7 @@ class Alignment:
             turned = self._span.project(raw)
         else:
             share = raw_weight(loss, clean, self._params, epoch, self._optimisation.epochs)
-            turned = torch._foreach_lerp(aligned(raw, clean), raw, share)
+            turned = tuple(map(torch.lerp, aligned(raw, clean), raw, repeat(share)))
         for parameter, gradient in zip(trained, turned, strict=True):
             parameter.grad = gradient
 
