@@ -15,7 +15,13 @@ from backdoor_pipeline.pipelines.train.gradient_alignment import (
 )
 
 RULE = GradientAlignmentParams(
-    rule="published", memory=4, minimum_loss=0.4, minimum_norm=5e-7, raw_epoch=1, raw_share=0.1
+    rule="published",
+    batch_size=8,
+    memory=4,
+    minimum_loss=0.4,
+    minimum_norm=5e-7,
+    raw_epoch=1,
+    raw_share=0.1,
 )
 
 

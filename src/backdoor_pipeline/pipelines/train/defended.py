@@ -105,7 +105,7 @@ def train(
             bundle,
             labelled(clean, bundle, max_length),
             methods["gradient_alignment"],
-            optimisation,
+            optimisation.epochs,
             compute,
             seed,
         )

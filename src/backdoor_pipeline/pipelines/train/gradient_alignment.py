@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.modelling.bundle import ModelBundle
     from backdoor_pipeline.modelling.device import ComputeParams
-    from backdoor_pipeline.modelling.training import Labelled, OptimisationParams
+    from backdoor_pipeline.modelling.training import Labelled
 
     Tensors = tuple[torch.Tensor, ...]
 
@@ -62,6 +62,7 @@ class GradientAlignmentParams(ParameterGroup):
     """Where gradients are turned to, and when they are not."""
 
     rule: Literal["span", "always", "published"]
+    batch_size: PositiveInt
     memory: PositiveInt
     minimum_loss: NonNegativeFloat
     minimum_norm: NonNegativeFloat
@@ -106,24 +107,25 @@ class CleanSpan:
 
         if not self._rows:
             self._rows = [c.new_zeros(self._memory, c.numel()) for c in clean]
+            self._gram = clean[0].new_zeros(len(clean), self._memory, self._memory)
+        place = self._seen % self._memory
         norms = torch._foreach_norm(clean)
         for rows, c, norm in zip(self._rows, clean, norms, strict=True):
-            rows[self._seen % self._memory] = c.flatten() / norm.clamp(min=TINY)
+            rows[place] = c.flatten() / norm.clamp(min=TINY)
+        among = torch.stack([rows @ rows[place] for rows in self._rows])
+        self._gram[:, place], self._gram[:, :, place] = among, among
         self._seen += 1
 
     def project(self, gradients: Tensors) -> Tensors:
         """The part of each tensor's gradient that lies in its space."""
         import torch
 
-        gram = torch.stack([rows @ rows.T for rows in self._rows])
-        products = torch.stack(
-            [rows @ g.flatten() for rows, g in zip(self._rows, gradients, strict=True)]
-        )
-        inverse = torch.linalg.pinv(gram, rtol=DEPENDENT, hermitian=True)
-        weights = (inverse @ products.unsqueeze(-1)).squeeze(-1)
+        pairs = list(zip(self._rows, gradients, strict=True))
+        products = torch.stack([rows @ g.flatten() for rows, g in pairs])
+        inverse = torch.linalg.pinv(self._gram, rtol=DEPENDENT, hermitian=True)
+        weights = torch.einsum("tij,tj->ti", inverse, products)
         return tuple(
-            (weight @ rows).view_as(g)
-            for weight, rows, g in zip(weights, self._rows, gradients, strict=True)
+            (weight @ rows).view_as(g) for weight, (rows, g) in zip(weights, pairs, strict=True)
         )
 
 
@@ -164,7 +166,7 @@ class Alignment:
         clean: The clean rows; each step takes the next batch of them, shuffled anew each time
             round.
         params: The rule.
-        optimisation: Batch size and epochs of the training.
+        n_epochs: Of the training.
         compute: Device and precision.
         seed: Draws the batches.
     """
@@ -174,12 +176,12 @@ class Alignment:
         bundle: ModelBundle,
         clean: Labelled,
         params: GradientAlignmentParams,
-        optimisation: OptimisationParams,
+        n_epochs: int,
         compute: ComputeParams,
         seed: int,
     ) -> None:
         self._bundle, self._clean, self._params = bundle, clean, params
-        self._optimisation, self._compute, self._seed = optimisation, compute, seed
+        self._n_epochs, self._compute, self._seed = n_epochs, compute, seed
         self._batches: Iterator[np.ndarray] | None = None
         self._span = CleanSpan(params.memory)
 
@@ -196,7 +198,7 @@ class Alignment:
             self._span.add(clean)
             turned = self._span.project(raw)
         else:
-            share = raw_weight(loss, clean, self._params, epoch, self._optimisation.epochs)
+            share = raw_weight(loss, clean, self._params, epoch, self._n_epochs)
             turned = tuple(map(torch.lerp, aligned(raw, clean), raw, repeat(share)))
         for parameter, gradient in zip(trained, turned, strict=True):
             parameter.grad = gradient
@@ -214,4 +216,4 @@ class Alignment:
     def _endless(self) -> Iterator[np.ndarray]:
         rng, lengths = np.random.default_rng(self._seed), self._clean.tokens.lengths
         while True:
-            yield from length_batches(lengths, self._optimisation.batch_size, rng)
+            yield from length_batches(lengths, self._params.batch_size, rng)
