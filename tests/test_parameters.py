@@ -6,7 +6,9 @@ import pytest
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameters import SHORTHANDS, Parameters, parse, spell_out
-from tiny import project_loader
+from tiny import ROOT, project_loader
+
+CONFIGURED = sorted((ROOT / "conf").rglob("parameters*.yml"))
 
 
 class TestSpellOut:
@@ -123,9 +125,35 @@ def test_paraphrase_attacks_ask_for_paraphrases(make_parameters, attack, kind) -
     assert made.ingest.paraphrase == "none"
 
 
-@pytest.mark.parametrize("env", ["base", "smoke", "gpu", "paper"])
+@pytest.mark.parametrize(
+    "env",
+    sorted(path.parent.relative_to(ROOT / "conf").as_posix() for path in CONFIGURED),
+)
 def test_every_environment_is_valid(env) -> None:
     assert project_loader(env=env).typed_parameters
+
+
+@pytest.mark.parametrize(
+    ("env", "bands", "alpha", "rank", "rate", "epochs", "clean_rows"),
+    [  # MuScleLoRA's published configurations, section 3 of its specification
+        ("paper", [1, 4, 8, 12, 16, 20, 24, 28], 6, 8, 2e-5, 10, 96),
+        ("paper/bert-large", [1, 2, 3, 4, 5, 6, 7, 8, 9], 6, 8, 2e-5, 10, 96),
+        ("paper/roberta-base", [1, 2, 4, 6, 8, 10, 12, 14, 16], 6, 8, 2e-5, 10, 96),
+        ("paper/roberta-large", [1, 2, 3, 4, 5, 6, 7, 8, 9], 6, 8, 2e-5, 10, 96),
+        ("paper/llama-2-7b", [1, 2, 3, 4], 4, 2, 1e-5, 5, 128),
+        ("paper/gpt2-xl", [1, 2, 3, 4], 4, 2, 1e-5, 5, 128),
+    ],
+)
+def test_paper_settings_of_each_family(env, bands, alpha, rank, rate, epochs, clean_rows) -> None:
+    made = project_loader(env=env).typed_parameters
+    scaling, low_rank, training = made.radial_scaling, made.low_rank, made.defended_training
+    assert (scaling.bands, scaling.alpha, scaling.rank, scaling.silent) == (bands, alpha, 1, False)
+    assert (low_rank.rank, low_rank.alpha, low_rank.dropout) == (rank, 4 * rank, 0)
+    assert low_rank.learning_rate == training.optimisation.learning_rate == rate
+    assert not low_rank.train_head
+    assert (training.optimisation.epochs, training.clean_rows) == (epochs, clean_rows)
+    assert training.optimisation.batch_size == made.gradient_alignment.batch_size
+    assert made.gradient_alignment.rule == "published"
 
 
 def test_parameters_are_frozen(make_parameters) -> None:

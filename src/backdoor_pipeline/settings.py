@@ -25,7 +25,10 @@ CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
     "merge_strategy": {"parameters": "soft"},
-    "config_patterns": {"mlflow": ["mlflow*", "mlflow*/**"]},
+    "config_patterns": {  # not in subfolders: those of conf/paper are environments of their own
+        "parameters": ["parameters*"],
+        "mlflow": ["mlflow*"],
+    },
     "custom_resolvers": {
         "oc.env": oc.env,  # Kedro allows it in credentials only unless registered here
         "root": lambda path="": str(PROJECT_ROOT / path),
