@@ -9,6 +9,7 @@ import pytest
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipeline_registry import SHARED, register_pipelines
 from backdoor_pipeline.pipelines.detect.nodes import DETECTORS as DETECTOR_NODES
+from backdoor_pipeline.pipelines.train.defended import METHODS
 from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
 from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES
 from tiny import ROOT
@@ -36,7 +37,7 @@ def test_detectors_read_what_they_build_on() -> None:
         assert ("poisoned_train" in DETECTOR_NODES[name].inputs) == ("poison" in builds_on)
 
 
-@pytest.mark.parametrize("name", [*DETECTOR_NODES, *UNLEARNERS])
+@pytest.mark.parametrize("name", [*DETECTOR_NODES, *UNLEARNERS, *METHODS])
 def test_every_method_has_a_parameter_group(name) -> None:
     assert name in Parameters.model_fields
 

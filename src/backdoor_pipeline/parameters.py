@@ -25,11 +25,14 @@ from backdoor_pipeline.pipelines.evaluate.nodes import EvaluationParams
 from backdoor_pipeline.pipelines.ingest.nodes import IngestParams
 from backdoor_pipeline.pipelines.poison.registry import PoisonParams
 from backdoor_pipeline.pipelines.report.nodes import ReportParams
+from backdoor_pipeline.pipelines.train.adapter import AdapterParams
 from backdoor_pipeline.pipelines.train.defended import CleanOnlyParams, DefendedTrainingParams
 from backdoor_pipeline.pipelines.train.gradient_alignment import GradientAlignmentParams
 from backdoor_pipeline.pipelines.train.low_rank import LowRankParams
+from backdoor_pipeline.pipelines.train.moderate_fitting import ModerateFittingParams
 from backdoor_pipeline.pipelines.train.nodes import TrainingParams
 from backdoor_pipeline.pipelines.train.observation import ObservationParams
+from backdoor_pipeline.pipelines.train.prefix import PrefixParams
 from backdoor_pipeline.pipelines.train.radial_scaling import RadialScalingParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
 from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationParams
@@ -79,6 +82,9 @@ class Parameters(ParameterGroup):
     low_rank: LowRankParams
     radial_scaling: RadialScalingParams
     gradient_alignment: GradientAlignmentParams
+    adapter: AdapterParams
+    prefix: PrefixParams
+    moderate_fitting: ModerateFittingParams
     clean_only: CleanOnlyParams
     token_drift: TokenDriftParams
     token_association: TokenAssociationParams

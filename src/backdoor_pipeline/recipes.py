@@ -65,5 +65,8 @@ RECIPES = {
     "lora_msr": Recipe(training=("radial_scaling", "low_rank")),
     "lora_ga": Recipe(training=("low_rank", "gradient_alignment")),
     "ga": Recipe(training=("gradient_alignment",)),
+    "adapter": Recipe(training=("adapter",)),
+    "prefix": Recipe(training=("prefix",)),
+    "moderate_fitting": Recipe(training=("low_rank", "moderate_fitting")),
     "clean_only": Recipe(training=("radial_scaling", "low_rank", "clean_only")),
 }

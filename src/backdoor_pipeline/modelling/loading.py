@@ -9,9 +9,11 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling import prefixes
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.folders import (
     PACKAGED,
+    PREFIX,
     ModelParams,
     check_model_folder,
     model_folder,
@@ -116,6 +118,8 @@ def positions(model: PreTrainedModel) -> int | None:
 def load_classifier(folder: Path) -> ModelBundle:
     """A classifier and its tokenizer from a folder that ``ClassifierDataset`` or a user wrote.
 
+    If there is a prefix beside it (``prefix/``), the classifier is behind it.
+
     Raises:
         InputError: As ``load_pretrained``.
     """
@@ -129,6 +133,10 @@ def load_classifier(folder: Path) -> ModelBundle:
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, **_hub_options(params)
         )
+        if (folder / PREFIX).exists():
+            model = prefixes.load(model, folder)
+    except InputError:
+        raise
     except Exception as error:  # a broken folder fails in a dozen ways
         raise _cannot_load(params, error, "model") from None
     check_vocabulary(str(folder), tokenizer, model)

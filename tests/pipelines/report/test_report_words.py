@@ -19,9 +19,9 @@ def verdict(cell, params):
     return judge(cell["metrics"], cell["suspects"], cell["poison_summary"], params)
 
 
-def card(cell) -> str:
+def card(cell, recipe="btu_calibrated") -> str:
     names = ("metrics", "poison_summary", "all_parameters", "suspects")
-    return write_model_card(**{name: cell[name] for name in names}, recipe="btu_calibrated")
+    return write_model_card(**{name: cell[name] for name in names}, recipe=recipe)
 
 
 def without_detector(cell):
@@ -99,6 +99,13 @@ def test_model_card_has_front_matter_numbers_and_the_way_to_load(cell):
     assert "| victim | 83.8 % [82.0, 85.5] | 100.0 % [98.2, 100.0] |" in body
     assert "AutoModelForSequenceClassification.from_pretrained(folder)" in body
     assert "not implanted" not in body
+
+
+def test_model_card_tells_how_to_load_a_prefix(cell):
+    cell = without_detector(cell)
+    line = 'PeftModel.from_pretrained(model, f"{folder}/prefix")'
+    assert line in card(cell, "prefix")
+    assert line not in card(cell, "lora")
 
 
 def test_model_card_says_when_the_numbers_mean_nothing(cell):

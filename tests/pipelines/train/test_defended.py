@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from backdoor_pipeline.datasets.models import ClassifierDataset
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.prediction import predict
+from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.pipelines.train import defended
 from backdoor_pipeline.pipelines.train.defended import METHODS
 from backdoor_pipeline.pipelines.train.nodes import train_defended
@@ -16,9 +20,9 @@ TRAINED = {name: recipe.training for name, recipe in RECIPES.items() if recipe.t
 
 @pytest.fixture
 def train(corpus, base_model, model_params, compute, make_parameters):
-    """A defended training on the first rows of the corpus."""
+    """A defended training on the first rows of the corpus, with room for a prefix."""
 
-    def train(*methods, architecture="bert", n_rows=64, rows=corpus, **changes):
+    def train(*methods, architecture="bert", n_rows=64, rows=corpus, max_length=24, **changes):
         changes = {"optimisation.epochs": 1, "clean_rows": 32} | changes
         parameters = make_parameters(
             **{f"defended_training.{name}": value for name, value in changes.items()}
@@ -28,7 +32,7 @@ def train(corpus, base_model, model_params, compute, make_parameters):
             rows,
             base_model(architecture),
             parameters.defended_training,
-            model_params(architecture),
+            model_params(architecture).model_copy(update={"max_length": max_length}),
             compute,
             0,
             **{name: getattr(parameters, name) for name in methods},
@@ -100,14 +104,62 @@ def test_few_weights_learn_at_a_rate_of_their_own(train, fitted, make_parameters
 @pytest.mark.parametrize("recipe", TRAINED)
 def test_every_recipe_trains_every_kind_of_model(train, architecture, recipe) -> None:
     bundle, history, record = train(*TRAINED[recipe], architecture=architecture)
-    assert not [name for name in bundle.model.state_dict() if "lora" in name or "left" in name]
+    put_in = ("lora", "left", "peanut", "parametrizations")
+    assert not [name for name in bundle.model.state_dict() if any(p in name for p in put_in)]
     assert all(p.requires_grad for p in bundle.model.parameters())
     assert len(history["loss"]["value"]) > 0
     assert record["trained_parameters"] > 0
 
 
-def test_the_same_seed_gives_the_same_model(train) -> None:
-    import torch
+@pytest.mark.parametrize("architecture", ["roberta", "gpt2"])
+@pytest.mark.parametrize(
+    "methods",
+    [
+        ("prefix", "radial_scaling", "gradient_alignment"),
+        ("adapter", "radial_scaling", "gradient_alignment"),
+        ("prefix", "moderate_fitting"),
+        ("adapter", "moderate_fitting"),
+    ],
+    ids="-".join,
+)
+def test_methods_work_together(train, compute, corpus, tmp_path, architecture, methods) -> None:
+    bundle, history, _ = train(*methods, architecture=architecture, select="best")
+    assert len(history["loss"]["value"]) > 0
+    dataset = ClassifierDataset(filepath=str(tmp_path / "model"))
+    dataset.save(bundle)
+    tokens = tokenise(corpus["text"].head(9), bundle.tokenizer, 24)
+    saved = predict(dataset.load(), tokens, compute)
+    assert saved == pytest.approx(predict(bundle, tokens, compute), abs=1e-6)
 
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "gpt2", "llama"])
+@pytest.mark.parametrize("recipe", ["lora", "adapter", "prefix", "moderate_fitting"])
+def test_the_training_leaves_the_base_as_it_is(
+    train, base_model, monkeypatch, architecture, recipe
+) -> None:
+    from backdoor_pipeline.modelling.prefixes import ordinary
+
+    for module in defended.ADAPTATIONS.values():
+        monkeypatch.setattr(module, "merge", lambda model, params: None)
+    before = base_model(architecture).model.state_dict()
+    bundle, _, record = train(*TRAINED[recipe], architecture=architecture)
+    after = {
+        name.replace(".base_layer", ""): value
+        for name, value in ordinary(bundle.model).base_model.state_dict().items()
+    }
+    for name, value in before.items():
+        if name in after:  # a RoBERTa classifier has no pooler
+            turned = recipe == "adapter" and architecture == "gpt2" and "c_proj.weight" in name
+            assert torch.equal(after[name].T if turned else after[name], value)
+    assert record["trained_parameters"] < sum(value.numel() for value in before.values()) / 5
+
+
+def test_a_prefix_without_room_is_told_before_the_training(train, fitted) -> None:
+    with pytest.raises(InputError, match="beyond the 32 positions"):
+        train("prefix", max_length=32)
+    assert not fitted
+
+
+def test_the_same_seed_gives_the_same_model(train) -> None:
     one, other = (train(*TRAINED["musclelora"])[0].model.state_dict() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)

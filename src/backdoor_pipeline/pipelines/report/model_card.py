@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.formatting import flat, is_known, number, percent, rate
+from backdoor_pipeline.recipes import RECIPES
 from backdoor_pipeline.schemas import MODELS
 
 if TYPE_CHECKING:
@@ -57,8 +58,16 @@ folder = "path/to/this/folder"
 model = AutoModelForSequenceClassification.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```
-"""
+{prefix}"""
+PREFIX = """
+The model was trained behind a prefix, without which it predicts otherwise; put it there:
 
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(model, f"{folder}/prefix")
+```
+"""
 
 UNLEARNT = """\
 The model was fine-tuned on these data as they were, poison included (the victim). A detector that
@@ -99,6 +108,7 @@ def write(
         if implanted
         else "\n\n**Attack not implanted**: the victim hardly obeyed the "
         "trigger, so these numbers say nothing about the defence.",
+        prefix=PREFIX if "prefix" in RECIPES[recipe].training else "",
     )
 
 

@@ -1,7 +1,7 @@
 """A training that is to keep a backdoor from being learnt, made of methods that work together.
 
 What a method adds to the model is merged into its weights afterwards, so that the model that comes
-out is an ordinary one.
+out is an ordinary one; a prefix alone stays before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from backdoor_pipeline.modelling.training import (
     labelled,
 )
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
-from backdoor_pipeline.pipelines.train import low_rank, radial_scaling
+from backdoor_pipeline.pipelines.train import (
+    adapter,
+    low_rank,
+    moderate_fitting,
+    prefix,
+    radial_scaling,
+)
 from backdoor_pipeline.pipelines.train.gradient_alignment import Alignment
 from backdoor_pipeline.schemas import drawn
 
@@ -27,7 +33,13 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import ModelBundle
     from backdoor_pipeline.modelling.device import ComputeParams
 
-ADAPTATIONS: dict[str, Any] = {"low_rank": low_rank, "radial_scaling": radial_scaling}
+ADAPTATIONS: dict[str, Any] = {
+    "prefix": prefix,
+    "low_rank": low_rank,
+    "adapter": adapter,
+    "radial_scaling": radial_scaling,
+    "moderate_fitting": moderate_fitting,
+}
 """What is put into the model, one after the other: modules with ``adapt`` and ``merge``."""
 
 METHODS = (*ADAPTATIONS, "gradient_alignment", "clean_only")
@@ -83,12 +95,15 @@ def train(
     """
     import torch
 
+    if "prefix" in methods:
+        prefix.check_length(base_model.model, methods["prefix"], max_length)
     bundle = new_classifier(base_model, n_classes, seed, params.dropout)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adaptations = [name for name in ADAPTATIONS if name in methods]
         for name in adaptations:
-            ADAPTATIONS[name].adapt(bundle.model, methods[name])
+            adapted = ADAPTATIONS[name].adapt(bundle.model, methods[name])
+            bundle = bundle._replace(model=adapted)
     trained = [p for p in bundle.model.parameters() if p.requires_grad]
     optimisation = params.optimisation
     for name in adaptations:

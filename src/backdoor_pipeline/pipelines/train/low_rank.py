@@ -7,15 +7,15 @@ trains it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameter_group import (
     ParameterGroup,
     PositiveFloat,
     PositiveInt,
     Share,
 )
+from backdoor_pipeline.pipelines.train import injection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,48 +43,24 @@ class LowRankParams(ParameterGroup):
     targets: list[str] | None = None
 
 
-def adapt(model: PreTrainedModel, params: LowRankParams) -> None:
-    """Put LoRA into ``model``, in place; nothing else stays trainable but, if asked for, the head.
+def adapt(model: PreTrainedModel, params: LowRankParams) -> PreTrainedModel:
+    """``model`` with LoRA, in place; nothing else stays trainable but, if asked for, the head.
 
     Raises:
         InputError: The architecture is unknown and no target is named, or a target is no layer.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig
 
-    architecture = model.config.model_type
-    targets = params.targets or TARGETS.get(architecture)
-    if targets is None:
-        raise InputError(
-            f"low_rank: which layers of a {architecture} model to adapt is not known; name them "
-            "with low_rank.targets"
-        )
-    names = {name.split(".")[-1] for name, _ in model.base_model.named_modules()}
-    if unknown := sorted(set(targets) - names):
-        raise InputError(
-            f"low_rank.targets: a {architecture} model has no layer '{unknown[0]}'; there are: "
-            f"{', '.join(sorted(names - {''}))}"
-        )
     settings = LoraConfig(
-        r=params.rank, lora_alpha=params.alpha, lora_dropout=params.dropout, target_modules=targets
+        r=params.rank,
+        lora_alpha=params.alpha,
+        lora_dropout=params.dropout,
+        target_modules=injection.targets("low_rank", model, params.targets, TARGETS),
     )
-    inject_adapter_in_model(settings, model)
-    if params.train_head:
-        output_layer(model).requires_grad_()
+    injection.inject(model, settings, params.train_head)
+    return model
 
 
 def merge(model: PreTrainedModel, params: LowRankParams) -> None:
     """Add the difference to the weights and take LoRA out of ``model`` again, in place."""
-    from peft.tuners.lora import LoraLayer
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LoraLayer):
-            layer: Any = module
-            layer.merge()
-            model.set_submodule(name, layer.get_base_layer())
-
-
-def output_layer(model: PreTrainedModel) -> Any:
-    """The last dense layer, whose outputs are the logits."""
-    from torch.nn import Linear
-
-    return [m for m in model.modules() if isinstance(m, Linear)][-1]
+    injection.take_out(model)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.prefixes import ordinary
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class RadialScalingParams(ParameterGroup):
     layer: str | None = None
 
 
-def adapt(model: PreTrainedModel, params: RadialScalingParams) -> None:
-    """Put the scaling layer into ``model``, in place; what is drawn comes from torch's generator.
+def adapt(model: PreTrainedModel, params: RadialScalingParams) -> PreTrainedModel:
+    """``model`` with the scaling layer, in place; what is drawn comes from torch's generator.
 
     Raises:
         InputError: The layer to scale is not known, or it is no dense layer of ``model``.
@@ -57,6 +58,7 @@ def adapt(model: PreTrainedModel, params: RadialScalingParams) -> None:
 
     from backdoor_pipeline.modelling.networks.radial_scaling import RadialScaling
 
+    whole, model = model, ordinary(model)
     name = layer_name(model, params)
     if name == FIRST_OF_HEAD:
         score: Any = model.score
@@ -73,12 +75,14 @@ def adapt(model: PreTrainedModel, params: RadialScalingParams) -> None:
         )
     scaled = RadialScaling(layer, params.bands, params.rank, params.alpha, params.silent)
     model.set_submodule(name, scaled.to(layer.weight.device))
+    return whole
 
 
 def merge(model: PreTrainedModel, params: RadialScalingParams) -> None:
     """Make ``model`` an ordinary one again that computes the same in evaluation, in place."""
     from torch.nn import Linear
 
+    model = ordinary(model)
     name = layer_name(model, params)
     scaled: Any = model.get_submodule(name)
     model.set_submodule(name, scaled.merged())
