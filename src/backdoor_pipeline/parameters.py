@@ -25,6 +25,7 @@ from backdoor_pipeline.pipelines.evaluate.nodes import EvaluationParams
 from backdoor_pipeline.pipelines.ingest.nodes import IngestParams
 from backdoor_pipeline.pipelines.poison.registry import PoisonParams
 from backdoor_pipeline.pipelines.report.nodes import ReportParams
+from backdoor_pipeline.pipelines.train.anti_backdoor import AntiBackdoorParams
 from backdoor_pipeline.pipelines.train.defended import CleanOnlyParams, DefendedTrainingParams
 from backdoor_pipeline.pipelines.train.gradient_alignment import GradientAlignmentParams
 from backdoor_pipeline.pipelines.train.low_rank import LowRankParams
@@ -70,6 +71,7 @@ class Parameters(ParameterGroup):
     fresh: bool
     data_dir: Annotated[str, Field(min_length=1)]
     source: SourceParams
+    clean_source: SourceParams
     ingest: IngestParams
     poison: PoisonParams
     model: ModelParams
@@ -80,6 +82,7 @@ class Parameters(ParameterGroup):
     radial_scaling: RadialScalingParams
     gradient_alignment: GradientAlignmentParams
     clean_only: CleanOnlyParams
+    anti_backdoor: AntiBackdoorParams
     token_drift: TokenDriftParams
     token_association: TokenAssociationParams
     confirmation: ConfirmationParams
