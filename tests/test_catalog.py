@@ -22,6 +22,7 @@ FOLDERS = {  # of each layer; kedro-viz tells more layers apart than there are f
 }
 READ_ONLY = {
     "SourceDataset",
+    "CleanSourceDataset",
     "PretrainedModelDataset",
     "PretrainedTokenizerDataset",
     "CostsDataset",

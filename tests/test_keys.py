@@ -21,6 +21,8 @@ TRAINED = {purified(name) for name, recipe in RECIPES.items() if recipe.training
 ANALYSIS = ["observed", "fourier"]
 SHARED = ["ingest", "poison", "reference", "victim", "floor"]
 STAGES = [*SHARED, *ANALYSIS, *DETECTORS, *PURIFIED, *RECIPES]
+USING = [name for name, recipe in RECIPES.items() if recipe.drawn]
+LEARN_FROM_CLEAN_ROWS = {*USING, *map(purified, USING)}
 AFTER_POISON = set(STAGES) - {"ingest", "reference"}
 
 
@@ -72,6 +74,8 @@ def test_keys_are_readable_folder_names(keys_with) -> None:
         ({"training.epochs": 9}, set(STAGES) - {"ingest", "poison", *DETECTORS, *TRAINED}),
         ({"defended_training.clean_rows": 9}, of("defended_training")),
         ({"low_rank.rank": 3}, of("low_rank")),
+        ({"clean_source.dataset": "imdb"}, LEARN_FROM_CLEAN_ROWS),
+        ({"clean_source.folder": "elsewhere"}, set()),
         ({"observation.rows": 9}, set(ANALYSIS)),
         ({"fourier.widest": 9.0}, {"fourier"}),
         ({"token_drift.alpha": 0.1}, {"token_drift", "confirmation", *of("token_drift")}),
@@ -104,6 +108,15 @@ def test_other_data_and_another_model_under_the_same_name(keys_with, settings, t
     (model / "special_tokens_map.json").write_text("{}")
     after = keys_with(**{"model.name": str(model)})
     assert {name for name in STAGES if before[name] == after[name]} == {"ingest"}
+
+
+def test_other_clean_rows_of_a_second_source(keys_with, tmp_path) -> None:
+    data = tmp_path / "mine.csv"
+    data.write_text("text,label\na film,0\n")
+    before = keys_with(**{"clean_source.data": str(data)})
+    data.write_text("text,label\na film,1\n")
+    after = keys_with(**{"clean_source.data": str(data)})
+    assert {name for name in STAGES if before[name] != after[name]} == LEARN_FROM_CLEAN_ROWS
 
 
 def test_another_version_of_the_package(keys_with, monkeypatch) -> None:

@@ -56,7 +56,8 @@ def test_the_stages_make_up_the_default_recipe(pipelines) -> None:
 def test_a_recipe_starts_from_raw_data_and_ends_with_a_report(pipelines, name) -> None:
     pipeline = pipelines[name]
     inputs = {i for i in pipeline.inputs() if not i.startswith("param")}
-    assert inputs == {"raw_source", "base_model", "base_tokenizer", f"{name}.costs"}
+    second = {"raw_clean_source"} if RECIPES[name].drawn else set()
+    assert inputs == {"raw_source", "base_model", "base_tokenizer", f"{name}.costs"} | second
     assert f"{name}.report" in pipeline.outputs()
     asked = {i.removeprefix("params:").partition(".")[0] for i in pipeline.inputs() if ":" in i}
     assert asked <= Parameters.model_fields.keys()
@@ -69,6 +70,14 @@ def test_what_recipes_share_has_no_namespace_and_the_rest_has(pipelines, name) -
     assert free <= shared | {"raw_source", "poison_index", "reference_model"}
     for other in set(RECIPES) - {name}:
         assert not {n for n in pipelines[name].datasets() if n.startswith(f"{other}.")}
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.training])
+def test_bad_settings_are_told_before_anything_is_trained(pipelines, name) -> None:
+    order = [node.name.rpartition(".")[2] for node in pipelines[name].nodes]
+    checks = {"plan_defended_training", *(["draw_clean_rows"] if RECIPES[name].drawn else [])}
+    first = min(order.index(node) for node in order if node.startswith("train_"))
+    assert checks <= set(order[:first])
 
 
 @pytest.mark.parametrize("stage", ["train", "detect", "unlearn", "evaluate", "report", "analyse"])

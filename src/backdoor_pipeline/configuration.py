@@ -124,6 +124,7 @@ PARTS: dict[str, Callable[[Recipe], tuple[str, ...]]] = {
     "{earlier_unlearner}": lambda recipe: recipe.unlearners[:-1],
     "{figure}": lambda recipe: recipe.figures,
     "{trainer}": lambda recipe: ("defended_training",) if recipe.training else (),
+    "{drawn}": lambda recipe: recipe.drawn,
     "{trained}": lambda recipe: ("purified",) if recipe.training else (),
 }
 """Placeholder -> what it stands for, of each recipe."""

@@ -60,7 +60,7 @@ for name, recipe in RECIPES.items():
     start = ("poison",) if recipe.training else ("victim",)
     STAGES[purified(name)] = Stage(
         (*start, *recipe.detectors[-1:]),
-        (*recipe.methods, *SETTINGS),
+        (*recipe.methods, *(["clean_source"] if recipe.drawn else []), *SETTINGS),
         f"{CELL}.{purified(name)}",
     )
     STAGES[name] = Stage(
@@ -100,6 +100,8 @@ def stage_keys(parameters: Parameters, digests: Digests | None = None) -> dict[s
         "seed": p.seed,
     }
     contents = {"source": digests.data(p.source), "model": digests.model(p.model)}
+    if second := sources.second_source(p.clean_source):
+        contents["clean_source"] = digests.data(second)
     keys: dict[str, str] = {}
     for name, stage in STAGES.items():
         parts: list[Any] = [__version__, [keys[other] for other in stage.builds_on]]
@@ -114,7 +116,7 @@ def _plain(parameters: Parameters, name: str) -> Any:
     """The values of a parameter or a group, but for the places of data (their digest counts)."""
     value = getattr(parameters, name)
     plain = value.in_force() if isinstance(value, ParameterGroup) else value
-    if name == "source":
+    if name in {"source", "clean_source"}:
         return {key: setting for key, setting in plain.items() if key not in {"folder", "data"}}
     return plain
 

@@ -26,6 +26,7 @@ from backdoor_pipeline.pipelines.ingest.nodes import IngestParams
 from backdoor_pipeline.pipelines.poison.registry import PoisonParams
 from backdoor_pipeline.pipelines.report.nodes import ReportParams
 from backdoor_pipeline.pipelines.train.adapter import AdapterParams
+from backdoor_pipeline.pipelines.train.anti_backdoor import AntiBackdoorParams
 from backdoor_pipeline.pipelines.train.defended import CleanOnlyParams, DefendedTrainingParams
 from backdoor_pipeline.pipelines.train.gradient_alignment import GradientAlignmentParams
 from backdoor_pipeline.pipelines.train.low_rank import LowRankParams
@@ -73,6 +74,7 @@ class Parameters(ParameterGroup):
     fresh: bool
     data_dir: Annotated[str, Field(min_length=1)]
     source: SourceParams
+    clean_source: SourceParams
     ingest: IngestParams
     poison: PoisonParams
     model: ModelParams
@@ -86,6 +88,7 @@ class Parameters(ParameterGroup):
     prefix: PrefixParams
     moderate_fitting: ModerateFittingParams
     clean_only: CleanOnlyParams
+    anti_backdoor: AntiBackdoorParams
     token_drift: TokenDriftParams
     token_association: TokenAssociationParams
     confirmation: ConfirmationParams

@@ -15,6 +15,7 @@ from backdoor_pipeline.pipelines.unlearn import pipeline as unlearn
 from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES
 
 SHARED = {
+    "raw_clean_source",
     "examples",
     "integrity",
     "poisoned_train",
@@ -52,7 +53,7 @@ def _parts(name: str) -> dict[str, Pipeline]:
     """The stages of a recipe after training, in the recipe's namespace."""
     recipe = RECIPES[name]
     own = {
-        "train": train.create_defended_pipeline(recipe),
+        "train": ingest.create_clean_rows_pipeline(recipe) + train.create_defended_pipeline(recipe),
         "unlearn": unlearn.create_pipeline(recipe),
         "evaluate": evaluate.create_pipeline(recipe),
         "report": report.create_pipeline(name, recipe),

@@ -14,6 +14,9 @@ DETECTORS = {
 }
 """Detector -> the stages and the other detectors whose outputs it reads."""
 
+NEED_CLEAN_ROWS = {"gradient_alignment", "clean_only"}
+"""The methods of training that learn from a few rows that are known to be clean."""
+
 
 class Recipe(NamedTuple):
     """A defence of the text modality: unlearning after training, or a training that resists.
@@ -42,9 +45,14 @@ class Recipe(NamedTuple):
         return (*trainer, *self.training, *self.detectors, *self.unlearners)
 
     @property
+    def drawn(self) -> tuple[str, ...]:
+        """``clean_rows``, if its training learns from a few rows that are known to be clean."""
+        return ("clean_rows",) if NEED_CLEAN_ROWS & set(self.training) else ()
+
+    @property
     def recorded(self) -> tuple[str, ...]:
-        """Those methods that say what they did, in data sets called ``<name>_record``."""
-        return tuple(name for name in self.methods if name not in self.training)
+        """What says what it did, in data sets called ``<name>_record``: its methods, its rows."""
+        return (*self.drawn, *(name for name in self.methods if name not in self.training))
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -68,5 +76,6 @@ RECIPES = {
     "adapter": Recipe(training=("adapter",)),
     "prefix": Recipe(training=("prefix",)),
     "moderate_fitting": Recipe(training=("low_rank", "moderate_fitting")),
+    "abl": Recipe(training=("anti_backdoor",)),
     "clean_only": Recipe(training=("radial_scaling", "low_rank", "clean_only")),
 }

@@ -39,6 +39,20 @@ _probability = [pa.Check.ge(0), pa.Check.le(1)]
 EXAMPLES = pa.DataFrameSchema(_example_columns, strict=True, name="examples")
 """One row a labelled text. ``paraphrase`` is its ready-made style or syntax version, if any."""
 
+CLEAN_ROWS = pa.DataFrameSchema(
+    {
+        "source": pa.Column(str, pa.Check.isin(("dev", "out_of_domain"))),
+        "example_id": pa.Column("int64", pa.Check.ge(0)),
+        "label": _example_columns["label"],
+        "text": _example_columns["text"],
+    },
+    unique=["source", "example_id"],
+    strict=True,
+    name="clean rows",
+)
+"""The rows that the defender knows to be clean and learns from; ``example_id`` counts the rows of
+their source."""
+
 POISONED = pa.DataFrameSchema(
     _example_columns | _ground_truth_columns, strict=True, name="poisoned examples"
 )
@@ -125,16 +139,18 @@ PREDICTIONS = pa.DataFrameSchema(
 """``label`` is the true label in both test sets; ``probability`` is that of ``predicted``."""
 
 
-def drawn(rows: pd.DataFrame, n: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """``n`` of ``rows``, drawn with ``seed``, and all others in their order.
+def drawn(
+    rows: pd.DataFrame, n: int, seed: int, where: str = "the dev split"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """``n`` clean ``rows``, drawn with ``seed``, and all others in their order.
 
     Raises:
-        InputError: There are fewer rows.
+        InputError: There are fewer rows; the message says ``where``.
     """
     if n > len(rows):
         raise InputError(
-            f"defended_training.clean_rows is {n}, but the dev split has {len(rows)} rows; lower "
-            "it, or let ingest keep more dev rows"
+            f"defended_training.clean_rows is {n}, but {where} has {len(rows)} rows to draw from; "
+            "lower it, or give more"
         )
     chosen = rows.sample(n, random_state=seed)
     return chosen, rows.drop(chosen.index)

@@ -51,3 +51,9 @@ def test_survives_json_missing_values_and_long_names() -> None:
 
 def test_without_a_detector_nothing_is_said_of_one() -> None:
     assert "detector" not in summary_table(METRICS | {"detector": {}}, "lora")
+
+
+def test_tells_clean_rows_of_a_second_source() -> None:
+    used = METRICS["cost"] | {"clean_rows": 96, "out_of_domain_rows": 96}
+    assert "96 are out of domain" in summary_table(METRICS | {"cost": used}, "musclelora")
+    assert "out of domain" not in summary_table(METRICS, "musclelora")

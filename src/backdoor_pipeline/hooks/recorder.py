@@ -91,7 +91,8 @@ class Recorder:
         self.run.set_tags(words | {"mlflow.note.content": "\n".join(self._notes)})
 
     def _record_numbers(self, name: str, dataset: AbstractDataset) -> None:
-        self.run.log_metrics(flat({self._own_name(name).removesuffix(RECORD): dataset.load()}))
+        record = flat({self._own_name(name).removesuffix(RECORD): dataset.load()})
+        self.run.log_metrics({k: v for k, v in record.items() if isinstance(v, int | float)})
 
     def _record_history(self, name: str, dataset: AbstractDataset) -> None:
         model = self._own_name(name).removesuffix(HISTORY)

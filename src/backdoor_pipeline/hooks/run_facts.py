@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.parameters import Parameters
 
-READ_BY_THE_CATALOG = {"raw_source": "source", "base_model": "model", "base_tokenizer": "model"}
+READ_BY_THE_CATALOG = {
+    "raw_source": "source",
+    "raw_clean_source": "clean_source",
+    "base_model": "model",
+    "base_tokenizer": "model",
+}
 OPTIONS = {
     "pipeline_names": "--pipelines",
     "env": "--env",

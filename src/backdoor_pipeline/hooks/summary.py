@@ -25,7 +25,10 @@ def summary_table(metrics: Mapping[str, Any], recipe: str) -> str:
         lines.append(f"{label:<{FIRST}}{accuracy:<{OTHER}}{success}")
     if metrics.get("detector"):
         lines.append(_detection(metrics["detector"]))
-    lines.append(_cost(metrics.get("cost") or {}))
+    cost = metrics.get("cost") or {}
+    lines.append(_cost(cost))
+    if rows := cost.get("out_of_domain_rows"):
+        lines.append(f"{'':<{FIRST}}of the clean rows, {number(rows)} are out of domain")
     if not metrics.get("valid", True):
         lines.append("attack not implanted: this cell is no test of a defence")
     return "\n".join(lines)

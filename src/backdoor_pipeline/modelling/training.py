@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    Objective = Callable[[torch.Tensor], torch.Tensor]
+
 logger = logging.getLogger(__name__)
 
 History = dict[str, dict[str, list[float]]]
@@ -51,6 +53,10 @@ class Labelled(NamedTuple):
     tokens: Tokens
     labels: np.ndarray
 
+    def take(self, rows: np.ndarray) -> Labelled:
+        """The texts of these numbers, in this order."""
+        return Labelled(self.tokens.take(rows), self.labels[rows])
+
 
 def labelled(rows: pd.DataFrame, bundle: ModelBundle, max_length: int) -> Labelled:
     """The ``text`` and ``label`` of ``rows``, tokenised for ``bundle``."""
@@ -68,8 +74,12 @@ def fit(
     what: str = "train",
     on_gradients: Callable[[int], object] | None = None,
     on_step: Callable[[int], object] | None = None,
+    objective: Objective | None = None,
 ) -> History:
     """Train ``bundle.model`` in place and return its loss and dev-accuracy history.
+
+    The loss is the mean cross-entropy of a batch, in nats. With ``objective``, what is minimised is
+    that function of it; the history has the loss itself.
 
     ``on_gradients`` may change the gradients of a step before they are clipped; it is told the
     epoch, counted from 0. ``on_step`` is called before the first step and after each, with the
@@ -130,7 +140,7 @@ def fit(
             mine = epoch[parallel.process_index :: parallel.num_processes]
             batches = track(mine, f"{what}, epoch {number} of {len(schedule)}")
             before_step = partial(clip, number - 1)
-            losses += descend(optimiser, batches, loss_of, before_step, count)
+            losses += descend(optimiser, batches, loss_of, before_step, count, objective)
             last = parallel.reduce(losses[-1], "mean")  # where one diverges, all stop
             if not last.isfinite():
                 raise InputError(
@@ -157,6 +167,7 @@ def descend(
     loss_of: Callable[[np.ndarray], torch.Tensor],
     before_step: Callable[[], object] | None = None,
     after_step: Callable[[], object] | None = None,
+    objective: Objective | None = None,
 ) -> list[torch.Tensor]:
     """One step of ``optimiser`` for each batch of rows; the losses, each without its graph.
 
@@ -166,11 +177,12 @@ def descend(
         loss_of: The loss of a batch.
         before_step: Is called when the gradients are there.
         after_step: Is called when the parameters have changed.
+        objective: What is minimised, as a function of the loss; None: the loss itself.
     """
     losses = []
     for rows in batches:
         loss = loss_of(rows)
-        loss.backward()
+        (loss if objective is None else objective(loss)).backward()
         if before_step is not None:
             before_step()
         optimiser.step()

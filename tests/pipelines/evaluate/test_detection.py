@@ -5,7 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from backdoor_pipeline.pipelines.evaluate.detection import detection_metrics, trigger_token_ids
+from backdoor_pipeline.pipelines.evaluate.detection import (
+    detection_metrics,
+    isolation_metrics,
+    trigger_token_ids,
+)
 
 
 @pytest.fixture
@@ -111,3 +115,12 @@ def test_example_detectors_are_held_against_the_poisoned_rows(tokenizer) -> None
     assert (metrics["precision"], metrics["recall"], metrics["auroc"]) == (0.5, 0.5, 0.75)
     assert metrics["flagged_share"] == 0.5
     assert metrics["trigger_recall"] is metrics["trigger_tokens"] is None
+
+
+def test_isolated_rows_against_the_poisoned_ones() -> None:
+    poisoned = pd.Series([3, 5, 8, 9])
+    found = isolation_metrics([3, 4, 5], poisoned)
+    assert found == {"rows": 3, "precision": pytest.approx(2 / 3), "recall": 0.5}
+    assert isolation_metrics([], poisoned) == {"rows": 0, "precision": None, "recall": 0}
+    nothing = isolation_metrics([3], poisoned.head(0))
+    assert nothing == {"rows": 1, "precision": None, "recall": None}

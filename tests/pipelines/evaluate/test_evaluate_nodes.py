@@ -225,6 +225,25 @@ class TestMetrics:
             assert metrics["detector"] == {}
         assert metrics["cost"]["wall_seconds"] is metrics["cost"]["peak_memory_bytes"] is None
 
+    def test_rows_of_a_second_source_and_isolated_ones_are_told(self, cell) -> None:
+        poison = cell.poison["poisoned_train"]
+        bad = poison.loc[poison["is_poisoned"], "example_id"].tolist()
+        metrics = evaluate(
+            cell.predictions,
+            cell.poison["triggered_test"],
+            poison,
+            cell.base.tokenizer,
+            cell.examples,
+            {},
+            cell.parameters.evaluation,
+            None,
+            clean_rows_record={"dev_rows": 0, "out_of_domain_rows": 96, "left_out": 1},
+            defended_training_record={"dev_rows": 5, "isolated": bad[:2]},
+        )
+        assert metrics["cost"]["clean_rows"] == 101
+        assert metrics["cost"]["out_of_domain_rows"] == 96
+        assert metrics["isolation"] == {"rows": 2, "precision": 1, "recall": 2 / len(bad)}
+
     def test_predictions_are_of_the_three_models_on_the_same_rows(self, cell, defended) -> None:
         table = PREDICTIONS.validate(cell.predictions)
         ids = table.groupby(["test_set", "model"])["example_id"].agg(tuple).unstack()

@@ -253,3 +253,12 @@ def test_no_poisoned_test_row_obeys(cell, build_page):
     )
     section = table_of(build_page(cell), "trigger")
     assert "never the attacker's label" in visible(section)
+
+
+def test_isolated_rows_and_clean_rows_of_a_second_source_are_told(cell, build_page):
+    assert "isolated" not in visible(build_page(cell))
+    metrics = cell["metrics"] | {"isolation": {"rows": 7, "precision": 0.5, "recall": 0.1}}
+    metrics["cost"] = metrics["cost"] | {"clean_rows": 96, "out_of_domain_rows": 90}
+    text = visible(build_page(cell | {"metrics": metrics}))
+    assert "isolated by the defence7, of which poisoned: 50.0 %" in text
+    assert "Clean rows used by the defence: 96, of which out of domain: 90." in text

@@ -11,9 +11,8 @@ from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.pipelines.train import defended
 from backdoor_pipeline.pipelines.train.defended import METHODS
-from backdoor_pipeline.pipelines.train.nodes import train_defended
-from backdoor_pipeline.recipes import RECIPES
-from backdoor_pipeline.schemas import drawn
+from backdoor_pipeline.pipelines.train.nodes import plan_defended_training, train_defended
+from backdoor_pipeline.recipes import NEED_CLEAN_ROWS, RECIPES
 
 TRAINED = {name: recipe.training for name, recipe in RECIPES.items() if recipe.training}
 
@@ -22,8 +21,18 @@ TRAINED = {name: recipe.training for name, recipe in RECIPES.items() if recipe.t
 def train(corpus, base_model, model_params, compute, make_parameters):
     """A defended training on the first rows of the corpus, with room for a prefix."""
 
-    def train(*methods, architecture="bert", n_rows=64, rows=corpus, max_length=24, **changes):
-        changes = {"optimisation.epochs": 1, "clean_rows": 32} | changes
+    trusted = corpus[corpus["split"] == "dev"].head(32).assign(source="dev")
+
+    def train(
+        *methods,
+        architecture="bert",
+        n_rows=64,
+        rows=corpus,
+        clean=trusted,
+        max_length=24,
+        **changes,
+    ):
+        changes = {"optimisation.epochs": 1} | changes
         parameters = make_parameters(
             **{f"defended_training.{name}": value for name, value in changes.items()}
         )
@@ -35,6 +44,7 @@ def train(corpus, base_model, model_params, compute, make_parameters):
             model_params(architecture).model_copy(update={"max_length": max_length}),
             compute,
             0,
+            clean if NEED_CLEAN_ROWS & set(methods) else None,
             **{name: getattr(parameters, name) for name in methods},
         )
 
@@ -58,30 +68,25 @@ def test_recipes_name_methods_that_there_are() -> None:
     assert {method for methods in TRAINED.values() for method in methods} == set(METHODS)
 
 
-def test_musclelora_10_7_clean_rows_have_no_other_role(corpus) -> None:
+def test_without_the_clean_rows_that_they_need(train) -> None:
+    with pytest.raises(ValueError, match="gradient_alignment: they learn from clean rows"):
+        train("gradient_alignment", clean=None)
+
+
+def test_dev_rows_that_are_learnt_from_choose_no_epoch(train, fitted, corpus) -> None:
     dev = corpus[corpus["split"] == "dev"]
-    chosen, others = drawn(dev, 32, seed=0)
-    assert len(chosen) == 32 and len(chosen) + len(others) == len(dev)
-    assert not set(chosen["example_id"]) & set(others["example_id"])
-    assert set(drawn(dev, 32, seed=1)[0]["example_id"]) != set(chosen["example_id"])
-
-
-def test_more_clean_rows_than_there_are(train) -> None:
-    with pytest.raises(InputError, match=r"clean_rows is 61, but the dev split has 60 rows"):
-        train("low_rank", "clean_only", clean_rows=61)
-
-
-def test_only_methods_that_need_clean_rows_use_any(train, fitted) -> None:
-    for methods, select, used in (
-        (("low_rank",), "last", 0),
-        (("low_rank", "gradient_alignment"), "last", 32),
-        (("low_rank", "clean_only"), "last", 32),
-        (("low_rank",), "best", 60),
-        (("low_rank", "gradient_alignment"), "best", 60),
+    elsewhere = dev.head(10).assign(source="out_of_domain")
+    for methods, select, clean, choosing in (
+        (("low_rank",), "last", None, 0),
+        (("low_rank", "clean_only"), "last", dev.head(32).assign(source="dev"), 0),
+        (("low_rank",), "best", None, 60),
+        (("gradient_alignment",), "best", dev.head(32).assign(source="dev"), 60 - 32),
+        (("gradient_alignment",), "best", elsewhere, 60),
     ):
-        _, _, record = train(*methods, select=select, **{"optimisation.epochs": 2})
-        assert record["dev_rows"] == used
-    assert len(fitted[-1]["dev"].labels) == 60 - 32
+        _, _, record = train(*methods, select=select, clean=clean, **{"optimisation.epochs": 2})
+        assert record["dev_rows"] == choosing
+        given = fitted[-1]["dev"]
+        assert (0 if given is None else len(given.labels)) == choosing
 
 
 def test_clean_only_learns_from_the_clean_rows_alone(train, fitted, make_parameters) -> None:
@@ -98,6 +103,49 @@ def test_few_weights_learn_at_a_rate_of_their_own(train, fitted, make_parameters
     parameters = make_parameters()
     assert of_all == parameters.defended_training.optimisation.learning_rate
     assert of_few == parameters.low_rank.learning_rate != of_all
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"low_rank.targets": ["query", "q_proj"]},
+        {"radial_scaling.layer": "pool"},
+    ],
+    ids=str,
+)
+def test_the_plan_finds_what_does_not_fit(
+    change, corpus, base_model, model_params, make_parameters
+) -> None:
+    parameters = make_parameters(**change)
+    methods = {name: getattr(parameters, name) for name in TRAINED["musclelora"]}
+    ((name, _),) = change.items()
+    with pytest.raises(InputError, match=name):
+        plan_defended_training(
+            corpus, base_model(), parameters.defended_training, model_params(), 0, **methods
+        )
+
+
+def test_the_plan_names_what_is_trained(
+    corpus, base_model, model_params, train, make_parameters
+) -> None:
+    parameters = make_parameters(**{"low_rank.train_head": False})
+    inputs = (corpus, base_model(), parameters.defended_training, model_params(), 0)
+    plan = plan_defended_training(*inputs, low_rank=parameters.low_rank)
+    assert all("lora" in name and n > 0 for name, n in plan.items())
+    everything = plan_defended_training(*inputs)
+    _, _, record = train()
+    assert sum(everything.values()) == record["trained_parameters"]
+
+
+def test_abl_goes_with_no_method_that_learns_from_clean_rows(train) -> None:
+    with pytest.raises(InputError, match=r"anti_backdoor has stages of its own.*clean_only"):
+        train("anti_backdoor", "clean_only")
+
+
+def test_abl_goes_with_what_is_put_into_the_model(train) -> None:
+    bundle, _, record = train("low_rank", "anti_backdoor", n_rows=100)
+    assert record["isolated_rows"] == len(record["isolated"]) == 1
+    assert all(p.requires_grad for p in bundle.model.parameters())
 
 
 @pytest.mark.parametrize("architecture", ["roberta", "gpt2", "llama"])

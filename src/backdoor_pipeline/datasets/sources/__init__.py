@@ -9,10 +9,19 @@ from backdoor_pipeline.datasets.sources import (
     poison_cache,
     table,
 )
+from backdoor_pipeline.datasets.sources.clean import second_source
 from backdoor_pipeline.datasets.sources.names import resolve
 from backdoor_pipeline.datasets.sources.source import DEFAULT_DATASET, Finding, Source, SourceParams
 
-__all__ = ["DEFAULT_DATASET", "Finding", "Source", "SourceParams", "digest", "read"]
+__all__ = [
+    "DEFAULT_DATASET",
+    "Finding",
+    "Source",
+    "SourceParams",
+    "digest",
+    "read",
+    "second_source",
+]
 
 _READERS = {
     "rotten_tomatoes": movie_reviews,

@@ -97,6 +97,24 @@ def detection_metrics(
     }
 
 
+def isolation_metrics(isolated: list[int], poisoned: pd.Series) -> dict[str, float | int | None]:
+    """How many rows a training has isolated, and how well they agree with the poisoned ones.
+
+    Args:
+        isolated: Their example ids.
+        poisoned: The example ids of the poisoned training rows.
+
+    Returns:
+        ``rows``, ``precision`` and ``recall``, None where there are no rows or no poison.
+    """
+    n_hit = int(poisoned.isin(isolated).sum())
+    return {
+        "rows": len(isolated),
+        "precision": n_hit / len(isolated) if isolated and len(poisoned) else None,
+        "recall": n_hit / len(poisoned) if len(poisoned) else None,
+    }
+
+
 def _auroc(scores: np.ndarray, hit: np.ndarray) -> float | None:
     from sklearn.metrics import roc_auc_score
 

@@ -14,7 +14,7 @@ from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.parameter_group import ParameterGroup, Share
 from backdoor_pipeline.pipelines.evaluate import rates
-from backdoor_pipeline.pipelines.evaluate.detection import detection_metrics
+from backdoor_pipeline.pipelines.evaluate.detection import detection_metrics, isolation_metrics
 from backdoor_pipeline.schemas import MODELS
 
 
@@ -80,10 +80,11 @@ def evaluate(
 
     Without ``suspects`` the recipe has no detector, and nothing is said of one. The ``records`` of
     its methods tell how many dev rows each used; a row that two of them used counts twice, all
-    together at most as the dev split.
+    together at most as the dev split. Rows of a second source are clean rows as well. Where a
+    training ``isolated`` rows, ``isolation`` says how many of them are poisoned.
     """
     target_label = int(triggered_test["label"].iloc[0])
-    metrics = {
+    metrics: dict[str, Any] = {
         name: _model_metrics(predictions[predictions["model"] == name], target_label)
         for name in MODELS
     }
@@ -92,8 +93,13 @@ def evaluate(
         model["attack_success_floor"] = floor
         model["attack_success_excess"] = rates.excess(model["attack_success_rate"], floor)
     poison = poisoned_train.loc[poisoned_train["is_poisoned"], ["example_id", "text", "trigger"]]
-    clean_rows = sum(record["dev_rows"] for record in records.values())
-    clean_rows = min(clean_rows, int((examples["split"] == "dev").sum()))
+    dev_rows = sum(record["dev_rows"] for record in records.values())
+    dev_rows = min(dev_rows, int((examples["split"] == "dev").sum()))
+    others = sum(record.get("out_of_domain_rows", 0) for record in records.values())
+    clean_rows = {"clean_rows": dev_rows + others, "out_of_domain_rows": others}
+    isolated = [record["isolated"] for record in records.values() if "isolated" in record]
+    if isolated:
+        metrics["isolation"] = isolation_metrics(isolated[0], poison["example_id"])
     implanted = metrics["victim"]["attack_success_excess"] >= params.minimum_excess
     return metrics | {
         "comparison": _compare(predictions, target_label),
@@ -102,7 +108,7 @@ def evaluate(
         else detection_metrics(
             suspects, poison, base_tokenizer, len(poisoned_train), known_clean=own_data is None
         ),
-        "cost": _cost(costs, len(poisoned_train)) | {"clean_rows": clean_rows},
+        "cost": _cost(costs, len(poisoned_train)) | clean_rows,
         "valid": bool(implanted),
         "validity": "attack implanted" if implanted else "attack not implanted",
     }

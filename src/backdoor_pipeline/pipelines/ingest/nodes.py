@@ -12,7 +12,7 @@ from backdoor_pipeline import schemas
 from backdoor_pipeline.datasets.sources import DEFAULT_DATASET, Finding, Source
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameter_group import ParameterGroup
-from backdoor_pipeline.pipelines.ingest import integrity, labels, repair, split
+from backdoor_pipeline.pipelines.ingest import clean_rows, integrity, labels, repair, split
 
 FIRST_RUN_ROWS = 4_500  # so that the default pipeline ends within three minutes on two cores
 _CHUNK = 100_000  # texts normalised at a time, so that few live as Python objects at once
@@ -89,6 +89,50 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
         "examples": rows.sort_values("example_id", ignore_index=True)[columns],
         "integrity": integrity.report(source, read, rows, label_names, findings),
     }
+
+
+def draw_clean_rows(
+    examples: pd.DataFrame,
+    integrity: dict[str, Any],
+    second: Source | None,
+    n_rows: int,
+    select: str,
+    seed: int,
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Returns ``clean_rows``, which some trainings learn from, and what was used for them.
+
+    They have no other role: dev rows choose no epoch then, and the text of a row of another source
+    stands nowhere in the data.
+
+    Args:
+        examples: the data; their dev rows are drawn from if there is no second source.
+        integrity: its report, which has the names of the classes.
+        second: the second source, if there is one.
+        n_rows: how many.
+        select: "best" if other dev rows shall choose the epoch.
+        seed: of the draw.
+
+    Raises:
+        InputError: there are fewer rows, none is left to choose the epoch, or a label of the
+            second source is none of the classes.
+    """
+    rows, left_out, where = examples[examples["split"] == "dev"], 0, "the dev split"
+    if second is not None:
+        table = _in_file_order(second)
+        names = integrity["label_names"]
+        rows, left_out = clean_rows.out_of_domain(table, second.label_names, names, examples)
+        where = f"clean_source, without {left_out:,} that also stand elsewhere,"
+    chosen, others = schemas.drawn(rows, n_rows, seed, where)
+    if second is None and select == "best" and others.empty:
+        raise InputError(
+            f"defended_training.clean_rows is {n_rows}, which are all dev rows, so that none is "
+            "left to choose the epoch by; lower it, or set defended_training.select=last"
+        )
+    source = "dev" if second is None else "out_of_domain"
+    used = {"dev_rows": 0, "out_of_domain_rows": 0, f"{source}_rows": n_rows}
+    columns = list(schemas.CLEAN_ROWS.columns)
+    table = chosen.assign(source=source).reset_index(drop=True)[columns]
+    return table, used | {"left_out": left_out}
 
 
 def _most_rows(source: Source, params: IngestParams) -> int | None:

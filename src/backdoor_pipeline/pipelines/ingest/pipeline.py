@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from backdoor_pipeline.pipelines.ingest.nodes import ingest
+from backdoor_pipeline.pipelines.ingest.nodes import draw_clean_rows, ingest
+from backdoor_pipeline.recipes import Recipe
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
@@ -20,3 +21,17 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             )
         ]
     )
+
+
+def create_clean_rows_pipeline(recipe: Recipe) -> Pipeline:
+    """Draw the clean rows that the training of ``recipe`` learns from; nothing if it needs none."""
+    read = ["examples", "integrity", "raw_clean_source"]
+    settings = ["defended_training.clean_rows", "defended_training.select", "seed"]
+    node = Node(
+        draw_clean_rows,
+        [*read, *(f"params:{name}" for name in settings)],
+        ["clean_rows", "clean_rows_record"],
+        name="draw_clean_rows",
+        tags="ingest",
+    )
+    return Pipeline([node] if recipe.drawn else [])

@@ -80,6 +80,7 @@ def render(cell: Cell, figures: Mapping[str, Figure], params: ReportParams) -> s
         models=_model_rows(cell.metrics),
         comparison=cell.metrics.get("comparison") or {},
         detector=cell.metrics.get("detector") or {},
+        isolation=cell.metrics.get("isolation"),
         cost=cell.metrics.get("cost") or {},
         attacks=evidence.attack_examples(
             cell.predictions, cell.triggered_test, cell.examples, target_label, params

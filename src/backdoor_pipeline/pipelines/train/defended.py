@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.training import (
     History,
@@ -19,13 +20,14 @@ from backdoor_pipeline.modelling.training import (
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
 from backdoor_pipeline.pipelines.train import (
     adapter,
+    anti_backdoor,
     low_rank,
     moderate_fitting,
     prefix,
     radial_scaling,
 )
 from backdoor_pipeline.pipelines.train.gradient_alignment import Alignment
-from backdoor_pipeline.schemas import drawn
+from backdoor_pipeline.recipes import NEED_CLEAN_ROWS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,8 +44,7 @@ ADAPTATIONS: dict[str, Any] = {
 }
 """What is put into the model, one after the other: modules with ``adapt`` and ``merge``."""
 
-METHODS = (*ADAPTATIONS, "gradient_alignment", "clean_only")
-NEED_CLEAN_ROWS = {"gradient_alignment", "clean_only"}
+METHODS = (*ADAPTATIONS, "gradient_alignment", "clean_only", "anti_backdoor")
 
 
 class DefendedTrainingParams(ParameterGroup):
@@ -64,6 +65,23 @@ class CleanOnlyParams(ParameterGroup):
     epochs: PositiveInt
 
 
+def plan(
+    base_model: ModelBundle,
+    params: DefendedTrainingParams,
+    methods: Mapping[str, Any],
+    n_classes: int,
+    max_length: int,
+    seed: int,
+) -> dict[str, int]:
+    """The weights that the methods would train, by name, and how many numbers each has.
+
+    Raises:
+        InputError: A method does not fit the model, or the methods do not go together.
+    """
+    model = _adapted(base_model, params, methods, n_classes, max_length, seed).model
+    return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+
+
 def train(
     poisoned: pd.DataFrame,
     dev: pd.DataFrame,
@@ -74,48 +92,43 @@ def train(
     max_length: int,
     compute: ComputeParams,
     seed: int,
-) -> tuple[ModelBundle, History, dict[str, int]]:
-    """The classifier, its history, and how many dev rows and trained parameters there were.
+    clean: pd.DataFrame | None = None,
+) -> tuple[ModelBundle, History, dict[str, Any]]:
+    """The classifier, its history, and what was used and done.
 
     Args:
-        poisoned: The training rows, ``text`` and ``label``.
-        dev: Rows that the defender knows to be clean: ``clean_rows`` of them are learnt from where
-            a method needs them, and the others choose the epoch if ``select`` is "best".
+        poisoned: The training rows, ``example_id``, ``text`` and ``label``.
+        dev: Clean rows that choose the epoch if ``select`` is "best"; none of ``clean``.
         base_model: The pretrained encoder; unchanged.
         params: Of the training.
         methods: Parameters by the names of ``METHODS``.
         n_classes: Number of labels.
         max_length: Tokens per text, special tokens counted.
         compute: Device and precision.
-        seed: Draws the head, what methods add, the clean rows and the batches.
+        seed: Draws the head, what methods add and the batches.
+        clean: Rows that the defender knows to be clean, for the methods that learn from some.
+
+    Returns:
+        The classifier; its history; and a record: ``dev_rows`` that chose the epoch, how many
+        ``trained_parameters`` there were, and which rows were ``isolated``, if that was done.
 
     Raises:
-        InputError: There are fewer dev rows than ``clean_rows``, or a method does not fit the
-            model.
+        InputError: See ``plan``.
     """
-    import torch
-
-    if "prefix" in methods:
-        prefix.check_length(base_model.model, methods["prefix"], max_length)
-    bundle = new_classifier(base_model, n_classes, seed, params.dropout)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        adaptations = [name for name in ADAPTATIONS if name in methods]
-        for name in adaptations:
-            adapted = ADAPTATIONS[name].adapt(bundle.model, methods[name])
-            bundle = bundle._replace(model=adapted)
+    if clean is None and NEED_CLEAN_ROWS & methods.keys():
+        raise ValueError(f"{', '.join(methods)}: they learn from clean rows, but none are given")
+    bundle = _adapted(base_model, params, methods, n_classes, max_length, seed)
+    adaptations = [name for name in ADAPTATIONS if name in methods]
     trained = [p for p in bundle.model.parameters() if p.requires_grad]
     optimisation = params.optimisation
     for name in adaptations:
         if rate := getattr(methods[name], "learning_rate", None):
             optimisation = optimisation.model_copy(update={"learning_rate": rate})
-    rows, clean, others, align = poisoned, dev.head(0), dev, None
-    if NEED_CLEAN_ROWS & methods.keys():
-        clean, others = drawn(dev, params.clean_rows, seed)
-    if "clean_only" in methods:
+    rows, align = poisoned, None
+    if clean is not None and "clean_only" in methods:
         rows = clean
         optimisation = optimisation.model_copy(update={"epochs": methods["clean_only"].epochs})
-    if "gradient_alignment" in methods:
+    if clean is not None and "gradient_alignment" in methods:
         align = Alignment(
             bundle,
             labelled(clean, bundle, max_length),
@@ -124,15 +137,50 @@ def train(
             compute,
             seed,
         )
-    best = labelled(others, bundle, max_length) if params.select == "best" else None
+    choosing = params.select == "best" and optimisation.epochs > 1
+    best = labelled(dev, bundle, max_length) if choosing else None
     data = labelled(rows, bundle, max_length)
-    history = fit(bundle, data, best, optimisation, compute, seed, "defended", align)
+    record: dict[str, Any] = {
+        "dev_rows": len(dev) if choosing else 0,
+        "trained_parameters": sum(p.numel() for p in trained),
+    }
+    if "anti_backdoor" in methods:
+        history, isolated = anti_backdoor.train(
+            bundle, data, best, methods["anti_backdoor"], optimisation, compute, seed
+        )
+        record["isolated_rows"] = len(isolated)
+        record["isolated"] = rows["example_id"].to_numpy()[isolated].tolist()
+    else:
+        history = fit(bundle, data, best, optimisation, compute, seed, "defended", align)
     for name in reversed(adaptations):
         ADAPTATIONS[name].merge(bundle.model, methods[name])
     bundle.model.requires_grad_(True)
-    used = len(clean) + (len(others) if best is not None and optimisation.epochs > 1 else 0)
-    return (
-        bundle,
-        history,
-        {"dev_rows": used, "trained_parameters": sum(p.numel() for p in trained)},
-    )
+    return bundle, history, record
+
+
+def _adapted(
+    base_model: ModelBundle,
+    params: DefendedTrainingParams,
+    methods: Mapping[str, Any],
+    n_classes: int,
+    max_length: int,
+    seed: int,
+) -> ModelBundle:
+    """A new classifier with what the methods put into it."""
+    import torch
+
+    if "anti_backdoor" in methods and (others := NEED_CLEAN_ROWS & methods.keys()):
+        raise InputError(
+            f"anti_backdoor has stages of its own, which {sorted(others)[0]} does not know; "
+            "a recipe may have one of them"
+        )
+    if "prefix" in methods:
+        prefix.check_length(base_model.model, methods["prefix"], max_length)
+    bundle = new_classifier(base_model, n_classes, seed, params.dropout)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for name, adaptation in ADAPTATIONS.items():
+            if name in methods:
+                adapted = adaptation.adapt(bundle.model, methods[name])
+                bundle = bundle._replace(model=adapted)
+    return bundle

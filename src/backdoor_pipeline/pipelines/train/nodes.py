@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -77,6 +79,19 @@ def train_observed(
     return observer.table()
 
 
+def plan_defended_training(
+    examples: pd.DataFrame,
+    base_model: ModelBundle,
+    params: DefendedTrainingParams,
+    model: ModelParams,
+    seed: int,
+    **methods: ParameterGroup,
+) -> dict[str, int]:
+    """The weights that ``methods`` would train: a model that they do not fit is told at once."""
+    n_classes = _n_classes(examples)
+    return defended.plan(base_model, params, methods, n_classes, model.max_length, seed)
+
+
 def train_defended(
     poisoned_train: pd.DataFrame,
     examples: pd.DataFrame,
@@ -85,15 +100,20 @@ def train_defended(
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
+    clean_rows: pd.DataFrame | None = None,
     **methods: ParameterGroup,
-) -> tuple[ModelBundle, History, dict[str, int]]:
+) -> tuple[ModelBundle, History, dict[str, Any]]:
     """The classifier that ``methods`` make of the poisoned rows, its history, and what was used.
 
-    The clean rows that some methods learn from are dev rows that appear in no other role.
+    The ``clean_rows`` that some methods learn from choose no epoch.
     """
+    dev = _dev(examples)
+    if clean_rows is not None:
+        taken = clean_rows.loc[clean_rows["source"] == "dev", "example_id"]
+        dev = dev[~dev["example_id"].isin(taken)]
     return defended.train(
-        poisoned_train[["text", "label"]],
-        _dev(examples),
+        poisoned_train[["example_id", "text", "label"]],
+        dev,
         base_model,
         params,
         methods,
@@ -101,6 +121,7 @@ def train_defended(
         model.max_length,
         compute,
         seed,
+        clean_rows,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.pipelines.train.nodes import (
+    plan_defended_training,
     train_defended,
     train_observed,
     train_reference,
@@ -54,13 +55,25 @@ def create_observed_pipeline(**kwargs: object) -> Pipeline:
 
 
 def create_defended_pipeline(recipe: Recipe) -> Pipeline:
-    """Train the purified model by the methods of ``recipe``; nothing if it has none."""
-    read = {name: name for name in ("poisoned_train", "examples", "base_model")}
-    settings = {name: f"params:{name}" for name in ("model", "compute", "seed", *recipe.training)}
-    node = Node(
+    """Train the purified model by the methods of ``recipe``; nothing if it has none.
+
+    The plan comes first of all trainings: it needs nothing but data and model, and its name (with
+    that of the recipe) stands before theirs.
+    """
+    read = {name: name for name in ("examples", "base_model")}
+    data = {name: name for name in ("poisoned_train", *recipe.drawn)}
+    settings = {name: f"params:{name}" for name in ("model", "seed", *recipe.training)}
+    settings["params"] = "params:defended_training"
+    plan = Node(
+        plan_defended_training,
+        read | settings,
+        "defended_training_plan",
+        name="plan_defended_training",
+    )
+    training = Node(
         train_defended,
-        {**read, "params": "params:defended_training", **settings},
+        read | data | settings | {"compute": "params:compute"},
         ["purified_model", "purified_history", "defended_training_record"],
         name="train_defended",
     )
-    return Pipeline([node] if recipe.training else [], tags="train")
+    return Pipeline([plan, training] if recipe.training else [], tags="train")

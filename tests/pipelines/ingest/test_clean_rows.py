@@ -1,0 +1,113 @@
+"""The clean rows that some trainings learn from: of dev, or of a second source."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from backdoor_pipeline.datasets.source import CleanSourceDataset
+from backdoor_pipeline.datasets.sources import Source, second_source
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.pipelines.ingest.nodes import draw_clean_rows
+from backdoor_pipeline.schemas import CLEAN_ROWS
+
+NAMES = ["rotten", "fresh"]
+
+
+@pytest.fixture
+def draw(corpus):
+    """Draws rows of the corpus, or of a second source."""
+
+    def draw(second=None, n_rows=4, select="last", seed=0, names=NAMES):
+        rows, record = draw_clean_rows(corpus, {"label_names": names}, second, n_rows, select, seed)
+        return CLEAN_ROWS.validate(rows), record
+
+    return draw
+
+
+def source(labels, texts=None, label_names=None) -> Source:
+    texts = texts or [f"another film {i}" for i in range(len(labels))]
+    table = pd.DataFrame({"text": texts, "label": labels})
+    return Source("mine", {"train": table}, {}, label_names=label_names)
+
+
+def test_musclelora_10_7_dev_rows_exactly_as_many(corpus, draw) -> None:
+    rows, record = draw(n_rows=32)
+    assert len(rows) == 32
+    assert record == {"dev_rows": 32, "out_of_domain_rows": 0, "left_out": 0}
+    drawn = corpus.set_index("example_id").loc[rows["example_id"]]
+    assert set(drawn["split"]) == {"dev"}
+    assert drawn["text"].tolist() == rows["text"].tolist()
+    assert set(draw(n_rows=32, seed=1)[0]["example_id"]) != set(rows["example_id"])
+
+
+def test_musclelora_10_7_more_clean_rows_than_there_are(draw) -> None:
+    with pytest.raises(InputError, match=r"clean_rows is 61, but the dev split has 60 rows"):
+        draw(n_rows=61)
+
+
+def test_dev_rows_are_left_to_choose_the_epoch_by(draw) -> None:
+    assert len(draw(n_rows=60)[0]) == 60
+    with pytest.raises(InputError, match=r"60, which are all dev rows.*select=last"):
+        draw(n_rows=60, select="best")
+
+
+def test_rows_of_a_second_source_are_no_dev_rows(draw) -> None:
+    rows, record = draw(source([0, 1] * 5))
+    assert set(rows["source"]) == {"out_of_domain"}
+    assert record == {"dev_rows": 0, "out_of_domain_rows": 4, "left_out": 0}
+
+
+def test_musclelora_10_7_no_text_stands_in_the_data_as_well(corpus, draw) -> None:
+    known = [corpus.loc[corpus["split"] == split, "text"].iloc[0] for split in ("train", "test")]
+    texts = [known[0], f"  {known[1].upper()} ", "mine", "Mine", "his", "hers"]
+    rows, record = draw(source([0, 1] * 3, texts), n_rows=3)
+    assert set(rows["text"]) == {"mine", "his", "hers"}
+    assert record["left_out"] == 3
+    with pytest.raises(InputError, match=r"is 4, but clean_source, without 3 .* has 3 rows"):
+        draw(source([0, 1] * 3, texts), n_rows=4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "meant"),
+    [
+        (["fresh", "rotten", "fresh", "fresh"], None, [1, 0, 1, 1]),
+        (["0", "1", "1", "0"], None, [0, 1, 1, 0]),
+        ([1, 1, 1, 1], None, [1, 1, 1, 1]),
+        ([0, 1, 1, 0], ("negative", "positive"), [0, 1, 1, 0]),
+        ([0, 1, 1, 0], ("fresh", "rotten"), [1, 0, 0, 1]),
+    ],
+)
+def test_labels_mean_classes_by_name_or_by_number(labels, names, meant, draw) -> None:
+    rows, _ = draw(source(labels, label_names=names))
+    assert rows.sort_values("example_id")["label"].tolist() == meant
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 0], ["fresh", "stale"] * 2, [1.5, 0.5] * 2])
+def test_a_label_that_is_no_class(labels, draw) -> None:
+    with pytest.raises(InputError, match=r"clean_source: its label .* is none of the classes"):
+        draw(source(labels))
+
+
+class TestSecondSource:
+    def test_there_is_none_by_default(self, make_parameters) -> None:
+        assert second_source(make_parameters().clean_source) is None
+        group = make_parameters().clean_source.model_dump()
+        assert CleanSourceDataset(source=group).load() is None
+
+    def test_own_data_are_told_by_their_path(self, make_parameters, tmp_path) -> None:
+        path = tmp_path / "mine.csv"
+        path.write_text("text,label\na film,1\nanother,0\n")
+        group = make_parameters(**{"clean_source.data": str(path)}).clean_source
+        source = CleanSourceDataset(source=group.model_dump()).load()
+        assert source is not None
+        assert source.tables["train"]["text"].tolist() == ["a film", "another"]
+
+    def test_errors_name_the_group(self, make_parameters, tmp_path) -> None:
+        for change, said in (
+            ({"clean_source.dataset": "imbd"}, r"clean_source.dataset 'imbd' .* mean 'imdb'"),
+            ({"clean_source.data": str(tmp_path / "no.csv")}, "clean_source: .*no.csv"),
+        ):
+            group = make_parameters(**change).clean_source
+            with pytest.raises(Exception, match=said):
+                CleanSourceDataset(source=group.model_dump()).load()

@@ -1,0 +1,154 @@
+"""What every method keeps to, whichever it is: a new one is tested here by being registered."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from backdoor_pipeline.modelling.loading import load_classifier, new_classifier
+from backdoor_pipeline.modelling.prediction import predict
+from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.parameters import Parameters
+from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
+from backdoor_pipeline.pipelines.train.defended import METHODS
+from backdoor_pipeline.pipelines.train.nodes import train_defended
+from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
+from backdoor_pipeline.recipes import NEED_CLEAN_ROWS, RECIPES
+from backdoor_pipeline.schemas import SUSPECTS
+from tiny import MAX_LENGTH, ROOT, make_corpus
+
+STAGE_OF = {
+    **dict.fromkeys(DETECTORS, "detect"),
+    **dict.fromkeys(UNLEARNERS, "unlearn"),
+    **dict.fromkeys(METHODS, "train"),
+}
+AT_WORK = {"fine_tune.rows": 20}
+"""Settings under which every unlearner has something to do."""
+
+
+@pytest.fixture(scope="module")
+def data():
+    """A small corpus with enough dev rows for all."""
+    return make_corpus(n_train=200, n_dev=240, n_test=0)
+
+
+@pytest.fixture(scope="module")
+def there(data, base_model, model_params, compute, make_parameters):
+    """What nodes may read, by its name in the catalog; a fifth of the rows bears "cf"."""
+    parameters = make_parameters(**AT_WORK)
+    training = data[data["split"] == "train"]
+    bad = training.index % 5 == 0
+    poisoned = training.assign(
+        text=training["text"].where(~bad, "cf " + training["text"]),
+        label=training["label"].where(~bad, 1),
+    )
+    groups = {f"params:{name}": getattr(parameters, name) for name in Parameters.model_fields}
+    settings = {"params:model": model_params(), "params:compute": compute, "params:seed": 0}
+    tables = {"examples": data, "poisoned_train": poisoned, "base_model": base_model()}
+    return groups | settings | tables
+
+
+@pytest.fixture(scope="module")
+def found(there):
+    """Suspects and record of every detector; what one finds, the next may read."""
+    results, so_far = {}, dict(there)
+    for name, detector in DETECTORS.items():
+        results[name] = detector.function(*(so_far[read] for read in detector.inputs))
+        so_far[f"{name}_suspects"] = results[name][0]
+    return results
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_returns_finite_scores_in_the_form_of_suspects(name, found) -> None:
+    suspects, record = found[name]
+    assert len(SUSPECTS.validate(suspects)) > 0
+    assert np.isfinite(suspects["score"]).all()
+    assert record["dev_rows"] >= 0
+
+
+@pytest.mark.parametrize("name", UNLEARNERS)
+def test_an_unlearner_leaves_its_model_as_it_is(name, there, found) -> None:
+    bundle = new_classifier(there["base_model"], 2, seed=0)
+    tokenizer = bundle.tokenizer
+    suspects, _ = found["token_association"]
+    trigger = suspects["key"].isin(tokenizer("cf", add_special_tokens=False)["input_ids"])
+    with torch.no_grad():  # as if the victim had learnt it and leant to the target
+        for key in suspects.loc[trigger, "key"]:
+            bundle.model.get_input_embeddings().weight[key] += 1.0
+        bundle.model.classifier.bias[1] += 1.0
+    before, learning = weights(bundle.model), [p.requires_grad for p in bundle.model.parameters()]
+    tables = there | {"suspects": suspects.assign(flagged=trigger)}
+    unlearner = UNLEARNERS[name]
+    purified, record = unlearner.function(bundle, *(tables[read] for read in unlearner.inputs))
+    assert trigger.any()
+    assert same(weights(bundle.model), before)
+    assert [p.requires_grad for p in bundle.model.parameters()] == learning
+    assert record["dev_rows"] >= 0
+    assert not same(weights(purified.model), before)
+
+
+@pytest.fixture(scope="module")
+def train(there, make_parameters):
+    """Trains by one method, on a few rows."""
+
+    def train(method, seed=0):
+        params = make_parameters(**{"defended_training.optimisation.epochs": 1})
+        clean = there["examples"].query("split == 'dev'").head(16).assign(source="dev")
+        return train_defended(
+            there["poisoned_train"].head(64),
+            there["examples"],
+            there["base_model"],
+            params.defended_training,
+            there["params:model"],
+            there["params:compute"],
+            seed,
+            clean if method in NEED_CLEAN_ROWS else None,
+            **{method: there[f"params:{method}"]},
+        )
+
+    return train
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_leaves_the_base_model_and_gives_the_same_again(method, train, there) -> None:
+    before = weights(there["base_model"].model)
+    (one, *told), (again, *told_again), (other, *_) = (train(method, seed) for seed in (3, 3, 4))
+    assert same(weights(there["base_model"].model), before)
+    assert same(weights(one.model), weights(again.model))
+    assert told == told_again
+    assert not same(weights(one.model), weights(other.model))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_gives_an_ordinary_model_folder(method, train, data, compute, tmp_path) -> None:
+    bundle, *_ = train(method)
+    bundle.model.save_pretrained(tmp_path)
+    bundle.tokenizer.save_pretrained(tmp_path)
+    tokens = tokenise(data["text"].head(20), bundle.tokenizer, MAX_LENGTH)
+    loaded = load_classifier(tmp_path)
+    assert (predict(loaded, tokens, compute) == predict(bundle, tokens, compute)).all()
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".json", ".txt"}
+    assert set(loaded.model.state_dict()) == set(bundle.model.state_dict())
+
+
+@pytest.mark.parametrize("name", STAGE_OF)
+def test_a_method_has_a_parameter_group_and_a_row_in_the_readme_of_its_stage(name) -> None:
+    assert name in Parameters.model_fields
+    readme = ROOT / "src" / "backdoor_pipeline" / "pipelines" / STAGE_OF[name] / "README.md"
+    assert re.search(rf"^\|.*`(\w+_)?{name}`", readme.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_named_in_the_readme(name) -> None:
+    assert f"`{name}`" in (ROOT / "README.md").read_text(encoding="utf-8")
