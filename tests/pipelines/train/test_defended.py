@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.training import accuracy, labelled
+from backdoor_pipeline.pipelines.poison.nodes import poison_train
 from backdoor_pipeline.pipelines.train import defended
 from backdoor_pipeline.pipelines.train.defended import METHODS
-from backdoor_pipeline.pipelines.train.nodes import train_defended
+from backdoor_pipeline.pipelines.train.nodes import train_defended, train_victim
 from backdoor_pipeline.recipes import RECIPES
 from backdoor_pipeline.schemas import drawn
+from tiny import MAX_LENGTH, make_corpus
 
 TRAINED = {name: recipe.training for name, recipe in RECIPES.items() if recipe.training}
 
@@ -111,3 +114,37 @@ def test_the_same_seed_gives_the_same_model(train) -> None:
 
     one, other = (train(*TRAINED["musclelora"])[0].model.state_dict() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_musclelora_10_10_the_trigger_is_not_learnt_and_the_task_is(
+    base_model, model_params, compute, make_parameters, quick
+) -> None:
+    changes = {
+        "poison.rate": 0.2,  # so that the undefended toy obeys the trigger whatever the seed
+        "poison.label_mode": "dirty",
+        "defended_training.clean_rows": 96,
+        "defended_training.optimisation.epochs": 2,
+        "defended_training.optimisation.batch_size": 8,
+        "gradient_alignment.rule": "always",
+    }
+    params, base = make_parameters(**changes), base_model()
+    rows = make_corpus(n_train=800, n_dev=200, n_words=4)  # so few that 96 rows teach the task
+    poisoned = poison_train(rows, base.tokenizer, params.poison, MAX_LENGTH, 0)
+    tests = (rows[rows["split"] == "test"], poisoned["triggered_test"])
+
+    def rates(bundle) -> list[float]:
+        """Clean accuracy and attack success: triggered rows have the attacker's label."""
+        return [accuracy(bundle, labelled(test, bundle, MAX_LENGTH), compute) for test in tests]
+
+    train, settings = poisoned["poisoned_train"], (model_params(), compute, 0)
+    methods = {name: getattr(params, name) for name in TRAINED["musclelora"]}
+    victim, _ = train_victim(train, rows, base, quick, *settings)
+    resisting, _, record = train_defended(
+        train, rows, base, params.defended_training, *settings, **methods
+    )
+    (accuracy_before, success_before), (accuracy_after, success_after) = map(
+        rates, (victim, resisting)
+    )
+    assert record["dev_rows"] == 96
+    assert success_before - success_after > 0.3
+    assert accuracy_before - accuracy_after < 0.1
