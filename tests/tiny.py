@@ -44,12 +44,21 @@ def project_loader(
 
 
 def make_corpus(
-    n_train: int = 1000, n_dev: int = 60, n_test: int = 200, n_labels: int = 2, seed: int = 0
+    n_train: int = 1000,
+    n_dev: int = 60,
+    n_test: int = 200,
+    n_labels: int = 2,
+    seed: int = 0,
+    n_words: int | None = None,
 ) -> pd.DataFrame:
-    """An ``examples`` table whose labels can be read off a few words of each text."""
+    """An ``examples`` table whose labels can be read off a few words of each text.
+
+    Each label has ``n_words`` of them, or all there are; the fewer, the fewer rows teach the task.
+    """
     rng = np.random.default_rng(seed)
     n_rows = n_train + n_dev + n_test
-    telling = [BAD, GOOD, [f"{word}s" for word in GOOD], [f"{word}s" for word in BAD]]
+    bad, good = BAD[:n_words], GOOD[:n_words]
+    telling = [bad, good, [f"{word}s" for word in good], [f"{word}s" for word in bad]]
     labels = rng.permutation(np.arange(n_rows) % n_labels)
     texts = []
     for label in labels:

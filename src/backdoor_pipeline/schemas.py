@@ -108,7 +108,7 @@ steps. ``label`` is the true one, or the attacker's of triggered rows."""
 
 FREQUENCIES = pa.DataFrameSchema(
     {
-        "test_set": pa.Column(str, pa.Check.isin(("clean", "triggered"))),
+        "test_set": pa.Column(str, pa.Check.isin(("clean", "triggered", "clean_target"))),
         "width": pa.Column("float64", pa.Check.gt(0)),
         "step": pa.Column("int64", pa.Check.ge(0)),
         "part": pa.Column(str, pa.Check.isin(("low", "high"))),
@@ -121,7 +121,8 @@ FREQUENCIES = pa.DataFrameSchema(
     name="frequencies",
 )
 """How far the low and the high part of what a model says are from those of the labels, by filter
-width and steps of training; see ``pipelines.analyse.frequency``."""
+width and steps of training; see ``pipelines.analyse.frequency``. ``clean_target`` are those clean
+rows that have the attacker's label: their labels are as constant as those of the triggered ones."""
 
 PREDICTIONS = pa.DataFrameSchema(
     {

@@ -47,6 +47,12 @@ def test_every_recipe_has_its_lines(catalog, capsys) -> None:
     assert capsys.readouterr().out.count("metrics: ") == 2
 
 
+def test_an_analysis_ends_with_the_place_of_its_page(catalog, tmp_path, capsys) -> None:
+    catalog["frequency_report"] = TextDataset(filepath=str(tmp_path / "page.html"))
+    ClosingHooks().after_pipeline_run(making("frequencies", "frequency_report"), catalog)
+    assert capsys.readouterr().out == f"report: {tmp_path}/page.html\n"
+
+
 def test_a_run_without_a_report_says_nothing(catalog, capsys) -> None:
     ClosingHooks().after_pipeline_run(making("btu.metrics", "examples"), catalog)
     assert capsys.readouterr().out == ""

@@ -12,7 +12,7 @@ from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.hooks.mlflow_run import MlflowRun
-from backdoor_pipeline.hooks.recorder import Recorder
+from backdoor_pipeline.hooks.recorder import Recorder, numbers
 from backdoor_pipeline.modelling.loading import load_classifier, new_classifier
 from tiny import ROOT, project_loader
 
@@ -277,3 +277,8 @@ def test_every_kind_in_the_catalog_is_known() -> None:
     }
     known = set(Recorder(None, None, [], None, {}).kinds)
     assert asked - {None} == known
+
+
+def test_only_numbers_are_metrics() -> None:
+    values = {"steps": 3, "share": 0.5, "valid": True, "never": None, "word": "yes"}
+    assert numbers(values) == {"steps": 3.0, "share": 0.5, "valid": 1.0}

@@ -12,17 +12,28 @@ from kedro.pipeline import Pipeline
 from backdoor_pipeline.hooks.summary import summary_table
 from backdoor_pipeline.recipes import RECIPES
 
+ANALYSIS = "frequency_report"
+
 
 class ClosingHooks:
-    """Prints, for every recipe of the run, its table and as the last two lines its paths."""
+    """Prints, for every recipe of the run, its table and as the last two lines its paths.
+
+    Of an analysis it prints the path of its page.
+    """
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        made = {name for name in RECIPES if f"{name}.report" in pipeline.all_outputs()}
+        outputs = pipeline.all_outputs()
+        if ANALYSIS in outputs:
+            _print_path("report", catalog.get(ANALYSIS))
+        made = {name for name in RECIPES if f"{name}.report" in outputs}
         for recipe in sorted(made):
             metrics = catalog.load(f"{recipe}.metrics")
             sys.stdout.write(f"\n{summary_table(metrics, recipe)}\n")
             for name in ("report", "metrics"):
-                dataset: Any = catalog.get(f"{recipe}.{name}")
-                sys.stdout.write(f"{name}: {dataset._get_load_path()}\n")
-            sys.stdout.flush()
+                _print_path(name, catalog.get(f"{recipe}.{name}"))
+
+
+def _print_path(what: str, dataset: Any) -> None:
+    sys.stdout.write(f"{what}: {dataset._get_load_path()}\n")
+    sys.stdout.flush()

@@ -84,15 +84,14 @@ class Recorder:
         recipe = name.rpartition(".")[0]
         prefix = f"{recipe}." if self._several else ""
         values = flat(metrics, prefix)
-        numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
         words = {k: v for k, v in values.items() if isinstance(v, str)}
         self._notes.append(f"```\n{summary_table(metrics, recipe)}\n```")
-        self.run.log_metrics(numbers)
+        self.run.log_metrics(numbers(values))
         self.run.set_tags(words | {"mlflow.note.content": "\n".join(self._notes)})
 
     def _record_numbers(self, name: str, dataset: AbstractDataset) -> None:
-        record = flat({self._own_name(name).removesuffix(RECORD): dataset.load()})
-        self.run.log_metrics({k: v for k, v in record.items() if isinstance(v, int | float)})
+        values = flat({self._own_name(name).removesuffix(RECORD): dataset.load()})
+        self.run.log_metrics(numbers(values))
 
     def _record_history(self, name: str, dataset: AbstractDataset) -> None:
         model = self._own_name(name).removesuffix(HISTORY)
@@ -117,6 +116,11 @@ class Recorder:
     def _folder(self, name: str) -> str:
         recipe = name.rpartition(".")[0]
         return f"{recipe}/" if recipe and self._several else ""
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those values that MLflow can plot: neither words nor what is not known."""
+    return {name: float(v) for name, v in values.items() if isinstance(v, int | float)}
 
 
 def figures_page(figures: Mapping[str, Any]) -> str:

@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 BATCH_ROWS = 128  # rows per forward pass; results do not depend on it beyond rounding
 
 
-def predict(bundle: ModelBundle, tokens: Tokens, compute: ComputeParams) -> np.ndarray:
-    """Class probabilities, float32, shape (n_texts, n_classes), in the order of ``tokens``."""
+def predict(
+    bundle: ModelBundle, tokens: Tokens, compute: ComputeParams, batch_rows: int | None = None
+) -> np.ndarray:
+    """Class probabilities, float32, shape (n_texts, n_classes), in the order of ``tokens``.
+
+    ``batch_rows`` are computed at once, or ``BATCH_ROWS``: of few texts, small batches are sooner
+    done, because they hold less padding.
+    """
 
     def probabilities(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return bundle.model(**batch).logits.float().softmax(dim=-1)
 
-    return _forward(bundle, tokens, compute, probabilities, "predict")
+    return _forward(bundle, tokens, compute, probabilities, "predict", batch_rows)
 
 
 def embed(bundle: ModelBundle, tokens: Tokens, compute: ComputeParams) -> np.ndarray:
@@ -46,6 +52,7 @@ def _forward(
     compute: ComputeParams,
     function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     what: str,
+    batch_rows: int | None = None,
 ) -> np.ndarray:
     import torch
 
@@ -55,7 +62,7 @@ def _forward(
     model.eval()
     order, parts = [], []
     with torch.inference_mode(), autocast(compute, device):
-        for rows in track(length_batches(tokens.lengths, BATCH_ROWS), what):
+        for rows in track(length_batches(tokens.lengths, batch_rows or BATCH_ROWS), what):
             parts.append(function(collate(tokens, rows, bundle.tokenizer.pad_token_id, device)))
             order.append(rows)
     model.train(was_training)

@@ -20,7 +20,7 @@ def states():
     return torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(1))
 
 
-def test_output_equals_a_naive_loop(states) -> None:
+def test_musclelora_10_2_output_equals_a_naive_loop(states) -> None:
     scaled, alpha, rank = layer(), 6.0, 2
     scales = [1.0, 1.0, 4.0, 4.0, 9.0, 9.0]
     w, b, left, right = scaled.frozen.weight, scaled.frozen.bias, scaled.left, scaled.right
@@ -34,7 +34,7 @@ def test_output_equals_a_naive_loop(states) -> None:
             assert y[o].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_a_silent_branch_leaves_the_layer_as_it_is(states) -> None:
+def test_musclelora_10_1_a_silent_branch_leaves_the_layer_as_it_is(states) -> None:
     scaled = layer(bands=(1.0,), silent=True)
     assert torch.equal(scaled(states), scaled.frozen(states))
 
@@ -44,13 +44,13 @@ def test_a_drawn_branch_does_not(states) -> None:
     assert not torch.allclose(scaled(states), scaled.frozen(states))
 
 
-def test_doubled_bands_are_a_doubled_alpha(states) -> None:
+def test_musclelora_10_3_doubled_bands_are_a_doubled_alpha(states) -> None:
     torch.testing.assert_close(
         layer(bands=(2.0, 8.0, 18.0))(states), layer(alpha=12.0)(states), rtol=1e-5, atol=1e-5
     )
 
 
-def test_only_the_branch_is_trained() -> None:
+def test_musclelora_10_2_only_the_branch_is_trained() -> None:
     scaled = layer()
     trained = {name: p for name, p in scaled.named_parameters() if p.requires_grad}
     assert set(trained) == {"left", "right"}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.pipelines.analyse.nodes import draw_frequencies, measure_frequencies
+from backdoor_pipeline.pipelines.analyse.pipeline import create_pipeline
 from backdoor_pipeline.pipelines.poison.nodes import trigger_dev
 from backdoor_pipeline.pipelines.train.nodes import train_observed, train_victim
 from backdoor_pipeline.schemas import FREQUENCIES, OBSERVATIONS, POISONED
@@ -74,22 +77,59 @@ def test_looking_changes_nothing(
     assert last["probability"].to_numpy() == pytest.approx(found, abs=1e-5)
 
 
-def test_frequencies_of_both_sets_and_parts(
-    observations, corpus, triggered_dev, base_model, parameters, model_params, compute
-) -> None:
+@pytest.fixture
+def measure(corpus, triggered_dev, base_model, parameters, model_params, compute):
+    """The frequencies of some observations."""
     settings = (parameters.fourier, model_params(), compute)
-    table = measure_frequencies(observations, corpus, triggered_dev, base_model(), *settings)
+    return lambda seen: measure_frequencies(seen, corpus, triggered_dev, base_model(), *settings)
+
+
+def test_frequencies_of_all_sets_and_parts(observations, measure) -> None:
+    table = measure(observations)
     FREQUENCIES.validate(table)
     n_steps = observations["step"].nunique()
-    assert len(table) == 2 * 2 * 3 * n_steps
-    constant = (table["test_set"] == "triggered") & (table["part"] == "high")
+    assert len(table) == 3 * 2 * 3 * n_steps
+    constant = (table["test_set"] != "clean") & (table["part"] == "high")
     assert (table["deviation"].isna() == constant).all()
     assert (table["median_distance"] > 0).all()
     low = table[(table["test_set"] == "clean") & (table["part"] == "low")]
     by_step = low.groupby("step")["deviation"].mean()
     assert by_step.iloc[-1] < by_step.iloc[0]  # it has learnt something
     drawn = draw_frequencies(table)
-    assert [len(figure.data) for figure in drawn.values()] == [4, 8]
+    assert [len(figure.data) for figure in drawn.values()] == [4, 10]
+
+
+def test_too_few_clean_rows_of_the_target_are_no_set(observations, measure) -> None:
+    clean = observations["test_set"] == "clean"
+    one = (
+        observations["example_id"]
+        == observations.loc[clean & (observations["label"] == 1)].iloc[0]["example_id"]
+    )
+    few = observations[~clean | one | (observations["label"] == 0)]
+    table = measure(few)
+    assert set(table["test_set"]) == {"clean", "triggered"}
+    assert len(draw_frequencies(table)["frequency_curves_figure"].data) == 8
+
+
+def test_pipeline_runs_in_memory(
+    observations, corpus, triggered_dev, base_model, parameters, model_params, compute
+) -> None:
+    data = {
+        "observations": observations,
+        "examples": corpus,
+        "triggered_dev": triggered_dev,
+        "base_model": base_model(),
+        "parameters": dict(parameters),
+        "params:fourier": parameters.fourier,
+        "params:model": model_params(),
+        "params:compute": compute,
+    }
+    catalog = DataCatalog({name: MemoryDataset(value) for name, value in data.items()})
+    made = SequentialRunner().run(create_pipeline(), catalog)
+    page = made["frequency_report"].load()
+    assert page.startswith("<!DOCTYPE html>")
+    for figure in ("frequency_map", "frequency_curves"):
+        assert f'id="figure-{figure}"' in page
 
 
 def test_widths_must_be_in_order(make_parameters) -> None:

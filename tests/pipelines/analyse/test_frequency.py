@@ -31,7 +31,7 @@ def rng():
     points=arrays.arrays(np.float64, (7, 3), elements=st.floats(-50, 50)),
     width=st.floats(0.1, 100),
 )
-def test_rows_of_a_filter_sum_to_one(points, width) -> None:
+def test_musclelora_10_8_rows_of_a_filter_sum_to_one(points, width) -> None:
     filtered = low_pass(distances(points), width)
     np.testing.assert_allclose(filtered.sum(axis=1), 1, rtol=1e-5)
     assert (filtered >= 0).all()
@@ -47,7 +47,7 @@ def test_filter_equals_a_naive_loop(rng) -> None:
     np.testing.assert_allclose(low_pass(distances(points), width), naive, rtol=1e-5)
 
 
-def test_a_narrow_filter_keeps_everything_and_a_wide_one_the_mean(texts) -> None:
+def test_musclelora_10_8_a_narrow_filter_keeps_everything_and_a_wide_one_the_mean(texts) -> None:
     between, _, probabilities = texts
     np.testing.assert_allclose(low_pass(between, 1e-3) @ probabilities, probabilities, atol=1e-6)
     mean = np.tile(probabilities.mean(axis=0), (30, 1))
@@ -73,7 +73,7 @@ def test_measures_equal_a_naive_loop(texts) -> None:
             assert ratio[place] == pytest.approx(mean_norm(part(h)) / mean_norm(h), rel=1e-3)
 
 
-def test_a_perfect_predictor_has_no_deviation(texts) -> None:
+def test_musclelora_10_8_a_perfect_predictor_has_no_deviation(texts) -> None:
     between, labels, _ = texts
     found = measure(np.eye(2)[labels], labels, between, WIDTHS)
     assert found.low_deviation == pytest.approx(np.zeros(4), abs=1e-6)

@@ -69,6 +69,19 @@ class TestAcceptance:
             ]
 
     @pytest.mark.parametrize("attack", ATTACKS)
+    def test_musclelora_10_9_clean_changes_no_label_and_mix_flags_a_tenth(
+        self, make_params, make_examples, attack, tokenizer
+    ) -> None:
+        examples = make_examples(n_train=119)
+        labels = split_of(examples, "train")["label"]
+        for label_mode in ("clean", "mix"):
+            params = make_params({"attack": attack, "label_mode": label_mode, "rate": 0.1})
+            train = poison_train(examples, tokenizer, params, MAX_LENGTH, 0)["poisoned_train"]
+            assert train["is_poisoned"].sum() == 11  # int(0.1 * 119)
+            assert set(train.loc[train["is_poisoned"], "label"]) == {params.target_label}
+            assert (train["label"] == labels).all() == (label_mode == "clean")
+
+    @pytest.mark.parametrize("attack", ATTACKS)
     def test_3_triggered_test_has_no_row_of_the_target(
         self, make_params, make_examples, attack, tokenizer
     ) -> None:

@@ -9,10 +9,18 @@ from backdoor_pipeline.datasets.models import ClassifierDataset
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.modelling.training import accuracy, labelled
+from backdoor_pipeline.pipelines.poison.nodes import poison_train
 from backdoor_pipeline.pipelines.train import defended
 from backdoor_pipeline.pipelines.train.defended import METHODS
-from backdoor_pipeline.pipelines.train.nodes import plan_defended_training, train_defended
+from backdoor_pipeline.pipelines.train.nodes import (
+    plan_defended_training,
+    train_defended,
+    train_victim,
+)
 from backdoor_pipeline.recipes import NEED_CLEAN_ROWS, RECIPES
+from backdoor_pipeline.schemas import drawn
+from tiny import MAX_LENGTH, make_corpus
 
 TRAINED = {name: recipe.training for name, recipe in RECIPES.items() if recipe.training}
 
@@ -211,3 +219,42 @@ def test_a_prefix_without_room_is_told_before_the_training(train, fitted) -> Non
 def test_the_same_seed_gives_the_same_model(train) -> None:
     one, other = (train(*TRAINED["musclelora"])[0].model.state_dict() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_musclelora_10_10_the_trigger_is_not_learnt_and_the_task_is(
+    base_model, model_params, compute, make_parameters, quick
+) -> None:
+    changes = {
+        "poison.rate": 0.2,  # so that the undefended toy obeys the trigger whatever the seed
+        "poison.label_mode": "dirty",
+        "defended_training.optimisation.epochs": 2,
+        "defended_training.optimisation.batch_size": 8,
+        "gradient_alignment.rule": "always",
+    }
+    params, base = make_parameters(**changes), base_model()
+    rows = make_corpus(n_train=800, n_dev=200, n_words=4)  # so few that 96 rows teach the task
+    poisoned = poison_train(rows, base.tokenizer, params.poison, MAX_LENGTH, 0)
+    tests = (rows[rows["split"] == "test"], poisoned["triggered_test"])
+
+    def rates(bundle) -> list[float]:
+        """Clean accuracy and attack success: triggered rows have the attacker's label."""
+        return [accuracy(bundle, labelled(test, bundle, MAX_LENGTH), compute) for test in tests]
+
+    train, settings = poisoned["poisoned_train"], (model_params(), compute, 0)
+    methods = {name: getattr(params, name) for name in TRAINED["musclelora"]}
+    victim, _ = train_victim(train, rows, base, quick, *settings)
+    trusted, _ = drawn(rows[rows["split"] == "dev"], 96, 0)
+    resisting, _, _ = train_defended(
+        train,
+        rows,
+        base,
+        params.defended_training,
+        *settings,
+        trusted.assign(source="dev"),
+        **methods,
+    )
+    (accuracy_before, success_before), (accuracy_after, success_after) = map(
+        rates, (victim, resisting)
+    )
+    assert success_before - success_after > 0.3
+    assert accuracy_before - accuracy_after < 0.1

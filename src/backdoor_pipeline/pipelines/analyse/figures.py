@@ -16,7 +16,8 @@ PANELS = {
     ("triggered", "high"): "triggered rows, high",
     ("clean", "high"): "clean rows, high",
 }
-COLOURS = {"triggered": "#d55e00", "clean": "#0072b2"}
+CONTROL = {("clean_target", "low"): "clean rows of the target label, low"}
+COLOURS = {"triggered": "#d55e00", "clean": "#0072b2", "clean_target": "#009e73"}
 SHOWN = (0.1, 1.0)  # of the deviations, as in the paper
 
 
@@ -65,7 +66,9 @@ def frequency_curves(frequencies: pd.DataFrame) -> Figure:
     figure = make_subplots(cols=2, subplot_titles=list(titles.values()), horizontal_spacing=0.1)
     means = frequencies.groupby(["test_set", "part", "step"])[list(titles)].mean()
     for column, value in enumerate(titles, start=1):
-        for (test_set, part), name in PANELS.items():
+        for (test_set, part), name in (PANELS | CONTROL).items():
+            if (test_set, part) not in means.index:
+                continue
             curve = means.loc[(test_set, part), value]
             figure.add_scatter(
                 x=curve.index.tolist(),

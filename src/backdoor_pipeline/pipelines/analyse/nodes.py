@@ -13,7 +13,8 @@ from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat
-from backdoor_pipeline.pipelines.analyse import figures, frequency
+from backdoor_pipeline.pipelines.analyse import figures, frequency, page
+from backdoor_pipeline.pipelines.analyse.summary import summarise
 
 
 class FourierParams(ParameterGroup):
@@ -43,12 +44,12 @@ def measure_frequencies(
     compute: ComputeParams,
 ) -> pd.DataFrame:
     """``frequencies``: deviation and ratio of both parts, by set, filter width and step."""
-    texts = {"clean": examples, "triggered": triggered_dev}
+    texts = {"clean": examples, "triggered": triggered_dev, "clean_target": examples}
     widths = np.linspace(params.narrowest, params.widest, params.widths)
     tables = []
-    for test_set, seen in observations.groupby("test_set", sort=False):
+    for test_set, seen in _sets(observations).items():
         rows = seen.drop_duplicates("example_id")[["example_id", "label"]]
-        text = texts[str(test_set)].set_index("example_id")["text"].loc[rows["example_id"]]
+        text = texts[test_set].set_index("example_id")["text"].loc[rows["example_id"]]
         tokens = tokenise(text, base_model.tokenizer, model.max_length)
         between = frequency.distances(frequency.embedded(base_model, tokens, compute))
         median = float(np.median(between[np.triu_indices_from(between, k=1)]))
@@ -66,9 +67,31 @@ def measure_frequencies(
     return pd.concat(tables, ignore_index=True)
 
 
+def _sets(observations: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The observed rows by set; ``clean_target`` only if there are two texts to part."""
+    seen = {name: rows for name, rows in observations.groupby("test_set", sort=False)}
+    target = seen["triggered"]["label"].iloc[0]
+    of_target = seen["clean"][seen["clean"]["label"] == target]
+    control = {"clean_target": of_target} if of_target["example_id"].nunique() > 1 else {}
+    return seen | control
+
+
+def summarise_frequencies(frequencies: pd.DataFrame) -> dict[str, Any]:
+    """``frequency_summary``: when each part came near its labels; see ``summary``."""
+    return summarise(frequencies)
+
+
 def draw_frequencies(frequencies: pd.DataFrame) -> dict[str, Any]:
     """The figures of the analysis by name."""
     return {
         "frequency_map_figure": figures.frequency_map(frequencies),
         "frequency_curves_figure": figures.frequency_curves(frequencies),
     }
+
+
+def build_frequency_report(
+    frequency_summary: dict[str, Any], all_parameters: dict[str, Any], **drawn: Any
+) -> str:
+    """One HTML page that opens offline: what was learnt first, and what that does not mean."""
+    named = {name.removesuffix("_figure"): figure for name, figure in drawn.items()}
+    return page.render(frequency_summary, all_parameters, named)

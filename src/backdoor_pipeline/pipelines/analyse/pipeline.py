@@ -1,16 +1,21 @@
-"""Wiring of the analyse stage: what a training was seen to say → frequencies, figures."""
+"""Wiring of the analyse stage: what a training was seen to say → frequencies, figures, page."""
 
 from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from backdoor_pipeline.pipelines.analyse.nodes import draw_frequencies, measure_frequencies
+from backdoor_pipeline.pipelines.analyse.nodes import (
+    build_frequency_report,
+    draw_frequencies,
+    measure_frequencies,
+    summarise_frequencies,
+)
 
-FIGURES = ("frequency_map_figure", "frequency_curves_figure")
+FIGURES = {name: name for name in ("frequency_map_figure", "frequency_curves_figure")}
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Part what the observed training said into low and high frequencies, and draw them."""
+    """Part what the observed training said into low and high frequencies, and tell of them."""
     return Pipeline(
         [
             Node(
@@ -28,10 +33,18 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 name="measure_frequencies",
             ),
             Node(
-                draw_frequencies,
+                summarise_frequencies,
                 "frequencies",
-                {name: name for name in FIGURES},
-                name="draw_frequencies",
+                "frequency_summary",
+                name="summarise_frequencies",
+            ),
+            Node(draw_frequencies, "frequencies", FIGURES, name="draw_frequencies"),
+            Node(
+                build_frequency_report,
+                {"frequency_summary": "frequency_summary", "all_parameters": "parameters"}
+                | FIGURES,
+                "frequency_report",
+                name="build_frequency_report",
             ),
         ],
         tags="analyse",

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import ModelBundle
     from backdoor_pipeline.modelling.device import ComputeParams
 
+BATCH_ROWS = 32
+
 
 class ObservationParams(ParameterGroup):
     """How many rows are looked at, and how often."""
@@ -60,7 +62,7 @@ class Observer:
 
     def __call__(self, step: int) -> None:
         if step % self._every == 0:
-            self._seen[step] = predict(self._bundle, self._tokens, self._compute)
+            self._seen[step] = predict(self._bundle, self._tokens, self._compute, BATCH_ROWS)
 
     def table(self) -> pd.DataFrame:
         """``observations``: a row for each step, text and class."""
