@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from backdoor_pipeline.datasets.models import ClassifierDataset
 from backdoor_pipeline.modelling.loading import load_classifier, new_classifier
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
@@ -18,7 +19,7 @@ from backdoor_pipeline.pipelines.train.nodes import train_defended
 from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
 from backdoor_pipeline.recipes import NEED_CLEAN_ROWS, RECIPES
 from backdoor_pipeline.schemas import SUSPECTS
-from tiny import MAX_LENGTH, ROOT, make_corpus
+from tiny import ROOT, make_corpus
 
 STAGE_OF = {
     **dict.fromkeys(DETECTORS, "detect"),
@@ -100,9 +101,11 @@ def test_an_unlearner_leaves_its_model_as_it_is(name, there, found) -> None:
 
 @pytest.fixture(scope="module")
 def train(there, make_parameters):
-    """Trains by one method, on a few rows."""
+    """Trains on a few rows by the smallest recipe that has the method."""
 
     def train(method, seed=0):
+        recipes = [recipe.training for recipe in RECIPES.values() if method in recipe.training]
+        methods = min(recipes, key=len)
         params = make_parameters(**{"defended_training.optimisation.epochs": 1})
         clean = there["examples"].query("split == 'dev'").head(16).assign(source="dev")
         return train_defended(
@@ -110,11 +113,11 @@ def train(there, make_parameters):
             there["examples"],
             there["base_model"],
             params.defended_training,
-            there["params:model"],
+            there["params:model"].model_copy(update={"max_length": 24}),  # room for a prefix
             there["params:compute"],
             seed,
-            clean if method in NEED_CLEAN_ROWS else None,
-            **{method: there[f"params:{method}"]},
+            clean if NEED_CLEAN_ROWS & set(methods) else None,
+            **{name: there[f"params:{name}"] for name in methods},
         )
 
     return train
@@ -131,14 +134,15 @@ def test_a_training_leaves_the_base_model_and_gives_the_same_again(method, train
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_training_gives_an_ordinary_model_folder(method, train, data, compute, tmp_path) -> None:
+def test_a_training_gives_a_safe_model_folder(method, train, data, compute, tmp_path) -> None:
     bundle, *_ = train(method)
-    bundle.model.save_pretrained(tmp_path)
-    bundle.tokenizer.save_pretrained(tmp_path)
-    tokens = tokenise(data["text"].head(20), bundle.tokenizer, MAX_LENGTH)
-    loaded = load_classifier(tmp_path)
+    folder = tmp_path / "model"
+    ClassifierDataset(filepath=str(folder)).save(bundle)
+    tokens = tokenise(data["text"].head(20), bundle.tokenizer, 24)
+    loaded = load_classifier(folder)
     assert (predict(loaded, tokens, compute) == predict(bundle, tokens, compute)).all()
-    assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".json", ".txt"}
+    files = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert files <= {".safetensors", ".json", ".txt", ".md"}
     assert set(loaded.model.state_dict()) == set(bundle.model.state_dict())
 
 
