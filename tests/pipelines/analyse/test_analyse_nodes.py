@@ -97,6 +97,8 @@ def test_frequencies_of_all_sets_and_parts(observations, measure) -> None:
     assert by_step.iloc[-1] < by_step.iloc[0]  # it has learnt something
     drawn = draw_frequencies(table)
     assert [len(figure.data) for figure in drawn.values()] == [4, 10]
+    maps = [trace.type for trace in drawn["frequency_map_figure"].data]
+    assert maps == ["heatmap", "heatmap", "scatter", "heatmap"]  # none of what labels lack
 
 
 def test_too_few_clean_rows_of_the_target_are_no_set(observations, measure) -> None:

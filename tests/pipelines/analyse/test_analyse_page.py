@@ -11,6 +11,7 @@ import pytest
 from backdoor_pipeline.pipelines.analyse import page
 from backdoor_pipeline.pipelines.analyse.nodes import build_frequency_report, draw_frequencies
 from backdoor_pipeline.pipelines.analyse.summary import summarise
+from chromium import chromium, console_errors, wait_for  # noqa: F401  # a fixture
 
 STEPS = [0, 4, 8, 12]
 NEVER = [1.0, 0.9, 0.8, 0.7]
@@ -66,11 +67,11 @@ def test_what_moves_away_from_its_labels_is_never_halfway() -> None:
 @pytest.mark.parametrize(
     ("triggered", "clean", "headline"),
     [
-        (8, 12, "Triggered rows first"),
-        (8, None, "Triggered rows first"),
-        (None, 12, "Clean rows first"),
-        (12, 12, "Both sets at the same time"),
-        (None, None, "Neither set first"),
+        (8, 12, "Triggered rows came near their labels first"),
+        (8, None, "Triggered rows came near their labels first"),
+        (None, 12, "Clean rows came near their labels first"),
+        (12, 12, "Both sets came near their labels at once"),
+        (None, None, "No set came near its labels"),
     ],
 )
 def test_the_headline_says_who_was_first(triggered, clean, headline) -> None:
@@ -81,12 +82,16 @@ def test_the_headline_says_who_was_first(triggered, clean, headline) -> None:
 
 
 @pytest.fixture
-def text(make_parameters):
-    """What a reader of the page sees."""
+def html(make_parameters):
+    """The page."""
     changes = {"poison.attack": "addsent", "source.data": "<b>x</b>", "observation.every": 12}
-    parameters = dict(make_parameters(**changes))
-    table = frequencies()
-    html = build_frequency_report(summarise(table), parameters, **draw_frequencies(table))
+    parameters, table = dict(make_parameters(**changes)), frequencies()
+    return build_frequency_report(summarise(table), parameters, **draw_frequencies(table))
+
+
+@pytest.fixture
+def text(html):
+    """What a reader of the page sees."""
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=", html)  # it opens offline
     body = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.DOTALL)
     assert "<b>x" not in body
@@ -94,7 +99,7 @@ def text(make_parameters):
 
 
 def test_the_page_says_what_was_seen_and_what_it_rests_on(text) -> None:
-    assert "Triggered rows first" in text
+    assert "Triggered rows came near their labels first" in text
     assert "triggered rows after 8 steps, clean rows after 12 steps." in text
     assert "Clean rows of the target label, whose labels are all the same as well: after 4" in text
     assert "their low part was halfway to where it ended after 4 steps, their high part" in text
@@ -110,3 +115,14 @@ def test_the_page_shows_settings_distances_and_traps(text) -> None:
     assert re.search(r"clean rows high 1 0\.7 never 8 steps", text)
     assert "Grey: the labels have no such part" in text
     assert f"{math.exp(-75 / 16):.3g} of the text itself at σ = 8" in text
+
+
+@pytest.mark.browser
+def test_the_page_draws_itself(html, chromium, tmp_path) -> None:  # noqa: F811
+    file = tmp_path / "page.html"
+    file.write_text(html, encoding="utf-8")
+    chromium.get(file.as_uri())
+    for name in ("frequency_curves", "frequency_map"):
+        drawn = f"return document.querySelectorAll('#figure-{name} svg.main-svg').length"
+        wait_for(lambda drawn=drawn: chromium.execute_script(drawn))
+    assert console_errors(chromium) == []

@@ -37,14 +37,21 @@ def frequency_map(frequencies: pd.DataFrame) -> Figure:
     for place, (test_set, part) in enumerate(PANELS):
         rows = frequencies[(frequencies["test_set"] == test_set) & (frequencies["part"] == part)]
         wide = rows.pivot(index="width", columns="step", values="deviation")
+        x, y = wide.columns.tolist(), wide.index.tolist()
+        panel = {"row": 1 + place // 2, "col": 1 + place % 2}
+        if wide.isna().all(axis=None):  # plotly stumbles over a map without a number
+            ends = {"x": x[:1] + x[-1:], "y": y[:1] + y[-1:]}
+            figure.add_scatter(
+                **ends, mode="lines", opacity=0, hoverinfo="skip", showlegend=False, **panel
+            )
+            continue
         figure.add_heatmap(
-            x=wide.columns.tolist(),
-            y=wide.index.tolist(),
+            x=x,
+            y=y,
             z=wide.round(4).to_numpy(),
             coloraxis="coloraxis",
             hovertemplate="step %{x}, width %{y:.2f}: %{z:.3f}<extra></extra>",
-            row=1 + place // 2,
-            col=1 + place % 2,
+            **panel,
         )
     figure = styled(figure, "What is learnt first: distance from the labels")
     figure.update_xaxes(title_text="optimiser step", row=2)

@@ -62,9 +62,11 @@ def judge(summary: Mapping[str, Any]) -> Verdict:
     steps = {name: parts["low"]["half_step"] for name, parts in summary.items()}
     triggered, clean = (math.inf if steps[s] is None else steps[s] for s in ("triggered", "clean"))
     if triggered == clean:
-        headline = "Neither set first" if math.isinf(clean) else "Both sets at the same time"
+        both, neither = "Both sets came near their labels at once", "No set came near its labels"
+        headline = neither if math.isinf(clean) else both
     else:
-        headline = f"{'Triggered' if triggered < clean else 'Clean'} rows first"
+        first = "Triggered" if triggered < clean else "Clean"
+        headline = f"{first} rows came near their labels first"
     sentences = [
         "Distance of the low part from the labels below half of what it was at first: triggered "
         f"rows {_when(steps['triggered'])}, clean rows {_when(steps['clean'])}."
