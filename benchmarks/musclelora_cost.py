@@ -50,7 +50,8 @@ def train(training: str, rows: Any, examples: Any, triggered_dev: Any, base: Any
     from backdoor_pipeline.modelling.loading import new_classifier
     from backdoor_pipeline.modelling.training import fit, labelled
     from backdoor_pipeline.pipelines.train.nodes import train_defended, train_observed
-    from backdoor_pipeline.recipes import RECIPES
+    from backdoor_pipeline.recipes import NEED_CLEAN_ROWS, RECIPES
+    from backdoor_pipeline.schemas import drawn
 
     last = (p.model, p.compute, SEED)
     if training == "full":
@@ -60,7 +61,10 @@ def train(training: str, rows: Any, examples: Any, triggered_dev: Any, base: Any
         train_observed(rows, examples, triggered_dev, base, p.training, p.observation, *last)
     else:
         methods = {name: getattr(p, name) for name in RECIPES[training].training}
-        train_defended(rows, examples, base, p.defended_training, *last, **methods)
+        dev = examples[examples["split"] == "dev"]
+        clean = drawn(dev, p.defended_training.clean_rows, SEED)[0].assign(source="dev")
+        needed = clean if NEED_CLEAN_ROWS & methods.keys() else None
+        train_defended(rows, examples, base, p.defended_training, *last, needed, **methods)
 
 
 def measured(training: str, dataset: str, rows: int) -> dict[str, float]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.pipelines.train.gradient_alignment import (
+    Alignment,
     CleanSpan,
     GradientAlignmentParams,
     aligned,
@@ -18,6 +21,7 @@ RULE = GradientAlignmentParams(
     rule="published",
     batch_size=8,
     memory=4,
+    clean_weight=3.0,
     minimum_loss=0.4,
     minimum_norm=5e-7,
     raw_epoch=1,
@@ -144,3 +148,28 @@ def test_span_of_equal_or_no_gradients_is_well_defined() -> None:
     g, c = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1e-8])
     close(span_of((c,), (c,), (c,)).project((g,)), (torch.tensor([0.0, 2.0]),))
     close(span_of((0 * c,)).project((g,)), (0 * g,))
+
+
+class KnownGradient(Alignment):
+    """Its clean rows have the gradient ``clean``, whatever the model."""
+
+    clean = torch.tensor([[0.0, 2.0, 0.0]])
+
+    def _endless(self):
+        while True:
+            yield np.arange(2)
+
+    def _loss(self, rows):
+        return (self._bundle.model.weight * self.clean).sum()
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("span", [0.0, -4.0 + 3 * 2.0, 0.0]), ("always", [0.0, 4.0, 0.0])],
+)
+def test_a_step_is_turned_by_the_rule(rule, expected, compute) -> None:
+    model = torch.nn.Linear(3, 1, bias=False)
+    model.weight.grad = torch.tensor([[1.0, -4.0, 5.0]])
+    params = RULE.model_copy(update={"rule": rule})
+    KnownGradient(ModelBundle(model, None), None, params, 1, compute, 0)(0)
+    close(model.weight.grad, torch.tensor([expected]))

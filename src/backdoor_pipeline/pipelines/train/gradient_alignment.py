@@ -4,10 +4,12 @@ For each trained tensor, with g its gradient on the batch and c its gradient on 
 rows, the ``rule`` says what takes the place of g.
 
 ``span``, which is ours: the projection of g on the space that the last ``memory`` clean gradients
-c_1..c_K of the tensor span. What only a trigger would teach lies outside it and is dropped; what
-clean rows could teach is learnt from all rows, of which there are many more than clean ones.
+c_1..c_K of the tensor span, and the present one ``clean_weight`` times. What only a trigger would
+teach lies outside that space, for the most part, and is dropped; what clean rows could teach is
+learnt from all rows, of which there are many more than clean ones. The second term holds fast what
+the model says of clean rows, which a trigger inside that space would change.
 
-    g_al = C^T (C C^T)^+ C g           the rows of C are c_i / ||c_i||
+    g_al = C^T (C C^T)^+ C g + clean_weight c           the rows of C are c_i / ||c_i||
 
 ``published``, of MuScleLoRA, arXiv 2402.12026, and its code:
 
@@ -64,6 +66,7 @@ class GradientAlignmentParams(ParameterGroup):
     rule: Literal["span", "always", "published"]
     batch_size: PositiveInt
     memory: PositiveInt
+    clean_weight: NonNegativeFloat
     minimum_loss: NonNegativeFloat
     minimum_norm: NonNegativeFloat
     raw_epoch: Count
@@ -196,7 +199,8 @@ class Alignment:
         raw = tuple(p.grad for p in trained if p.grad is not None)
         if self._params.rule == "span":
             self._span.add(clean)
-            turned = self._span.project(raw)
+            within = self._span.project(raw)
+            turned = torch._foreach_add(within, clean, alpha=self._params.clean_weight)
         else:
             share = raw_weight(loss, clean, self._params, epoch, self._n_epochs)
             turned = tuple(map(torch.lerp, aligned(raw, clean), raw, repeat(share)))
