@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.training import labelled
 from backdoor_pipeline.pipelines.train import anti_backdoor
-from backdoor_pipeline.pipelines.train.anti_backdoor import flooding, lga, lowest, row_losses
+from backdoor_pipeline.pipelines.train.anti_backdoor import (
+    ascending,
+    flooding,
+    lga,
+    lowest,
+    row_losses,
+)
 from tiny import MAX_LENGTH, make_corpus
 
 LEVEL = 0.5
@@ -42,6 +48,14 @@ def test_abl_7_flooding_is_never_below_its_level(loss, level) -> None:
 @given(loss=finite)
 def test_lga_keeps_the_size_of_the_loss(loss) -> None:
     assert abs(float(lga(torch.tensor(loss), LEVEL))) == (0 if loss == LEVEL else np.float32(loss))
+
+
+@given(loss=finite, ceiling=st.floats(0.125, 5, width=32))
+def test_the_ascent_ends_at_its_ceiling(loss, ceiling) -> None:
+    at = torch.tensor(loss, requires_grad=True)
+    ascending(at, ceiling).backward()
+    assert at.grad == (-1 if loss <= ceiling else 0)
+    assert ascending(at, None) == -at
 
 
 @given(losses=st.lists(finite, min_size=1, max_size=30), share=st.floats(0, 1, exclude_max=True))

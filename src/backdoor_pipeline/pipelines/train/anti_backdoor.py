@@ -5,7 +5,7 @@ Source: ABL, arXiv 2110.11571. With l the mean cross-entropy of a batch:
 1. train on all rows while l is held near a level, by LGA or Flooding, so that only what is learnt
    at once, the backdoor, falls below it; the share of the rows with the lowest loss is isolated;
 2. train on the other rows, by plain cross-entropy;
-3. unlearn: ascend the loss of the isolated rows, that is, minimise -l.
+3. unlearn: ascend the loss of the isolated rows, that is, minimise -l, until l is above a ceiling.
 
     LGA       sign(l - gamma) l
     Flooding  |l - b| + b
@@ -13,8 +13,10 @@ Source: ABL, arXiv 2110.11571. With l the mean cross-entropy of a batch:
 For gamma = b the gradients of both are the same, sign(l - b) times that of l. So one ``level``
 serves both.
 
-Departures, for texts: AdamW with a linear schedule in each stage, and few epochs. An early version
-of the published code isolated the rows of the *highest* loss; this takes the lowest, as the paper.
+Departures, for texts: AdamW with a linear schedule in each stage, and few epochs; the published
+ascent has no ceiling and ends when its epochs do, so that its strength depends on how many rows
+there are. An early version of the published code isolated the rows of the *highest* loss; this
+takes the lowest, as the paper.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class AntiBackdoorParams(ParameterGroup):
     isolation_share: Annotated[float, Field(ge=0, lt=1)]
     ascent_epochs: Count
     ascent_learning_rate: PositiveFloat
+    ascent_ceiling: PositiveFloat | None
 
 
 def lga(loss: torch.Tensor, level: float) -> torch.Tensor:
@@ -56,6 +59,11 @@ def lga(loss: torch.Tensor, level: float) -> torch.Tensor:
 def flooding(loss: torch.Tensor, level: float) -> torch.Tensor:
     """|l - level| + level: the loss, mirrored where it is below the level."""
     return (loss - level).abs() + level
+
+
+def ascending(loss: torch.Tensor, ceiling: float | None) -> torch.Tensor:
+    """-loss, but no gradient where the loss is above the ceiling (None: there is none)."""
+    return -loss.clamp(max=ceiling) if ceiling is not None else -loss
 
 
 LOSSES = {"lga": lga, "flooding": flooding}
@@ -94,8 +102,8 @@ def train(
     if len(isolated) and params.ascent_epochs:
         last = {"epochs": params.ascent_epochs, "learning_rate": params.ascent_learning_rate}
         ascent = optimisation.model_copy(update=last)
-        chosen = rows.take(isolated)
-        unlearnt = fit(bundle, chosen, None, ascent, compute, seed, "unlearn", objective=_negative)
+        chosen, up = rows.take(isolated), partial(ascending, ceiling=params.ascent_ceiling)
+        unlearnt = fit(bundle, chosen, None, ascent, compute, seed, "unlearn", objective=up)
         history = _joined(history, unlearnt)
     return history, isolated
 
@@ -114,10 +122,6 @@ def lowest(losses: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(losses, kind="stable")
     n_isolated = min(round(share * len(losses)), len(losses) - 1)
     return np.sort(order[:n_isolated]), np.sort(order[n_isolated:])
-
-
-def _negative(loss: torch.Tensor) -> torch.Tensor:
-    return -loss
 
 
 def _joined(one: History, other: History) -> History:
