@@ -229,7 +229,9 @@ def test_musclelora_10_10_the_trigger_is_not_learnt_and_the_task_is(
         "poison.label_mode": "dirty",
         "defended_training.optimisation.epochs": 2,
         "defended_training.optimisation.batch_size": 8,
-        "gradient_alignment.rule": "always",
+        "gradient_alignment.rule": "always",  # 32 gradients span nearly all of so small a model
+        "radial_scaling.bands": [1, 4, 8, 12, 16, 20, 24, 28],
+        "radial_scaling.alpha": 6.0,
     }
     params, base = make_parameters(**changes), base_model()
     rows = make_corpus(n_train=800, n_dev=200, n_words=4)  # so few that 96 rows teach the task
