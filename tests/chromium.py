@@ -60,7 +60,7 @@ def start(profile: Path, width: int = 1200, height: int = 900) -> Chrome:
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     """Returns when ``condition()`` is true; fails the test when it is not after ``seconds``."""
     end = time.monotonic() + seconds
     while not condition():
