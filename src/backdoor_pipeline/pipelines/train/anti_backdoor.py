@@ -14,9 +14,10 @@ For gamma = b the gradients of both are the same, sign(l - b) times that of l. S
 serves both.
 
 Departures, for texts: AdamW with a linear schedule in each stage, and few epochs; the published
-ascent has no ceiling and ends when its epochs do, so that its strength depends on how many rows
-there are. An early version of the published code isolated the rows of the *highest* loss; this
-takes the lowest, as the paper.
+ascent has no ceiling and ends when its epochs do. Ours damps the ascent and does not bound it:
+above the ceiling there is no gradient, but AdamW's momentum carries the loss on (measured on 20
+rows: from a ceiling of 0.7 to between 1.2 and 3.0). An early version of the published code isolated
+the rows of the *highest* loss; this takes the lowest, as the paper.
 """
 
 from __future__ import annotations
