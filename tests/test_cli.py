@@ -94,6 +94,11 @@ def test_unknown_environments(kedro_run) -> None:
     assert_one_clear_line(result, "there is no environment 'smok'", "did you mean 'smoke'?")
 
 
+def test_a_folder_without_parameters_is_no_environment(kedro_run) -> None:
+    result = kedro_run(options=("--env", "base/grids"))
+    assert_one_clear_line(result, "there is no environment 'base/grids'")
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

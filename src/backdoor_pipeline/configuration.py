@@ -33,8 +33,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def __init__(self, conf_source: str, **kwargs: Any) -> None:
         kwargs["runtime_params"] = spell_out(kwargs.get("runtime_params") or {})
         super().__init__(conf_source, **kwargs)
-        folders = (path for path in Path(conf_source).rglob("*") if path.is_dir())
-        known = {path.relative_to(conf_source).as_posix() for path in folders}
+        root = Path(conf_source)
+        folders = {*root.glob("*/"), *(path.parent for path in root.glob("*/*/parameters*"))}
+        known = {path.relative_to(root).as_posix() for path in folders}
         if self.env and self.env not in known:
             where = f"there is no environment '{self.env}' in {conf_source}"
             raise InputError(f"{where}{did_you_mean(self.env, known)}")

@@ -25,9 +25,9 @@ CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
     "merge_strategy": {"parameters": "soft"},
-    "config_patterns": {  # not in subfolders: those of conf/paper are environments of their own
-        "parameters": ["parameters*"],
-        "mlflow": ["mlflow*"],
+    "config_patterns": {
+        "parameters": ["parameters*", "parameters*/**"],  # folders in conf/paper are environments
+        "mlflow": ["mlflow*", "mlflow*/**"],
     },
     "custom_resolvers": {
         "oc.env": oc.env,  # Kedro allows it in credentials only unless registered here
