@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from backdoor_pipeline.datasets.whole import write_json
 from backdoor_pipeline.experiments.records import machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,10 +132,8 @@ def main() -> None:
             "load before": load,
             "machine": machine(),
         }
-    text = json.dumps(results, indent=2)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(f"{text}\n")
-    print(text)
+    write_json(out, results)
+    print(out.read_text(encoding="utf-8"), end="")
 
 
 if __name__ == "__main__":

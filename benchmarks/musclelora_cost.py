@@ -144,7 +144,8 @@ def main() -> None:
     def all_of(quantity: str) -> dict[str, list[float]]:
         return {training: [turn[training][quantity] for turn in turns] for training in TRAININGS}
 
-    from backdoor_pipeline.experiments.records import machine  # brings torch: only now
+    from backdoor_pipeline.datasets.whole import write_json  # they bring torch: only now
+    from backdoor_pipeline.experiments.records import machine
 
     result = {
         "dataset": arguments.dataset,
@@ -162,10 +163,8 @@ def main() -> None:
         "load before": load,
         "machine": machine(),
     }
-    text = json.dumps(result, indent=2)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(f"{text}\n")
-    print(text)
+    write_json(arguments.out, result)
+    print(arguments.out.read_text(encoding="utf-8"), end="")
 
 
 if __name__ == "__main__":

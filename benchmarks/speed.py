@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from backdoor_pipeline.datasets import sources
+from backdoor_pipeline.datasets.whole import write_json
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams, has_fast_bf16, resolve_device
 from backdoor_pipeline.modelling.folders import ModelParams
@@ -241,10 +242,8 @@ def main() -> None:
     }
     if torch.cuda.is_available():
         result["bert_base"] = bert_base_on_gpu(pretrained.tokenizer)
-    text = json.dumps(result, indent=2)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(f"{text}\n")
-    print(text)
+    write_json(arguments.out, result)
+    print(arguments.out.read_text(encoding="utf-8"), end="")
 
 
 if __name__ == "__main__":
