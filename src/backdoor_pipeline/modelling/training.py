@@ -58,6 +58,16 @@ class Labelled(NamedTuple):
         return Labelled(self.tokens.take(rows), self.labels[rows])
 
 
+def even_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """The weight of a row by its label, shape (n_classes,): all labels weigh the same in sum.
+
+    The mean weight of the rows is 1 where every label occurs; one that does not has the weight of a
+    label of one row.
+    """
+    counts = np.bincount(labels, minlength=n_classes).clip(min=1)
+    return len(labels) / (n_classes * counts)
+
+
 def labelled(rows: pd.DataFrame, bundle: ModelBundle, max_length: int) -> Labelled:
     """The ``text`` and ``label`` of ``rows``, tokenised for ``bundle``."""
     tokens = tokenise(rows["text"], bundle.tokenizer, max_length)
@@ -75,11 +85,13 @@ def fit(
     on_gradients: Callable[[int], object] | None = None,
     on_step: Callable[[int], object] | None = None,
     objective: Objective | None = None,
+    label_weights: np.ndarray | None = None,
 ) -> History:
     """Train ``bundle.model`` in place and return its loss and dev-accuracy history.
 
-    The loss is the mean cross-entropy of a batch, in nats. With ``objective``, what is minimised is
-    that function of it; the history has the loss itself.
+    The loss is the mean cross-entropy of a batch, in nats, in which each row weighs as much as its
+    label in ``label_weights`` (shape (n_classes,)), if they are given. With ``objective``, what is
+    minimised is that function of it; the history has the loss itself.
 
     ``on_gradients`` may change the gradients of a step before they are clipped; it is told the
     epoch, counted from 0. ``on_step`` is called before the first step and after each, with the
@@ -112,12 +124,15 @@ def fit(
     )
     wrapped, optimiser = parallel.prepare(model, optimiser)
     labels = torch.from_numpy(train.labels.astype(np.int64))
+    weight = None
+    if label_weights is not None:
+        weight = torch.from_numpy(label_weights.astype(np.float32)).to(device)
 
     def loss_of(rows: np.ndarray) -> torch.Tensor:
         batch = collate(train.tokens, rows, bundle.tokenizer.pad_token_id, device)
         with autocast(compute, device):
             logits = wrapped(**batch).logits
-        return torch.nn.functional.cross_entropy(logits.float(), labels[rows].to(device))
+        return torch.nn.functional.cross_entropy(logits.float(), labels[rows].to(device), weight)
 
     def clip(epoch: int) -> None:
         if on_gradients is not None:

@@ -12,7 +12,7 @@ from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.training import labelled
 from backdoor_pipeline.pipelines.train import anti_backdoor
 from backdoor_pipeline.pipelines.train.anti_backdoor import (
-    ascending,
+    Ascent,
     flooding,
     lga,
     lowest,
@@ -50,12 +50,25 @@ def test_lga_keeps_the_size_of_the_loss(loss) -> None:
     assert abs(float(lga(torch.tensor(loss), LEVEL))) == (0 if loss == LEVEL else np.float32(loss))
 
 
-@given(loss=finite, ceiling=st.floats(0.125, 5, width=32))
-def test_the_ascent_ends_at_its_ceiling(loss, ceiling) -> None:
+@pytest.mark.parametrize(("ceiling", "moves"), [(0.7, True), (0.6, False), (None, True)])
+def test_above_the_ceiling_no_step_is_made_not_even_of_past_gradients(ceiling, moves) -> None:
+    model = torch.nn.Linear(1, 1)
+    optimiser = torch.optim.AdamW(model.parameters())
+    (model.weight.sum() + model.bias.sum()).backward()
+    optimiser.step()
+    optimiser.zero_grad()
+    ascent, before = Ascent(model, ceiling), model.weight.item()
+    ascent.objective(model.weight.sum() * 0 + 0.65).backward()
+    ascent.hold(0)
+    optimiser.step()
+    assert (model.weight.item() != before) == moves
+
+
+@given(loss=finite, ceiling=st.none() | st.floats(0.125, 5, width=32))
+def test_the_ascent_minimises_the_negative_of_the_loss(loss, ceiling) -> None:
     at = torch.tensor(loss, requires_grad=True)
-    ascending(at, ceiling).backward()
-    assert at.grad == (-1 if loss <= ceiling else 0)
-    assert ascending(at, None) == -at
+    Ascent(torch.nn.Linear(1, 1), ceiling).objective(at).backward()
+    assert at.grad == -1
 
 
 @given(losses=st.lists(finite, min_size=1, max_size=30), share=st.floats(0, 1, exclude_max=True))
@@ -116,8 +129,9 @@ def stages(monkeypatch):
     """What each stage was called with; nothing is trained."""
     calls = {}
 
-    def fit(bundle, rows, dev, optimisation, compute, seed, what, objective=None):
-        calls[what] = {"rows": rows, "dev": dev, "by": optimisation, "objective": objective}
+    def fit(bundle, rows, dev, optimisation, compute, seed, what, label_weights, **hooks):
+        calls[what] = {"rows": rows, "dev": dev, "by": optimisation, "hooks": hooks}
+        calls[what]["label_weights"] = label_weights
         return {"loss": {"step": [1, 2], "value": [0.7, 0.6]}}
 
     monkeypatch.setattr(anti_backdoor, "fit", fit)
@@ -132,7 +146,8 @@ def trained(poisoned, base_model, params, quick, compute):
         bundle = new_classifier(base_model(), 2, seed=0)
         rows = labelled(poisoned.head(40), bundle, MAX_LENGTH)
         chosen = params.model_copy(update={"isolation_share": 0.1} | changes)
-        return anti_backdoor.train(bundle, rows, rows.take(np.arange(4)), chosen, quick, compute, 0)
+        dev, weights = rows.take(np.arange(4)), np.array([1.0, 2.0])
+        return anti_backdoor.train(bundle, rows, dev, chosen, quick, compute, 0, weights)
 
     return run
 
@@ -148,10 +163,12 @@ def test_the_stages(trained, stages, params, quick) -> None:
         params.ascent_epochs,
     ]
     assert stages["unlearn"]["by"].learning_rate == params.ascent_learning_rate
-    assert stages["defended"]["objective"] is None
+    assert {tuple(stage["label_weights"]) for stage in stages.values()} == {(1.0, 2.0)}
+    assert stages["defended"]["hooks"] == {}
     loss = torch.tensor(0.25)
-    assert stages["isolate"]["objective"](loss) == lga(loss, LEVEL)
-    assert stages["unlearn"]["objective"](loss) == -loss
+    assert stages["isolate"]["hooks"]["objective"](loss) == lga(loss, LEVEL)
+    assert stages["unlearn"]["hooks"]["objective"](loss) == -loss
+    assert stages["unlearn"]["hooks"].keys() == {"objective", "on_gradients"}
     assert history["loss"] == {"step": [1, 2, 3, 4, 5, 6], "value": [0.7, 0.6] * 3}
     assert len(isolated) == 4
 
@@ -163,14 +180,14 @@ def test_abl_7_without_isolated_rows_nothing_is_unlearnt(trained, stages, change
     assert len(isolated) == (0 if "isolation_share" in change else 4)
 
 
-def test_the_ascent_drives_the_loss_of_the_isolated_rows_up(
+def test_the_ascent_drives_the_loss_of_the_isolated_rows_up_and_stops(
     poisoned, base_model, params, quick, compute
 ) -> None:
-    losses = []
-    for epochs in (0, 2):
+    losses = {}
+    for epochs, ceiling in ((0, None), (200, None), (200, 0.8)):
         bundle = new_classifier(base_model(), 2, seed=0)
         rows = labelled(poisoned.head(200), bundle, MAX_LENGTH)
-        chosen = params.model_copy(update={"ascent_epochs": epochs})
+        chosen = params.model_copy(update={"ascent_epochs": epochs, "ascent_ceiling": ceiling})
         _, isolated = anti_backdoor.train(bundle, rows, None, chosen, quick, compute, seed=0)
-        losses.append(row_losses(bundle, rows.take(isolated), compute).mean())
-    assert losses[1] > losses[0]
+        losses[epochs, ceiling] = row_losses(bundle, rows.take(isolated), compute).mean()
+    assert losses[0, None] < 0.8 < losses[200, 0.8] < 1.2 < losses[200, None]

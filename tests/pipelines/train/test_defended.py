@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,8 +65,9 @@ def fitted(monkeypatch):
     """What the training loop was called with."""
     calls = []
 
-    def fit(bundle, rows, dev, optimisation, compute, seed, what, align):
+    def fit(bundle, rows, dev, optimisation, compute, seed, what, align, label_weights):
         calls.append({"rows": rows, "dev": dev, "optimisation": optimisation, "align": align})
+        calls[-1]["label_weights"] = label_weights
         return {"loss": {"step": [], "value": []}}
 
     monkeypatch.setattr(defended, "fit", fit)
@@ -111,6 +113,17 @@ def test_few_weights_learn_at_a_rate_of_their_own(train, fitted, make_parameters
     parameters = make_parameters()
     assert of_all == parameters.defended_training.optimisation.learning_rate
     assert of_few == parameters.low_rank.learning_rate != of_all
+
+
+def test_labels_count_the_same_if_they_are_to(train, fitted, corpus) -> None:
+    rows = corpus[(corpus["split"] != "train") | (corpus["label"] == 0) | (corpus.index % 3 == 0)]
+    train("low_rank", rows=rows, even_labels=True)
+    train("low_rank", rows=rows, even_labels=False)
+    even, counted = fitted
+    counts = np.bincount(even["rows"].labels)
+    assert counts[0] > counts[1]
+    assert (even["label_weights"] * counts).tolist() == pytest.approx([32, 32])
+    assert counted["label_weights"] is None
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,9 @@ For gamma = b the gradients of both are the same, sign(l - b) times that of l. S
 serves both.
 
 Departures, for texts: AdamW with a linear schedule in each stage, and few epochs; the published
-ascent has no ceiling and ends when its epochs do. Ours damps the ascent and does not bound it:
-above the ceiling there is no gradient, but AdamW's momentum carries the loss on (measured on 20
-rows: from a ceiling of 0.7 to between 1.2 and 3.0). An early version of the published code isolated
-the rows of the *highest* loss; this takes the lowest, as the paper.
+ascent has no ceiling and ends when its epochs do. Above ours no step is made, not even AdamW's of
+past gradients. An early version of the published code isolated the rows of the *highest* loss; this
+takes the lowest, as the paper.
 """
 
 from __future__ import annotations
@@ -62,9 +61,26 @@ def flooding(loss: torch.Tensor, level: float) -> torch.Tensor:
     return (loss - level).abs() + level
 
 
-def ascending(loss: torch.Tensor, ceiling: float | None) -> torch.Tensor:
-    """-loss, but no gradient where the loss is above the ceiling (None: there is none)."""
-    return -loss.clamp(max=ceiling) if ceiling is not None else -loss
+class Ascent:
+    """Steps up the loss of a model's batches; none where the loss is above a ceiling.
+
+    Args:
+        model: In training.
+        ceiling: In nats; None: there is none.
+    """
+
+    def __init__(self, model: torch.nn.Module, ceiling: float | None) -> None:
+        self._model, self._ceiling, self._reached = model, ceiling, False
+
+    def objective(self, loss: torch.Tensor) -> torch.Tensor:
+        """-loss, which is to be minimised."""
+        self._reached = self._ceiling is not None and loss.item() > self._ceiling
+        return -loss
+
+    def hold(self, _epoch: int) -> None:
+        """Take the gradients away where the loss was above the ceiling: AdamW makes no step."""
+        if self._reached:
+            self._model.zero_grad(set_to_none=True)
 
 
 LOSSES = {"lga": lga, "flooding": flooding}
@@ -78,6 +94,7 @@ def train(
     optimisation: OptimisationParams,
     compute: ComputeParams,
     seed: int,
+    label_weights: np.ndarray | None = None,
 ) -> tuple[History, np.ndarray]:
     """Train ``bundle.model`` in place, in three stages; the history, and which rows were isolated.
 
@@ -90,21 +107,24 @@ def train(
             and learning rate.
         compute: Device and precision.
         seed: Draws the batches.
+        label_weights: Of a row by its label in all three stages, shape (n_classes,).
 
     Returns:
         The history of the three stages, end to end, and numbers of rows, ascending, int64.
     """
     level = partial(LOSSES[params.loss], level=params.level)
     first = optimisation.model_copy(update={"epochs": params.isolation_epochs})
-    history = fit(bundle, rows, None, first, compute, seed, "isolate", objective=level)
+    stage = partial(fit, compute=compute, seed=seed, label_weights=label_weights)
+    history = stage(bundle, rows, None, first, what="isolate", objective=level)
     isolated, others = lowest(row_losses(bundle, rows, compute), params.isolation_share)
-    rest = fit(bundle, rows.take(others), dev, optimisation, compute, seed, "defended")
+    rest = stage(bundle, rows.take(others), dev, optimisation, what="defended")
     history = _joined(history, rest)
     if len(isolated) and params.ascent_epochs:
         last = {"epochs": params.ascent_epochs, "learning_rate": params.ascent_learning_rate}
         ascent = optimisation.model_copy(update=last)
-        chosen, up = rows.take(isolated), partial(ascending, ceiling=params.ascent_ceiling)
-        unlearnt = fit(bundle, chosen, None, ascent, compute, seed, "unlearn", objective=up)
+        chosen, up = rows.take(isolated), Ascent(bundle.model, params.ascent_ceiling)
+        climb = partial(stage, on_gradients=up.hold, objective=up.objective)
+        unlearnt = climb(bundle, chosen, None, ascent, what="unlearn")
         history = _joined(history, unlearnt)
     return history, isolated
 

@@ -14,6 +14,7 @@ from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.training import (
     History,
     OptimisationParams,
+    even_weights,
     fit,
     labelled,
 )
@@ -30,6 +31,7 @@ from backdoor_pipeline.pipelines.train.gradient_alignment import Alignment
 from backdoor_pipeline.recipes import NEED_CLEAN_ROWS
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from backdoor_pipeline.modelling.bundle import ModelBundle
@@ -55,6 +57,7 @@ class DefendedTrainingParams(ParameterGroup):
 
     clean_rows: PositiveInt
     select: Literal["last", "best"]
+    even_labels: bool
     dropout: Share | None
     optimisation: OptimisationParams
 
@@ -124,10 +127,15 @@ def train(
     for name in adaptations:
         if rate := getattr(methods[name], "learning_rate", None):
             optimisation = optimisation.model_copy(update={"learning_rate": rate})
-    rows, align = poisoned, None
+    rows = poisoned
     if clean is not None and "clean_only" in methods:
         rows = clean
         optimisation = optimisation.model_copy(update={"epochs": methods["clean_only"].epochs})
+
+    def weights(rows: pd.DataFrame) -> np.ndarray | None:
+        return even_weights(rows["label"].to_numpy(), n_classes) if params.even_labels else None
+
+    align = None
     if clean is not None and "gradient_alignment" in methods:
         align = Alignment(
             bundle,
@@ -136,6 +144,7 @@ def train(
             optimisation.epochs,
             compute,
             seed,
+            weights(clean),
         )
     choosing = params.select == "best" and optimisation.epochs > 1
     best = labelled(dev, bundle, max_length) if choosing else None
@@ -146,12 +155,22 @@ def train(
     }
     if "anti_backdoor" in methods:
         history, isolated = anti_backdoor.train(
-            bundle, data, best, methods["anti_backdoor"], optimisation, compute, seed
+            bundle, data, best, methods["anti_backdoor"], optimisation, compute, seed, weights(rows)
         )
         record["isolated_rows"] = len(isolated)
         record["isolated"] = rows["example_id"].to_numpy()[isolated].tolist()
     else:
-        history = fit(bundle, data, best, optimisation, compute, seed, "defended", align)
+        history = fit(
+            bundle,
+            data,
+            best,
+            optimisation,
+            compute,
+            seed,
+            "defended",
+            align,
+            label_weights=weights(rows),
+        )
     for name in reversed(adaptations):
         ADAPTATIONS[name].merge(bundle.model, methods[name])
     bundle.model.requires_grad_(True)

@@ -172,6 +172,7 @@ class Alignment:
         n_epochs: Of the training.
         compute: Device and precision.
         seed: Draws the batches.
+        label_weights: Of a clean row by its label, shape (n_classes,); None: all the same.
     """
 
     def __init__(
@@ -182,8 +183,10 @@ class Alignment:
         n_epochs: int,
         compute: ComputeParams,
         seed: int,
+        label_weights: np.ndarray | None = None,
     ) -> None:
         self._bundle, self._clean, self._params = bundle, clean, params
+        self._weights = label_weights
         self._n_epochs, self._compute, self._seed = n_epochs, compute, seed
         self._batches: Iterator[np.ndarray] | None = None
         self._span = CleanSpan(params.memory)
@@ -213,9 +216,10 @@ class Alignment:
         device = resolve_device(self._compute)
         batch = collate(self._clean.tokens, rows, self._bundle.tokenizer.pad_token_id, device)
         with autocast(self._compute, device):
-            logits = self._bundle.model(**batch).logits
+            logits = self._bundle.model(**batch).logits.float()
         labels = torch.from_numpy(self._clean.labels[rows].astype(np.int64)).to(device)
-        return torch.nn.functional.cross_entropy(logits.float(), labels)
+        weight = None if self._weights is None else torch.from_numpy(self._weights).to(logits)
+        return torch.nn.functional.cross_entropy(logits, labels, weight)
 
     def _endless(self) -> Iterator[np.ndarray]:
         rng, lengths = np.random.default_rng(self._seed), self._clean.tokens.lengths
