@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import new_classifier
-from backdoor_pipeline.modelling.prediction import predict
+from backdoor_pipeline.modelling.objectives import cross_entropy
 from backdoor_pipeline.modelling.text import Tokens, tokenise
 from backdoor_pipeline.modelling.training import (
     Labelled,
     OptimisationParams,
     accuracy,
     epoch_batches,
-    even_weights,
     fit,
 )
 from tiny import ARCHITECTURES, make_corpus
@@ -108,27 +107,16 @@ def test_only_what_requires_a_gradient_is_trained(base_model, splits, compute, q
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@given(labels=st.lists(st.integers(0, 3), min_size=1))
-def test_even_weights_make_all_labels_count_the_same(labels) -> None:
-    weights = even_weights(np.array(labels), 4)
-    sums = np.bincount(labels, minlength=4) * weights
-    assert sums[sums > 0] == pytest.approx(len(labels) / 4)
-    assert (weights > 0).all()
-
-
-def test_labels_weigh_in_the_loss(base_model, splits, compute, quick) -> None:
-    import torch
-
+def test_the_objective_is_minimised_and_the_history_has_the_loss(
+    base_model, splits, compute, quick
+) -> None:
     train, _ = splits()
-    params = quick.model_copy(update={"batch_size": 90})  # one step
+    params = quick.model_copy(update={"epochs": 10, "batch_size": 16})
     bundle = new_classifier(base_model(), 2, seed=0)
-    with torch.no_grad():
-        bundle.model.classifier.bias += torch.tensor([1.0, -1.0])  # losses differ by label
-    losses = -np.log(predict(bundle, train.tokens, compute)[np.arange(90), train.labels])
-    history = fit(bundle, train, None, params, compute, 0, label_weights=np.array([3.0, 1.0]))
-    expected = np.average(losses, weights=np.where(train.labels == 0, 3.0, 1.0))
-    assert expected != pytest.approx(losses.mean(), abs=0.01)
-    assert history["loss"]["value"] == pytest.approx([expected], abs=1e-4)
+    climbing = lambda logits, labels: -cross_entropy(logits, labels)  # noqa: E731
+    losses = fit(bundle, train, None, params, compute, 0, objective=climbing)["loss"]["value"]
+    assert min(losses) > 0
+    assert np.mean(losses[-6:]) > np.mean(losses[:6]) + 0.05
 
 
 def test_bf16_learns_too(base_model, splits, quick) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
+from backdoor_pipeline.modelling.objectives import cross_entropy
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.progress import track
 from backdoor_pipeline.modelling.text import Tokens, collate, length_batches, tokenise
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    Objective = Callable[[torch.Tensor], torch.Tensor]
+    from backdoor_pipeline.modelling.objectives import Objective
 
 logger = logging.getLogger(__name__)
 
@@ -58,16 +59,6 @@ class Labelled(NamedTuple):
         return Labelled(self.tokens.take(rows), self.labels[rows])
 
 
-def even_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """The weight of a row by its label, shape (n_classes,): all labels weigh the same in sum.
-
-    The mean weight of the rows is 1 where every label occurs; one that does not has the weight of a
-    label of one row.
-    """
-    counts = np.bincount(labels, minlength=n_classes).clip(min=1)
-    return len(labels) / (n_classes * counts)
-
-
 def labelled(rows: pd.DataFrame, bundle: ModelBundle, max_length: int) -> Labelled:
     """The ``text`` and ``label`` of ``rows``, tokenised for ``bundle``."""
     tokens = tokenise(rows["text"], bundle.tokenizer, max_length)
@@ -84,14 +75,12 @@ def fit(
     what: str = "train",
     on_gradients: Callable[[int], object] | None = None,
     on_step: Callable[[int], object] | None = None,
-    objective: Objective | None = None,
-    label_weights: np.ndarray | None = None,
+    objective: Objective = cross_entropy,
 ) -> History:
     """Train ``bundle.model`` in place and return its loss and dev-accuracy history.
 
-    The loss is the mean cross-entropy of a batch, in nats, in which each row weighs as much as its
-    label in ``label_weights`` (shape (n_classes,)), if they are given. With ``objective``, what is
-    minimised is that function of it; the history has the loss itself.
+    The loss is the mean cross-entropy of a batch, in nats. With another ``objective``, that is what
+    is minimised, and the history has the loss nonetheless.
 
     ``on_gradients`` may change the gradients of a step before they are clipped; it is told the
     epoch, counted from 0. ``on_step`` is called before the first step and after each, with the
@@ -124,15 +113,15 @@ def fit(
     )
     wrapped, optimiser = parallel.prepare(model, optimiser)
     labels = torch.from_numpy(train.labels.astype(np.int64))
-    weight = None
-    if label_weights is not None:
-        weight = torch.from_numpy(label_weights.astype(np.float32)).to(device)
+    losses: list[torch.Tensor] = []
 
-    def loss_of(rows: np.ndarray) -> torch.Tensor:
+    def minimised(rows: np.ndarray) -> torch.Tensor:
         batch = collate(train.tokens, rows, bundle.tokenizer.pad_token_id, device)
         with autocast(compute, device):
-            logits = wrapped(**batch).logits
-        return torch.nn.functional.cross_entropy(logits.float(), labels[rows].to(device), weight)
+            logits = wrapped(**batch).logits.float()
+        given = labels[rows].to(device)
+        losses.append(cross_entropy(logits.detach(), given))
+        return objective(logits, given)
 
     def clip(epoch: int) -> None:
         if on_gradients is not None:
@@ -144,7 +133,6 @@ def fit(
         if on_step is not None:
             on_step(scheduler.last_epoch)
 
-    losses: list[torch.Tensor] = []
     accuracies: list[tuple[int, float]] = []
     best: dict[str, torch.Tensor] = {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -155,7 +143,7 @@ def fit(
             mine = epoch[parallel.process_index :: parallel.num_processes]
             batches = track(mine, f"{what}, epoch {number} of {len(schedule)}")
             before_step = partial(clip, number - 1)
-            losses += descend(optimiser, batches, loss_of, before_step, count, objective)
+            descend(optimiser, batches, minimised, before_step, count)
             last = parallel.reduce(losses[-1], "mean")  # where one diverges, all stop
             if not last.isfinite():
                 raise InputError(
@@ -182,7 +170,6 @@ def descend(
     loss_of: Callable[[np.ndarray], torch.Tensor],
     before_step: Callable[[], object] | None = None,
     after_step: Callable[[], object] | None = None,
-    objective: Objective | None = None,
 ) -> list[torch.Tensor]:
     """One step of ``optimiser`` for each batch of rows; the losses, each without its graph.
 
@@ -192,12 +179,11 @@ def descend(
         loss_of: The loss of a batch.
         before_step: Is called when the gradients are there.
         after_step: Is called when the parameters have changed.
-        objective: What is minimised, as a function of the loss; None: the loss itself.
     """
     losses = []
     for rows in batches:
         loss = loss_of(rows)
-        (loss if objective is None else objective(loss)).backward()
+        loss.backward()
         if before_step is not None:
             before_step()
         optimiser.step()

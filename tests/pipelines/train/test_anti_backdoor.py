@@ -50,6 +50,11 @@ def test_lga_keeps_the_size_of_the_loss(loss) -> None:
     assert abs(float(lga(torch.tensor(loss), LEVEL))) == (0 if loss == LEVEL else np.float32(loss))
 
 
+def first(logits, labels):
+    """A loss that is given as the logits."""
+    return logits
+
+
 @pytest.mark.parametrize(("ceiling", "moves"), [(0.7, True), (0.6, False), (None, True)])
 def test_above_the_ceiling_no_step_is_made_not_even_of_past_gradients(ceiling, moves) -> None:
     model = torch.nn.Linear(1, 1)
@@ -57,8 +62,8 @@ def test_above_the_ceiling_no_step_is_made_not_even_of_past_gradients(ceiling, m
     (model.weight.sum() + model.bias.sum()).backward()
     optimiser.step()
     optimiser.zero_grad()
-    ascent, before = Ascent(model, ceiling), model.weight.item()
-    ascent.objective(model.weight.sum() * 0 + 0.65).backward()
+    ascent, before = Ascent(first, model, ceiling), model.weight.item()
+    ascent.objective(model.weight.sum() * 0 + 0.65, None).backward()
     ascent.hold(0)
     optimiser.step()
     assert (model.weight.item() != before) == moves
@@ -67,7 +72,7 @@ def test_above_the_ceiling_no_step_is_made_not_even_of_past_gradients(ceiling, m
 @given(loss=finite, ceiling=st.none() | st.floats(0.125, 5, width=32))
 def test_the_ascent_minimises_the_negative_of_the_loss(loss, ceiling) -> None:
     at = torch.tensor(loss, requires_grad=True)
-    Ascent(torch.nn.Linear(1, 1), ceiling).objective(at).backward()
+    Ascent(first, torch.nn.Linear(1, 1), ceiling).objective(at, None).backward()
     assert at.grad == -1
 
 
@@ -129,9 +134,9 @@ def stages(monkeypatch):
     """What each stage was called with; nothing is trained."""
     calls = {}
 
-    def fit(bundle, rows, dev, optimisation, compute, seed, what, label_weights, **hooks):
-        calls[what] = {"rows": rows, "dev": dev, "by": optimisation, "hooks": hooks}
-        calls[what]["label_weights"] = label_weights
+    def fit(bundle, rows, dev, optimisation, compute, seed, what, hold=None, *, objective):
+        calls[what] = {"rows": rows, "dev": dev, "by": optimisation, "objective": objective}
+        calls[what]["hold"] = hold
         return {"loss": {"step": [1, 2], "value": [0.7, 0.6]}}
 
     monkeypatch.setattr(anti_backdoor, "fit", fit)
@@ -146,8 +151,8 @@ def trained(poisoned, base_model, params, quick, compute):
         bundle = new_classifier(base_model(), 2, seed=0)
         rows = labelled(poisoned.head(40), bundle, MAX_LENGTH)
         chosen = params.model_copy(update={"isolation_share": 0.1} | changes)
-        dev, weights = rows.take(np.arange(4)), np.array([1.0, 2.0])
-        return anti_backdoor.train(bundle, rows, dev, chosen, quick, compute, 0, weights)
+        dev = rows.take(np.arange(4))
+        return anti_backdoor.train(bundle, rows, dev, chosen, quick, compute, 0, first)
 
     return run
 
@@ -163,12 +168,11 @@ def test_the_stages(trained, stages, params, quick) -> None:
         params.ascent_epochs,
     ]
     assert stages["unlearn"]["by"].learning_rate == params.ascent_learning_rate
-    assert {tuple(stage["label_weights"]) for stage in stages.values()} == {(1.0, 2.0)}
-    assert stages["defended"]["hooks"] == {}
     loss = torch.tensor(0.25)
-    assert stages["isolate"]["hooks"]["objective"](loss) == lga(loss, LEVEL)
-    assert stages["unlearn"]["hooks"]["objective"](loss) == -loss
-    assert stages["unlearn"]["hooks"].keys() == {"objective", "on_gradients"}
+    assert stages["isolate"]["objective"](loss, None) == lga(loss, LEVEL)
+    assert stages["defended"]["objective"] is first
+    assert stages["unlearn"]["objective"](loss, None) == -loss
+    assert [stage["hold"] is None for stage in stages.values()] == [True, True, False]
     assert history["loss"] == {"step": [1, 2, 3, 4, 5, 6], "value": [0.7, 0.6] * 3}
     assert len(isolated) == 4
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from backdoor_pipeline.datasets.models import ClassifierDataset
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.objectives import cross_entropy
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.modelling.training import accuracy, labelled
@@ -65,9 +65,9 @@ def fitted(monkeypatch):
     """What the training loop was called with."""
     calls = []
 
-    def fit(bundle, rows, dev, optimisation, compute, seed, what, align, label_weights):
+    def fit(bundle, rows, dev, optimisation, compute, seed, what, align, objective):
         calls.append({"rows": rows, "dev": dev, "optimisation": optimisation, "align": align})
-        calls[-1]["label_weights"] = label_weights
+        calls[-1]["objective"] = objective
         return {"loss": {"step": [], "value": []}}
 
     monkeypatch.setattr(defended, "fit", fit)
@@ -115,15 +115,16 @@ def test_few_weights_learn_at_a_rate_of_their_own(train, fitted, make_parameters
     assert of_few == parameters.low_rank.learning_rate != of_all
 
 
-def test_labels_count_the_same_if_they_are_to(train, fitted, corpus) -> None:
-    rows = corpus[(corpus["split"] != "train") | (corpus["label"] == 0) | (corpus.index % 3 == 0)]
-    train("low_rank", rows=rows, even_labels=True)
-    train("low_rank", rows=rows, even_labels=False)
-    even, counted = fitted
-    counts = np.bincount(even["rows"].labels)
-    assert counts[0] > counts[1]
-    assert (even["label_weights"] * counts).tolist() == pytest.approx([32, 32])
-    assert counted["label_weights"] is None
+def test_what_is_minimised(train, fitted, make_parameters) -> None:
+    doubt = make_parameters().gradient_alignment.doubt_below
+    for methods, even, settings in (
+        (("low_rank",), True, {"even_labels": True}),
+        (("low_rank",), False, {"even_labels": False}),
+        (("gradient_alignment",), True, {"even_labels": True, "doubt_below": doubt}),
+    ):
+        train(*methods, even_labels=even)
+        assert fitted[-1]["objective"].func is cross_entropy
+        assert fitted[-1]["objective"].keywords == settings
 
 
 @pytest.mark.parametrize(

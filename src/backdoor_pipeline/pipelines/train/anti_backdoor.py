@@ -21,12 +21,12 @@ takes the lowest, as the paper.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
+from backdoor_pipeline.modelling.objectives import cross_entropy
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.training import fit
 from backdoor_pipeline.parameter_group import Count, ParameterGroup, PositiveFloat, PositiveInt
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.modelling.bundle import ModelBundle
     from backdoor_pipeline.modelling.device import ComputeParams
+    from backdoor_pipeline.modelling.objectives import Objective
     from backdoor_pipeline.modelling.training import History, Labelled, OptimisationParams
 
 
@@ -65,15 +66,17 @@ class Ascent:
     """Steps up the loss of a model's batches; none where the loss is above a ceiling.
 
     Args:
+        loss: Of a batch, from its logits and labels.
         model: In training.
         ceiling: In nats; None: there is none.
     """
 
-    def __init__(self, model: torch.nn.Module, ceiling: float | None) -> None:
-        self._model, self._ceiling, self._reached = model, ceiling, False
+    def __init__(self, loss: Objective, model: torch.nn.Module, ceiling: float | None) -> None:
+        self._loss, self._model, self._ceiling, self._reached = loss, model, ceiling, False
 
-    def objective(self, loss: torch.Tensor) -> torch.Tensor:
+    def objective(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """-loss, which is to be minimised."""
+        loss = self._loss(logits, labels)
         self._reached = self._ceiling is not None and loss.item() > self._ceiling
         return -loss
 
@@ -94,7 +97,7 @@ def train(
     optimisation: OptimisationParams,
     compute: ComputeParams,
     seed: int,
-    label_weights: np.ndarray | None = None,
+    objective: Objective = cross_entropy,
 ) -> tuple[History, np.ndarray]:
     """Train ``bundle.model`` in place, in three stages; the history, and which rows were isolated.
 
@@ -107,24 +110,29 @@ def train(
             and learning rate.
         compute: Device and precision.
         seed: Draws the batches.
-        label_weights: Of a row by its label in all three stages, shape (n_classes,).
+        objective: The loss l of a batch; its mean cross-entropy unless told.
 
     Returns:
         The history of the three stages, end to end, and numbers of rows, ascending, int64.
     """
-    level = partial(LOSSES[params.loss], level=params.level)
+    level = LOSSES[params.loss]
+
+    def levelled(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return level(objective(logits, labels), params.level)
+
     first = optimisation.model_copy(update={"epochs": params.isolation_epochs})
-    stage = partial(fit, compute=compute, seed=seed, label_weights=label_weights)
-    history = stage(bundle, rows, None, first, what="isolate", objective=level)
+    history = fit(bundle, rows, None, first, compute, seed, "isolate", objective=levelled)
     isolated, others = lowest(row_losses(bundle, rows, compute), params.isolation_share)
-    rest = stage(bundle, rows.take(others), dev, optimisation, what="defended")
+    kept = rows.take(others)
+    rest = fit(bundle, kept, dev, optimisation, compute, seed, "defended", objective=objective)
     history = _joined(history, rest)
     if len(isolated) and params.ascent_epochs:
         last = {"epochs": params.ascent_epochs, "learning_rate": params.ascent_learning_rate}
         ascent = optimisation.model_copy(update=last)
-        chosen, up = rows.take(isolated), Ascent(bundle.model, params.ascent_ceiling)
-        climb = partial(stage, on_gradients=up.hold, objective=up.objective)
-        unlearnt = climb(bundle, chosen, None, ascent, what="unlearn")
+        chosen, up = rows.take(isolated), Ascent(objective, bundle.model, params.ascent_ceiling)
+        unlearnt = fit(
+            bundle, chosen, None, ascent, compute, seed, "unlearn", up.hold, objective=up.objective
+        )
         history = _joined(history, unlearnt)
     return history, isolated
 

@@ -7,14 +7,15 @@ out is an ordinary one; a prefix alone stays before it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.loading import new_classifier
+from backdoor_pipeline.modelling.objectives import cross_entropy
 from backdoor_pipeline.modelling.training import (
     History,
     OptimisationParams,
-    even_weights,
     fit,
     labelled,
 )
@@ -31,7 +32,6 @@ from backdoor_pipeline.pipelines.train.gradient_alignment import Alignment
 from backdoor_pipeline.recipes import NEED_CLEAN_ROWS
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from backdoor_pipeline.modelling.bundle import ModelBundle
@@ -131,10 +131,7 @@ def train(
     if clean is not None and "clean_only" in methods:
         rows = clean
         optimisation = optimisation.model_copy(update={"epochs": methods["clean_only"].epochs})
-
-    def weights(rows: pd.DataFrame) -> np.ndarray | None:
-        return even_weights(rows["label"].to_numpy(), n_classes) if params.even_labels else None
-
+    objective = trusting = partial(cross_entropy, even_labels=params.even_labels)
     align = None
     if clean is not None and "gradient_alignment" in methods:
         align = Alignment(
@@ -144,8 +141,10 @@ def train(
             optimisation.epochs,
             compute,
             seed,
-            weights(clean),
+            trusting,
         )
+        doubt = methods["gradient_alignment"].doubt_below
+        objective = partial(trusting, doubt_below=doubt)
     choosing = params.select == "best" and optimisation.epochs > 1
     best = labelled(dev, bundle, max_length) if choosing else None
     data = labelled(rows, bundle, max_length)
@@ -155,7 +154,7 @@ def train(
     }
     if "anti_backdoor" in methods:
         history, isolated = anti_backdoor.train(
-            bundle, data, best, methods["anti_backdoor"], optimisation, compute, seed, weights(rows)
+            bundle, data, best, methods["anti_backdoor"], optimisation, compute, seed, objective
         )
         record["isolated_rows"] = len(isolated)
         record["isolated"] = rows["example_id"].to_numpy()[isolated].tolist()
@@ -169,7 +168,7 @@ def train(
             seed,
             "defended",
             align,
-            label_weights=weights(rows),
+            objective=objective,
         )
     for name in reversed(adaptations):
         ADAPTATIONS[name].merge(bundle.model, methods[name])

@@ -11,6 +11,11 @@ the model says of clean rows, which a trigger inside that space would change.
 
     g_al = C^T (C C^T)^+ C g + clean_weight c           the rows of C are c_i / ||c_i||
 
+Once the clean rows have taught the model what a label means, a row whose label it finds improbable
+(p < ``doubt_below`` / n_classes) is mislabelled more often than not. Such rows are left out of g,
+anew in each step: a trigger that flips labels is not learnt from them, and much more than the clean
+rows can be.
+
 ``published``, of MuScleLoRA, arXiv 2402.12026, and its code:
 
     g_al = |g·c| / ||c||² c            the projection's length, always along +c
@@ -34,6 +39,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from backdoor_pipeline.modelling.device import autocast, resolve_device
+from backdoor_pipeline.modelling.objectives import cross_entropy
 from backdoor_pipeline.modelling.text import collate, length_batches
 from backdoor_pipeline.parameter_group import (
     Count,
@@ -50,6 +56,7 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.modelling.bundle import ModelBundle
     from backdoor_pipeline.modelling.device import ComputeParams
+    from backdoor_pipeline.modelling.objectives import Objective
     from backdoor_pipeline.modelling.training import Labelled
 
     Tensors = tuple[torch.Tensor, ...]
@@ -67,6 +74,7 @@ class GradientAlignmentParams(ParameterGroup):
     batch_size: PositiveInt
     memory: PositiveInt
     clean_weight: NonNegativeFloat
+    doubt_below: Share
     minimum_loss: NonNegativeFloat
     minimum_norm: NonNegativeFloat
     raw_epoch: Count
@@ -172,7 +180,7 @@ class Alignment:
         n_epochs: Of the training.
         compute: Device and precision.
         seed: Draws the batches.
-        label_weights: Of a clean row by its label, shape (n_classes,); None: all the same.
+        objective: What the clean rows' gradient is of; their mean cross-entropy unless told.
     """
 
     def __init__(
@@ -183,10 +191,10 @@ class Alignment:
         n_epochs: int,
         compute: ComputeParams,
         seed: int,
-        label_weights: np.ndarray | None = None,
+        objective: Objective = cross_entropy,
     ) -> None:
         self._bundle, self._clean, self._params = bundle, clean, params
-        self._weights = label_weights
+        self._objective = objective
         self._n_epochs, self._compute, self._seed = n_epochs, compute, seed
         self._batches: Iterator[np.ndarray] | None = None
         self._span = CleanSpan(params.memory)
@@ -218,8 +226,7 @@ class Alignment:
         with autocast(self._compute, device):
             logits = self._bundle.model(**batch).logits.float()
         labels = torch.from_numpy(self._clean.labels[rows].astype(np.int64)).to(device)
-        weight = None if self._weights is None else torch.from_numpy(self._weights).to(logits)
-        return torch.nn.functional.cross_entropy(logits, labels, weight)
+        return self._objective(logits, labels)
 
     def _endless(self) -> Iterator[np.ndarray]:
         rng, lengths = np.random.default_rng(self._seed), self._clean.tokens.lengths
