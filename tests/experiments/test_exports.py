@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 NAMES = ["<b>", "a_b", "50 %", "|", "[x]", "*", "_y_", "`z`", "\\", "{~^#&$}", "q\"'", "two\nlines"]
 FILES = {
     "cells.csv", "leaderboard.csv", "overall.csv", "comparisons.csv", "leaderboard.md",
-    "leaderboard.tex", "leaderboard.html", "before_after.json", "critical_difference.json",
+    "leaderboard.tex", "leaderboard.html", "before_after.json", "frontier.json",
+    "critical_difference.json",
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def browser(tmp_path_factory) -> Iterator[Chrome]:
 
 def draws_without_a_network(browser: Chrome, folder: Path) -> None:
     browser.get((folder / "leaderboard.html").as_uri())
-    for name in ("before_after", "critical_difference"):
+    for name in ("before_after", "frontier", "critical_difference"):
         wait_for(lambda name=name: browser.execute_script(DRAWN.format(name)))
     assert browser.title.startswith("Leaderboard: 2 data sets")
     requests = browser.execute_script(

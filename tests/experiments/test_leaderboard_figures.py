@@ -4,6 +4,9 @@ import numpy as np
 import pandas as pd
 import plotly.io
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plotly.graph_objects import Figure
 
 from backdoor_pipeline.experiments import statistics
 from backdoor_pipeline.experiments.leaderboard import average_ranks, leaderboard, scores
@@ -11,6 +14,8 @@ from backdoor_pipeline.experiments.leaderboard_figures import (
     alike,
     before_after_figure,
     critical_difference_figure,
+    frontier_figure,
+    unbeaten,
 )
 from backdoor_pipeline.experiments.statistics import mean_interval
 from made_up_grid import cell, failed, table
@@ -70,6 +75,52 @@ class TestBeforeAfter:
         assert said(figure) == ["no cell in which an attack was implanted"]
 
 
+class TestFrontier:
+    def test_a_point_is_the_mean_over_settings(self):
+        rows = [
+            cell(recipe=recipe, attack=attack, attack_success_rate=rate, clean_accuracy=accuracy)
+            for recipe, accuracy in (("weak", 0.9), ("strong", 0.8))
+            for attack, rate in (("badnets", 0.19), ("addsent", 0.37 if recipe == "weak" else 0.1))
+        ]
+        points = {
+            trace.legendgroup: (trace.x[0], trace.y[0])
+            for trace in frontier_figure(leaderboard(table(*rows))).data
+            if trace.hovertext
+        }
+        assert points["weak"] == pytest.approx((100 * (0.1 + 0.3) / 2, 90))
+        assert points["strong"] == pytest.approx((100 * (0.1 + 0.0) / 2, 80))
+        assert points["undefended"] == pytest.approx((100, 90))
+
+    def test_only_settings_that_all_recipes_have(self):
+        rows = [cell(recipe="a"), cell(recipe="b"), cell(recipe="b", attack="addsent", valid=False)]
+        rows.append(cell(recipe="a", attack="addsent", clean_accuracy=0.1))
+        drawn = frontier_figure(leaderboard(table(*rows))).data
+        assert 10 not in [trace.y[0] for trace in drawn]
+
+    def test_the_line_joins_what_is_not_beaten(self):
+        rows = [
+            cell(recipe="best", attack_success_rate=0.1, clean_accuracy=0.8),
+            cell(recipe="beaten", attack_success_rate=0.5, clean_accuracy=0.7),
+            cell(recipe="dear", attack_success_rate=0.5, clean_accuracy=0.85),
+        ]
+        figure = frontier_figure(leaderboard(table(*rows)))
+        line = next(trace for trace in figure.data if trace.mode == "lines")
+        assert line.y == pytest.approx((80, 85, 90))  # the last is the undefended model
+
+    @given(points=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1))
+    def test_unbeaten_by_its_definition(self, points):
+        costs, gains = np.array(points, dtype=float).T
+        kept = [points[place] for place in unbeaten(costs, gains)]
+        beaten = {
+            (c, g) for c, g in points for d, h in points if (d < c and h >= g) or (d <= c and h > g)
+        }
+        assert kept == sorted(set(points) - beaten)
+
+    def test_without_a_shared_setting_it_says_so(self):
+        figure = frontier_figure(leaderboard(table(cell(valid=False), failed(seed=1))))
+        assert said(figure) == ["no setting in which all recipes have a valid seed"]
+
+
 class TestCriticalDifference:
     @pytest.mark.parametrize("n_recipes", [2, 3, 10])
     def test_names_all_recipes_with_their_ranks(self, n_recipes):
@@ -118,10 +169,15 @@ class TestCriticalDifference:
         assert said(critical_difference_figure(cells)) == [f"{found}: ranks take two of each"]
 
 
+def drawn(cells: pd.DataFrame) -> list[Figure]:
+    board = leaderboard(cells)
+    return [before_after_figure(board), frontier_figure(board), critical_difference_figure(cells)]
+
+
 def test_names_are_escaped(grid):
     hostile = "<img src=x onerror=alert(1)>%{x}"
     cells = grid.assign(**{n: grid[n] + hostile for n in ("dataset", "attack", "recipe")})
-    for figure in (before_after_figure(leaderboard(cells)), critical_difference_figure(cells)):
+    for figure in drawn(cells):
         texts = [*said(figure), *(trace.name or "" for trace in figure.data)]
         for trace in figure.data:
             texts += trace.hovertext or ()
@@ -131,7 +187,7 @@ def test_names_are_escaped(grid):
 
 
 def test_figures_survive_json(grid):
-    for figure in (before_after_figure(leaderboard(grid)), critical_difference_figure(grid)):
+    for figure in drawn(grid):
         again = plotly.io.from_json(figure.to_json())
         assert again.layout.title.text and again.layout.height == figure.layout.height
         assert "http" not in figure.to_json()

@@ -24,6 +24,7 @@ from backdoor_pipeline.experiments.leaderboard import (
 from backdoor_pipeline.experiments.leaderboard_figures import (
     before_after_figure,
     critical_difference_figure,
+    frontier_figure,
 )
 from backdoor_pipeline.formatting import MISSING, counted, is_known, number, rate
 from backdoor_pipeline.presentation import embedded, plotly_script, template
@@ -106,6 +107,7 @@ def write(
     board = summarise(cells, load_predictions)
     figures = {
         "before_after": before_after_figure(board.leaderboard),
+        "frontier": frontier_figure(board.leaderboard),
         "critical_difference": critical_difference_figure(board.cells),
     }
     texts = {
@@ -161,7 +163,7 @@ def as_page(board: Board, figures: Mapping[str, Figure]) -> str:
 
     Args:
         board: All tables.
-        figures: ``before_after`` and ``critical_difference``.
+        figures: ``before_after``, ``frontier`` and ``critical_difference``.
     """
     cells = board.cells
     headline, *sentences = _headline(board)

@@ -1,4 +1,4 @@
-"""The figures of a leaderboard, as plotly figures: from victim to purified, and who ranks where.
+"""The figures of a leaderboard, as plotly figures: what each recipe costs, and who ranks where.
 
 Colours are those of Okabe and Ito (distinct for the colour-blind); the victim is grey. Names from
 the data are escaped, because plotly reads them as HTML.
@@ -16,6 +16,7 @@ import pandas as pd
 from backdoor_pipeline.experiments import statistics
 from backdoor_pipeline.experiments.leaderboard import (
     RANKED_BY,
+    SETTING,
     average_ranks,
     scores,
     settings,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#d55e00", "#56b4e9", "#222222", "#b8a700")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "pentagon", "star", "cross", "x")
 VICTIM = "#9a9a9a"
+UNDEFENDED = "undefended"
 BEFORE = ["victim_attack_success_rate", "victim_clean_accuracy"]
 AFTER = ["attack_success_rate", "clean_accuracy"]
 LEAST_RANGE = 10  # points of clean accuracy, so that noise does not look like a difference
@@ -93,6 +95,77 @@ def before_after_figure(leaderboard: pd.DataFrame) -> Figure:
     )
 
 
+def frontier_figure(leaderboard: pd.DataFrame) -> Figure:
+    """Clean accuracy against excess attack success, means over attacks, a point for each recipe.
+
+    One panel a data set; a line joins the recipes, or the undefended model, that no other one beats
+    on both. A mean is over the settings in which every recipe of the data set has a valid seed.
+
+    Args:
+        leaderboard: From the function of that name.
+    """
+    from plotly.subplots import make_subplots
+
+    title = "Clean accuracy against excess attack success, means over attacks"
+    rows = leaderboard[leaderboard["seeds"] > 0]
+    rows = rows.assign(**{name: rows[name].map(_escaped) for name in ("dataset", "recipe")})
+    panels = {
+        dataset: means
+        for dataset, own in rows.groupby("dataset", sort=False)
+        if len(means := _shared_means(own))
+    }
+    if not panels:
+        return nothing_to_draw(title, "no setting in which all recipes have a valid seed")
+    lines = -(-len(panels) // PANELS)
+    figure = make_subplots(
+        rows=lines,
+        cols=min(len(panels), PANELS),
+        subplot_titles=list(panels),
+        horizontal_spacing=0.1,
+        vertical_spacing=100 / (lines * PANEL),
+    )
+    figure.update_annotations(font_size=13)  # the names of the panels
+    names = list(dict.fromkeys(name for means in panels.values() for name in means.index))
+    colours = dict(zip(names, cycle(COLOURS), strict=False)) | {UNDEFENDED: VICTIM}
+    symbols = dict(zip(names, cycle(SYMBOLS), strict=False))
+    for name in names:
+        _name_in(figure, "legend", name, {"symbol": symbols[name], "color": colours[name]})
+    for place, means in enumerate(panels.values()):
+        panel = {"row": place // PANELS + 1, "col": place % PANELS + 1}
+        best = means.iloc[unbeaten(means["excess"].to_numpy(), means["accuracy"].to_numpy())]
+        line = {"color": "#777", "width": 1, "dash": "dot"}
+        x, y = best["excess"].tolist(), best["accuracy"].tolist()
+        figure.add_scatter(
+            x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False, **panel
+        )
+        for name, point in means.iterrows():
+            figure.add_scatter(
+                x=[point["excess"]],
+                y=[point["accuracy"]],
+                mode="markers",
+                marker={"symbol": symbols[name], "color": colours[name], "size": 11},
+                legendgroup=name,
+                showlegend=False,
+                hovertext=f"<b>{name}</b><br>excess {point['excess']:.1f} %"
+                f"<br>clean accuracy {point['accuracy']:.1f} %",
+                hoverinfo="text",
+                **panel,
+            )
+    figure.update_xaxes(title_text="excess attack success, %")
+    figure.update_yaxes(title_text="clean accuracy, %", col=1)
+    below = LINE * _lines(names) + 56
+    height = lines * PANEL + below + 32
+    return styled(figure, title).update_layout(height=height, margin_b=below)
+
+
+def unbeaten(costs: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """Places, by rising cost, of those with no other of less cost and as much gain, or of as little
+    cost and more gain."""
+    order = np.lexsort((-gains, costs))
+    before = np.maximum.accumulate(np.concatenate([[-np.inf], gains[order][:-1]]))
+    return order[gains[order] > before]
+
+
 def critical_difference_figure(cells: pd.DataFrame) -> Figure:
     """Average ranks by excess; bars join recipes that are not significantly apart.
 
@@ -151,6 +224,16 @@ def alike(ranks: np.ndarray, width: float) -> list[tuple[float, float]]:
         for start, end in enumerate(ends)
         if end > start and (start == 0 or end > ends[start - 1])
     ]
+
+
+def _shared_means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per cent, by recipe: the mean ``excess`` and ``accuracy`` where all recipes have a row."""
+    shared = rows[rows.groupby(SETTING)["recipe"].transform("nunique") == rows["recipe"].nunique()]
+    means = shared.groupby("recipe", sort=False)[["attack_success_excess", "clean_accuracy"]].mean()
+    success, accuracy, floor = (shared[name] for name in (*BEFORE, "attack_success_floor"))
+    means.loc[UNDEFENDED] = [((success - floor) / (1 - floor)).mean(), accuracy.mean()]
+    means.columns = ["excess", "accuracy"]
+    return 100 * means if len(shared) else means.iloc[:0]
 
 
 def _draw_panel(
