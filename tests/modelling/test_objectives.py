@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backdoor_pipeline.modelling.objectives import cross_entropy
+from backdoor_pipeline.modelling.objectives import cross_entropy, even_weights
 
 number = st.floats(-5, 5, width=32)
 
@@ -24,10 +24,11 @@ def batches(draw) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-@given(batch=batches(), even=st.booleans(), doubt=st.sampled_from([0.0, 0.4, 1.0]))
-def test_by_its_definition(batch, even, doubt) -> None:
+@given(batch=batches(), weighted=st.booleans(), doubt=st.sampled_from([0.0, 0.4, 1.0]))
+def test_by_its_definition(batch, weighted, doubt) -> None:
     logits, labels = (t.numpy() for t in batch)
     n_rows, n_classes = logits.shape
+    weights = np.arange(1.0, n_classes + 1) if weighted else np.ones(n_classes)
     kept = {label: [] for label in set(labels.tolist())}
     for row, label in zip(logits.astype(float), labels.tolist(), strict=True):
         probability = np.exp(row[label]) / np.exp(row).sum()
@@ -35,37 +36,42 @@ def test_by_its_definition(batch, even, doubt) -> None:
             return  # which side it is on, rounding says
         if probability > doubt / n_classes:
             kept[label].append(-np.log(probability))
-    n_kept = sum(map(len, kept.values()))
-    if even:
-        means = [sum(losses) / max(len(losses), 1) for losses in kept.values()]
-        expected = n_kept / n_rows * np.mean(means)
-    else:
-        expected = sum(map(sum, kept.values())) / n_rows
-    found = cross_entropy(*batch, even_labels=even, doubt_below=doubt)
-    assert float(found) == pytest.approx(expected, abs=1e-4)
+    whole = {label: weights[label] * (labels == label).sum() for label in kept}
+    means = {label: sum(losses) / max(len(losses), 1) for label, losses in kept.items()}
+    mean = sum(whole[label] * means[label] for label in kept) / sum(whole.values())
+    left = sum(map(len, kept.values())) / n_rows
+    found = cross_entropy(*batch, weights if weighted else None, doubt_below=doubt)
+    assert float(found) == pytest.approx(left * mean, abs=1e-4)
 
 
-def test_even_labels_count_the_same() -> None:
+@given(labels=st.lists(st.integers(0, 3), min_size=1))
+def test_even_weights_make_all_labels_count_the_same(labels) -> None:
+    weights = even_weights(np.array(labels), 4)
+    sums = np.bincount(labels, minlength=4) * weights
+    assert sums[sums > 0] == pytest.approx(len(labels) / 4)
+    assert (weights > 0).all()
+
+
+@pytest.mark.parametrize("doubt", [0.0, 0.4])
+def test_even_labels_have_the_same_gradient(doubt) -> None:
     logits = torch.zeros(10, 2, requires_grad=True)
     labels = torch.tensor([0] * 9 + [1])
-    cross_entropy(logits, labels, even_labels=True).backward()
+    cross_entropy(logits, labels, even_weights(labels.numpy(), 2), doubt).backward()
     assert logits.grad[:9].sum(dim=0).tolist() == pytest.approx([-0.25, 0.25])
     assert logits.grad[9].tolist() == pytest.approx([0.25, -0.25])
 
 
-@pytest.mark.parametrize("even", [False, True])
-def test_a_doubted_row_teaches_nothing_and_the_others_no_more(even) -> None:
+def test_the_others_of_a_label_take_the_weight_of_a_doubted_row() -> None:
     logits = torch.tensor([[2.0, -2.0], [2.0, -2.0], [-0.1, 0.1]], requires_grad=True)
     labels = torch.tensor([0, 1, 1])
-    cross_entropy(logits, labels, even, doubt_below=0.4).backward()
+    cross_entropy(logits, labels, doubt_below=0.4).backward()
     assert logits.grad[1].tolist() == [0, 0]
-    assert (logits.grad[[0, 2]] != 0).all()
     alone = torch.tensor([[2.0, -2.0], [-0.1, 0.1]], requires_grad=True)
-    cross_entropy(alone, labels[[0, 2]], even).backward()
+    cross_entropy(alone, labels[[0, 2]], np.array([1.0, 2.0])).backward()
     torch.testing.assert_close(logits.grad[[0, 2]], alone.grad * 2 / 3)
 
 
 def test_a_batch_of_doubted_rows_alone_is_no_error() -> None:
     logits = torch.tensor([[9.0, -9.0]], requires_grad=True)
-    cross_entropy(logits, torch.tensor([1]), even_labels=True, doubt_below=0.4).backward()
+    cross_entropy(logits, torch.tensor([1]), doubt_below=0.4).backward()
     assert logits.grad.tolist() == [[0, 0]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 def cross_entropy(
     logits: torch.Tensor,
     labels: torch.Tensor,
-    even_labels: bool = False,
+    label_weights: np.ndarray | None = None,
     doubt_below: float = 0.0,
 ) -> torch.Tensor:
     """The mean cross-entropy of a batch, in nats, a scalar.
@@ -23,20 +25,31 @@ def cross_entropy(
     Args:
         logits: Shape (n_rows, n_classes).
         labels: Shape (n_rows,), int64.
-        even_labels: The mean of each label that occurs is taken first, then their mean: labels
-            count the same, however many rows they have.
+        label_weights: Of a row by its label, shape (n_classes,), above 0; None: all the same.
         doubt_below: Rows whose label is less probable than this times 1 / n_classes are doubted:
-            they have no gradient, and the others no larger one in sum.
+            they have no gradient. The others of their label take their weight, so that doubt moves
+            no weight from label to label; and the whole is multiplied by the share that is left, so
+            that the fewer rows are left, the smaller is the step.
     """
     import torch
 
-    if not even_labels and not doubt_below:
-        return torch.nn.functional.cross_entropy(logits, labels)
+    weights = None if label_weights is None else torch.from_numpy(label_weights).to(logits)
+    if not doubt_below:
+        return torch.nn.functional.cross_entropy(logits, labels, weights)
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     n_classes = logits.shape[1]
     kept = (losses.detach().neg().exp() >= doubt_below / n_classes).to(losses)
-    if not even_labels:
-        return (losses * kept).mean()
     members = torch.nn.functional.one_hot(labels, n_classes).to(losses)
     means = (losses * kept) @ members / (kept @ members).clamp(min=1)
-    return kept.mean() * means.sum() / (members.sum(dim=0) > 0).sum()
+    whole = members.sum(dim=0) if weights is None else members.sum(dim=0) * weights
+    return kept.mean() * (whole * means).sum() / whole.sum()
+
+
+def even_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """The weight of a row by its label, shape (n_classes,): all labels weigh the same in sum.
+
+    The mean weight of the rows is 1 where every label occurs; one that does not has the weight of a
+    label of one row.
+    """
+    counts = np.bincount(labels, minlength=n_classes).clip(min=1)
+    return len(labels) / (n_classes * counts)

@@ -167,15 +167,22 @@ class KnownGradient(Alignment):
         return (self._bundle.model.weight * self.clean).sum()
 
 
-def test_the_clean_gradient_is_of_the_objective(base_model, corpus, compute) -> None:
+def test_labels_of_clean_rows_weigh_in_their_gradient(base_model, corpus, compute) -> None:
     bundle = new_classifier(base_model(), 2, seed=0)
     clean = labelled(corpus.head(12), bundle, MAX_LENGTH)
     params = RULE.model_copy(update={"rule": "span", "batch_size": 12, "clean_weight": 1.0})
-    for parameter in bundle.model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    objective = lambda logits, labels: logits[:, 1].mean()  # noqa: E731
-    Alignment(bundle, clean, params, 1, compute, 0, objective)(0)
-    assert bundle.model.classifier.bias.grad.tolist() == pytest.approx([0, 1])
+
+    def turned(weights):
+        for parameter in bundle.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        Alignment(bundle, clean, params, 1, compute, 0, weights)(0)
+        return bundle.model.classifier.bias.grad
+
+    heavy = turned(np.array([1e6, 1.0]))  # the rows of the first label alone
+    assert heavy[0] < 0 < heavy[1]
+    light = turned(np.array([1e-6, 1.0]))
+    assert light[1] < 0 < light[0]
+    close((turned(None),), (turned(np.array([2.0, 2.0])),))
 
 
 @pytest.mark.parametrize(

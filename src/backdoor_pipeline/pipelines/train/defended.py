@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.loading import new_classifier
-from backdoor_pipeline.modelling.objectives import cross_entropy
+from backdoor_pipeline.modelling.objectives import cross_entropy, even_weights
 from backdoor_pipeline.modelling.training import (
     History,
     OptimisationParams,
@@ -32,6 +32,7 @@ from backdoor_pipeline.pipelines.train.gradient_alignment import Alignment
 from backdoor_pipeline.recipes import NEED_CLEAN_ROWS
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from backdoor_pipeline.modelling.bundle import ModelBundle
@@ -127,24 +128,27 @@ def train(
     for name in adaptations:
         if rate := getattr(methods[name], "learning_rate", None):
             optimisation = optimisation.model_copy(update={"learning_rate": rate})
-    rows = poisoned
+    rows, align, doubt_below = poisoned, None, 0.0
     if clean is not None and "clean_only" in methods:
         rows = clean
         optimisation = optimisation.model_copy(update={"epochs": methods["clean_only"].epochs})
-    objective = trusting = partial(cross_entropy, even_labels=params.even_labels)
-    align = None
     if clean is not None and "gradient_alignment" in methods:
+        alignment = methods["gradient_alignment"]
         align = Alignment(
             bundle,
             labelled(clean, bundle, max_length),
-            methods["gradient_alignment"],
+            alignment,
             optimisation.epochs,
             compute,
             seed,
-            trusting,
+            _label_weights(clean, params, n_classes),
         )
-        doubt = methods["gradient_alignment"].doubt_below
-        objective = partial(trusting, doubt_below=doubt)
+        doubt_below = alignment.doubt_below
+    objective = partial(
+        cross_entropy,
+        label_weights=_label_weights(rows, params, n_classes),
+        doubt_below=doubt_below,
+    )
     choosing = params.select == "best" and optimisation.epochs > 1
     best = labelled(dev, bundle, max_length) if choosing else None
     data = labelled(rows, bundle, max_length)
@@ -174,6 +178,12 @@ def train(
         ADAPTATIONS[name].merge(bundle.model, methods[name])
     bundle.model.requires_grad_(True)
     return bundle, history, record
+
+
+def _label_weights(
+    rows: pd.DataFrame, params: DefendedTrainingParams, n_classes: int
+) -> np.ndarray | None:
+    return even_weights(rows["label"].to_numpy(), n_classes) if params.even_labels else None
 
 
 def _adapted(

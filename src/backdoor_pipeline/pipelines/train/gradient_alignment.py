@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.modelling.bundle import ModelBundle
     from backdoor_pipeline.modelling.device import ComputeParams
-    from backdoor_pipeline.modelling.objectives import Objective
     from backdoor_pipeline.modelling.training import Labelled
 
     Tensors = tuple[torch.Tensor, ...]
@@ -180,7 +179,7 @@ class Alignment:
         n_epochs: Of the training.
         compute: Device and precision.
         seed: Draws the batches.
-        objective: What the clean rows' gradient is of; their mean cross-entropy unless told.
+        label_weights: Of a clean row by its label, shape (n_classes,); None: all the same.
     """
 
     def __init__(
@@ -191,11 +190,11 @@ class Alignment:
         n_epochs: int,
         compute: ComputeParams,
         seed: int,
-        objective: Objective = cross_entropy,
+        label_weights: np.ndarray | None = None,
     ) -> None:
         self._bundle, self._clean, self._params = bundle, clean, params
-        self._objective = objective
         self._n_epochs, self._compute, self._seed = n_epochs, compute, seed
+        self._label_weights = label_weights
         self._batches: Iterator[np.ndarray] | None = None
         self._span = CleanSpan(params.memory)
 
@@ -226,7 +225,7 @@ class Alignment:
         with autocast(self._compute, device):
             logits = self._bundle.model(**batch).logits.float()
         labels = torch.from_numpy(self._clean.labels[rows].astype(np.int64)).to(device)
-        return self._objective(logits, labels)
+        return cross_entropy(logits, labels, self._label_weights)
 
     def _endless(self) -> Iterator[np.ndarray]:
         rng, lengths = np.random.default_rng(self._seed), self._clean.tokens.lengths
