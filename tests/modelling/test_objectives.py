@@ -24,8 +24,14 @@ def batches(draw) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-@given(batch=batches(), weighted=st.booleans(), doubt=st.sampled_from([0.0, 0.4, 1.0]))
-def test_by_its_definition(batch, weighted, doubt) -> None:
+@given(
+    batch=batches(),
+    weighted=st.booleans(),
+    even=st.booleans(),
+    doubt=st.sampled_from([0.0, 0.4, 1.0]),
+)
+def test_by_its_definition(batch, weighted, even, doubt) -> None:
+    weighted &= not even
     logits, labels = (t.numpy() for t in batch)
     n_rows, n_classes = logits.shape
     weights = np.arange(1.0, n_classes + 1) if weighted else np.ones(n_classes)
@@ -36,11 +42,11 @@ def test_by_its_definition(batch, weighted, doubt) -> None:
             return  # which side it is on, rounding says
         if probability > doubt / n_classes:
             kept[label].append(-np.log(probability))
-    whole = {label: weights[label] * (labels == label).sum() for label in kept}
+    whole = {label: 1 if even else weights[label] * (labels == label).sum() for label in kept}
     means = {label: sum(losses) / max(len(losses), 1) for label, losses in kept.items()}
     mean = sum(whole[label] * means[label] for label in kept) / sum(whole.values())
     left = sum(map(len, kept.values())) / n_rows
-    found = cross_entropy(*batch, weights if weighted else None, doubt_below=doubt)
+    found = cross_entropy(*batch, weights if weighted else None, even, doubt)
     assert float(found) == pytest.approx(left * mean, abs=1e-4)
 
 
@@ -56,9 +62,14 @@ def test_even_weights_make_all_labels_count_the_same(labels) -> None:
 def test_even_labels_have_the_same_gradient(doubt) -> None:
     logits = torch.zeros(10, 2, requires_grad=True)
     labels = torch.tensor([0] * 9 + [1])
-    cross_entropy(logits, labels, even_weights(labels.numpy(), 2), doubt).backward()
-    assert logits.grad[:9].sum(dim=0).tolist() == pytest.approx([-0.25, 0.25])
-    assert logits.grad[9].tolist() == pytest.approx([0.25, -0.25])
+    for settings in (
+        {"even_labels": True},
+        {"label_weights": even_weights(labels.numpy(), 2)},
+    ):
+        logits.grad = None
+        cross_entropy(logits, labels, **settings, doubt_below=doubt).backward()
+        assert logits.grad[:9].sum(dim=0).tolist() == pytest.approx([-0.25, 0.25])
+        assert logits.grad[9].tolist() == pytest.approx([0.25, -0.25])
 
 
 def test_the_others_of_a_label_take_the_weight_of_a_doubted_row() -> None:

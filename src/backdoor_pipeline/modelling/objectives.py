@@ -18,6 +18,7 @@ def cross_entropy(
     logits: torch.Tensor,
     labels: torch.Tensor,
     label_weights: np.ndarray | None = None,
+    even_labels: bool = False,
     doubt_below: float = 0.0,
 ) -> torch.Tensor:
     """The mean cross-entropy of a batch, in nats, a scalar.
@@ -26,6 +27,8 @@ def cross_entropy(
         logits: Shape (n_rows, n_classes).
         labels: Shape (n_rows,), int64.
         label_weights: Of a row by its label, shape (n_classes,), above 0; None: all the same.
+        even_labels: Labels of the batch weigh the same, however many rows they have in it: no batch
+            pulls towards the label that it happens to have more of. Not with ``label_weights``.
         doubt_below: Rows whose label is less probable than this times 1 / n_classes are doubted:
             they have no gradient. The others of their label take their weight, so that doubt moves
             no weight from label to label; and the whole is multiplied by the share that is left, so
@@ -34,14 +37,18 @@ def cross_entropy(
     import torch
 
     weights = None if label_weights is None else torch.from_numpy(label_weights).to(logits)
-    if not doubt_below:
+    if not (even_labels or doubt_below):
         return torch.nn.functional.cross_entropy(logits, labels, weights)
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     n_classes = logits.shape[1]
     kept = (losses.detach().neg().exp() >= doubt_below / n_classes).to(losses)
     members = torch.nn.functional.one_hot(labels, n_classes).to(losses)
     means = (losses * kept) @ members / (kept @ members).clamp(min=1)
-    whole = members.sum(dim=0) if weights is None else members.sum(dim=0) * weights
+    whole = members.sum(dim=0)
+    if even_labels:
+        whole = whole.clamp(max=1)
+    elif weights is not None:
+        whole = whole * weights
     return kept.mean() * (whole * means).sum() / whole.sum()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -117,36 +116,29 @@ def test_few_weights_learn_at_a_rate_of_their_own(train, fitted, make_parameters
     assert of_few == parameters.low_rank.learning_rate != of_all
 
 
-def test_what_is_minimised(train, fitted, corpus, make_parameters) -> None:
+def test_what_is_minimised(train, fitted, make_parameters) -> None:
     doubt = make_parameters().gradient_alignment.doubt_below
-    uneven = (corpus["split"] != "train") | (corpus["label"] == 0) | (corpus.index % 3 == 0)
-    for methods, even, doubted in (
-        (("low_rank",), True, 0),
-        (("low_rank",), False, 0),
-        (("gradient_alignment",), True, doubt),
-        (("low_rank", "clean_only"), True, 0),
+    for methods, even, settings in (
+        (("low_rank",), True, {"even_labels": True}),
+        (("low_rank",), False, {"even_labels": False}),
+        (("gradient_alignment",), True, {"even_labels": True, "doubt_below": doubt}),
+        (("low_rank", "clean_only"), False, {"label_weights": None}),
     ):
-        train(*methods, rows=corpus[uneven], even_labels=even)
-        call = fitted[-1]
-        assert call["objective"].func is cross_entropy
-        weights = call["objective"].keywords["label_weights"]
-        if even:
-            weights = (weights * np.bincount(call["rows"].labels)).tolist()
-        n = len(call["rows"].labels)
-        assert weights == (pytest.approx([n / 2, n / 2]) if even else None)
-        assert call["objective"].keywords["doubt_below"] == doubted
+        train(*methods, even_labels=even)
+        assert fitted[-1]["objective"].func is cross_entropy
+        assert fitted[-1]["objective"].keywords == settings
 
 
-def test_labels_of_clean_rows_count_the_same_in_their_gradient(
-    train, fitted, corpus, monkeypatch
-) -> None:
+def test_labels_of_clean_rows_count_the_same(train, fitted, corpus, monkeypatch) -> None:
     given = []
     monkeypatch.setattr(defended, "Alignment", lambda *all_of_them: given.append(all_of_them[-1]))
     clean = corpus[(corpus["split"] == "dev") & (corpus["label"] == 0)].head(6)
     clean = pd.concat([clean, corpus[corpus["label"] == 1].head(2)]).assign(source="dev")
     train("gradient_alignment", clean=clean, even_labels=True)
     train("gradient_alignment", clean=clean, even_labels=False)
-    assert given[0].tolist() == pytest.approx([8 / 12, 8 / 4])
+    train("low_rank", "clean_only", clean=clean, even_labels=True)
+    weights = fitted[-1]["objective"].keywords["label_weights"]
+    assert weights.tolist() == given[0].tolist() == pytest.approx([8 / 12, 8 / 4])
     assert given[1] is None
 
 

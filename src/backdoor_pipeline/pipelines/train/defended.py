@@ -32,7 +32,6 @@ from backdoor_pipeline.pipelines.train.gradient_alignment import Alignment
 from backdoor_pipeline.recipes import NEED_CLEAN_ROWS
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from backdoor_pipeline.modelling.bundle import ModelBundle
@@ -128,27 +127,27 @@ def train(
     for name in adaptations:
         if rate := getattr(methods[name], "learning_rate", None):
             optimisation = optimisation.model_copy(update={"learning_rate": rate})
-    rows, align, doubt_below = poisoned, None, 0.0
-    if clean is not None and "clean_only" in methods:
-        rows = clean
-        optimisation = optimisation.model_copy(update={"epochs": methods["clean_only"].epochs})
-    if clean is not None and "gradient_alignment" in methods:
-        alignment = methods["gradient_alignment"]
-        align = Alignment(
-            bundle,
-            labelled(clean, bundle, max_length),
-            alignment,
-            optimisation.epochs,
-            compute,
-            seed,
-            _label_weights(clean, params, n_classes),
-        )
-        doubt_below = alignment.doubt_below
-    objective = partial(
-        cross_entropy,
-        label_weights=_label_weights(rows, params, n_classes),
-        doubt_below=doubt_below,
-    )
+    rows, align = poisoned, None
+    objective = partial(cross_entropy, even_labels=params.even_labels)
+    if clean is not None:
+        weights = None
+        if params.even_labels:  # not in each batch: with few rows, one would weigh too much
+            weights = even_weights(clean["label"].to_numpy(), n_classes)
+        if "clean_only" in methods:
+            rows, objective = clean, partial(cross_entropy, label_weights=weights)
+            optimisation = optimisation.model_copy(update={"epochs": methods["clean_only"].epochs})
+        if "gradient_alignment" in methods:
+            alignment = methods["gradient_alignment"]
+            objective = partial(objective, doubt_below=alignment.doubt_below)
+            align = Alignment(
+                bundle,
+                labelled(clean, bundle, max_length),
+                alignment,
+                optimisation.epochs,
+                compute,
+                seed,
+                weights,
+            )
     choosing = params.select == "best" and optimisation.epochs > 1
     best = labelled(dev, bundle, max_length) if choosing else None
     data = labelled(rows, bundle, max_length)
@@ -178,12 +177,6 @@ def train(
         ADAPTATIONS[name].merge(bundle.model, methods[name])
     bundle.model.requires_grad_(True)
     return bundle, history, record
-
-
-def _label_weights(
-    rows: pd.DataFrame, params: DefendedTrainingParams, n_classes: int
-) -> np.ndarray | None:
-    return even_weights(rows["label"].to_numpy(), n_classes) if params.even_labels else None
 
 
 def _adapted(
