@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backdoor_pipeline.modelling.objectives import cross_entropy, even_weights
+from backdoor_pipeline.modelling.objectives import balanced_weights, cross_entropy
 
 number = st.floats(-5, 5, width=32)
 
@@ -51,23 +51,23 @@ def test_by_its_definition(batch, weighted, even, doubt) -> None:
 
 
 @given(labels=st.lists(st.integers(0, 3), min_size=1))
-def test_even_weights_make_all_labels_count_the_same(labels) -> None:
-    weights = even_weights(np.array(labels), 4)
+def test_balanced_weights_make_all_labels_count_the_same(labels) -> None:
+    weights = balanced_weights(np.array(labels), 4)
     sums = np.bincount(labels, minlength=4) * weights
     assert sums[sums > 0] == pytest.approx(len(labels) / 4)
     assert (weights > 0).all()
 
 
 @pytest.mark.parametrize("doubt", [0.0, 0.4])
-def test_even_labels_have_the_same_gradient(doubt) -> None:
+def test_class_balanced_have_the_same_gradient(doubt) -> None:
     logits = torch.zeros(10, 2, requires_grad=True)
     labels = torch.tensor([0] * 9 + [1])
     for settings in (
-        {"even_labels": True},
-        {"label_weights": even_weights(labels.numpy(), 2)},
+        {"class_balanced": True},
+        {"label_weights": balanced_weights(labels.numpy(), 2)},
     ):
         logits.grad = None
-        cross_entropy(logits, labels, **settings, doubt_below=doubt).backward()
+        cross_entropy(logits, labels, **settings, minimum_confidence=doubt).backward()
         assert logits.grad[:9].sum(dim=0).tolist() == pytest.approx([-0.25, 0.25])
         assert logits.grad[9].tolist() == pytest.approx([0.25, -0.25])
 
@@ -75,7 +75,7 @@ def test_even_labels_have_the_same_gradient(doubt) -> None:
 def test_the_others_of_a_label_take_the_weight_of_a_doubted_row() -> None:
     logits = torch.tensor([[2.0, -2.0], [2.0, -2.0], [-0.1, 0.1]], requires_grad=True)
     labels = torch.tensor([0, 1, 1])
-    cross_entropy(logits, labels, doubt_below=0.4).backward()
+    cross_entropy(logits, labels, minimum_confidence=0.4).backward()
     assert logits.grad[1].tolist() == [0, 0]
     alone = torch.tensor([[2.0, -2.0], [-0.1, 0.1]], requires_grad=True)
     cross_entropy(alone, labels[[0, 2]], np.array([1.0, 2.0])).backward()
@@ -84,5 +84,10 @@ def test_the_others_of_a_label_take_the_weight_of_a_doubted_row() -> None:
 
 def test_a_batch_of_doubted_rows_alone_is_no_error() -> None:
     logits = torch.tensor([[9.0, -9.0]], requires_grad=True)
-    cross_entropy(logits, torch.tensor([1]), doubt_below=0.4).backward()
+    cross_entropy(logits, torch.tensor([1]), minimum_confidence=0.4).backward()
     assert logits.grad.tolist() == [[0, 0]]
+
+
+def test_labels_are_weighed_one_way() -> None:
+    with pytest.raises(ValueError, match="not by both"):
+        cross_entropy(torch.zeros(1, 2), torch.tensor([0]), np.ones(2), class_balanced=True)

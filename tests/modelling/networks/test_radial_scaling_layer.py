@@ -9,10 +9,10 @@ from torch.nn import Linear
 from backdoor_pipeline.modelling.networks.radial_scaling import RadialScaling
 
 
-def layer(bands=(1.0, 4.0, 9.0), rank=2, alpha=6.0, silent=False, bias=True) -> RadialScaling:
+def layer(bands=(1.0, 4.0, 9.0), rank=2, alpha=6.0, zero_init=False, bias=True) -> RadialScaling:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return RadialScaling(Linear(5, 4, bias=bias), bands, rank, alpha, silent)
+        return RadialScaling(Linear(5, 4, bias=bias), bands, rank, alpha, zero_init)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_musclelora_10_2_output_equals_a_naive_loop(states) -> None:
 
 
 def test_musclelora_10_1_a_silent_branch_leaves_the_layer_as_it_is(states) -> None:
-    scaled = layer(bands=(1.0,), silent=True)
+    scaled = layer(bands=(1.0,), zero_init=True)
     assert torch.equal(scaled(states), scaled.frozen(states))
 
 

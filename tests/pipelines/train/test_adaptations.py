@@ -33,7 +33,7 @@ def low(make_parameters):
 @pytest.fixture
 def radial(make_parameters):
     changes = {"radial_scaling.bands": BANDS, "radial_scaling.rank": 2}
-    return make_parameters(**changes, **{"radial_scaling.silent": False}).radial_scaling
+    return make_parameters(**changes, **{"radial_scaling.zero_init": False}).radial_scaling
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_silent_branch_changes_nothing(classifier, radial, compute, corpus) ->
         pytest.skip("their output layer is drawn anew, as a head of two")
     tokens = tokenise(corpus["text"].head(20), classifier.tokenizer, MAX_LENGTH)
     before = predict(classifier, tokens, compute)
-    radial_scaling.adapt(classifier.model, radial.model_copy(update={"silent": True}))
+    radial_scaling.adapt(classifier.model, radial.model_copy(update={"zero_init": True}))
     assert predict(classifier, tokens, compute) == pytest.approx(before, abs=1e-6)
 
 

@@ -117,14 +117,14 @@ def test_few_weights_learn_at_a_rate_of_their_own(train, fitted, make_parameters
 
 
 def test_what_is_minimised(train, fitted, make_parameters) -> None:
-    doubt = make_parameters().gradient_alignment.doubt_below
+    doubt = make_parameters().gradient_alignment.minimum_confidence
     for methods, even, settings in (
-        (("low_rank",), True, {"even_labels": True}),
-        (("low_rank",), False, {"even_labels": False}),
-        (("gradient_alignment",), True, {"even_labels": True, "doubt_below": doubt}),
+        (("low_rank",), True, {"class_balanced": True}),
+        (("low_rank",), False, {"class_balanced": False}),
+        (("gradient_alignment",), True, {"class_balanced": True, "minimum_confidence": doubt}),
         (("low_rank", "clean_only"), False, {"label_weights": None}),
     ):
-        train(*methods, even_labels=even)
+        train(*methods, class_balanced=even)
         assert fitted[-1]["objective"].func is cross_entropy
         assert fitted[-1]["objective"].keywords == settings
 
@@ -134,9 +134,9 @@ def test_labels_of_clean_rows_count_the_same(train, fitted, corpus, monkeypatch)
     monkeypatch.setattr(defended, "Alignment", lambda *all_of_them: given.append(all_of_them[-1]))
     clean = corpus[(corpus["split"] == "dev") & (corpus["label"] == 0)].head(6)
     clean = pd.concat([clean, corpus[corpus["label"] == 1].head(2)]).assign(source="dev")
-    train("gradient_alignment", clean=clean, even_labels=True)
-    train("gradient_alignment", clean=clean, even_labels=False)
-    train("low_rank", "clean_only", clean=clean, even_labels=True)
+    train("gradient_alignment", clean=clean, class_balanced=True)
+    train("gradient_alignment", clean=clean, class_balanced=False)
+    train("low_rank", "clean_only", clean=clean, class_balanced=True)
     weights = fitted[-1]["objective"].keywords["label_weights"]
     assert weights.tolist() == given[0].tolist() == pytest.approx([8 / 12, 8 / 4])
     assert given[1] is None

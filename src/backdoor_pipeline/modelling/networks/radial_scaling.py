@@ -28,8 +28,8 @@ class RadialScaling(Module):
         bands: Factors k, all positive.
         rank: Ranks q of each band.
         alpha: The branch is multiplied by ``alpha / rank``.
-        silent: Whether R starts at 0, so that at first the layer is ``frozen``; published: both L
-            and R are drawn.
+        zero_init: Whether R starts at 0, so that at first the layer is ``frozen``; published: both
+            L and R are drawn.
 
     Attributes:
         left: L, (m q, in).
@@ -37,7 +37,7 @@ class RadialScaling(Module):
     """
 
     def __init__(
-        self, frozen: Linear, bands: Sequence[float], rank: int, alpha: float, silent: bool
+        self, frozen: Linear, bands: Sequence[float], rank: int, alpha: float, zero_init: bool
     ) -> None:
         super().__init__()
         self.frozen = frozen.requires_grad_(False)
@@ -47,7 +47,7 @@ class RadialScaling(Module):
         self.left = Parameter(frozen.weight.new_empty(len(scales), frozen.in_features))
         self.right = Parameter(frozen.weight.new_zeros(frozen.out_features, len(scales)))
         kaiming_uniform_(self.left, a=math.sqrt(5))
-        if not silent:
+        if not zero_init:
             kaiming_uniform_(self.right, a=math.sqrt(5))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.loading import new_classifier
-from backdoor_pipeline.modelling.objectives import cross_entropy, even_weights
+from backdoor_pipeline.modelling.objectives import balanced_weights, cross_entropy
 from backdoor_pipeline.modelling.training import (
     History,
     OptimisationParams,
@@ -57,7 +57,7 @@ class DefendedTrainingParams(ParameterGroup):
 
     clean_rows: PositiveInt
     select: Literal["last", "best"]
-    even_labels: bool
+    class_balanced: bool
     dropout: Share | None
     optimisation: OptimisationParams
 
@@ -128,17 +128,17 @@ def train(
         if rate := getattr(methods[name], "learning_rate", None):
             optimisation = optimisation.model_copy(update={"learning_rate": rate})
     rows, align = poisoned, None
-    objective = partial(cross_entropy, even_labels=params.even_labels)
+    objective = partial(cross_entropy, class_balanced=params.class_balanced)
     if clean is not None:
         weights = None
-        if params.even_labels:  # not in each batch: with few rows, one would weigh too much
-            weights = even_weights(clean["label"].to_numpy(), n_classes)
+        if params.class_balanced:  # not in each batch: with few rows, one would weigh too much
+            weights = balanced_weights(clean["label"].to_numpy(), n_classes)
         if "clean_only" in methods:
             rows, objective = clean, partial(cross_entropy, label_weights=weights)
             optimisation = optimisation.model_copy(update={"epochs": methods["clean_only"].epochs})
         if "gradient_alignment" in methods:
             alignment = methods["gradient_alignment"]
-            objective = partial(objective, doubt_below=alignment.doubt_below)
+            objective = partial(objective, minimum_confidence=alignment.minimum_confidence)
             align = Alignment(
                 bundle,
                 labelled(clean, bundle, max_length),

@@ -11,11 +11,6 @@ the model says of clean rows, which a trigger inside that space would change.
 
     g_al = C^T (C C^T)^+ C g + clean_weight c           the rows of C are c_i / ||c_i||
 
-Once the clean rows have taught the model what a label means, a row whose label it finds improbable
-(p < ``doubt_below`` / n_classes) is mislabelled more often than not. Such rows are left out of g,
-anew in each step: a trigger that flips labels is not learnt from them, and much more than the clean
-rows can be.
-
 ``published``, of MuScleLoRA, arXiv 2402.12026, and its code:
 
     g_al = |g·c| / ||c||² c            the projection's length, always along +c
@@ -28,7 +23,15 @@ from epoch G = ``raw_epoch`` on (counted from 0, E epochs in all), a mixture wit
 
 and before that g itself: there the published rule lets the backdoor in. A tensor with g = 0 or
 c = 0 keeps its gradient. ``always`` stays with this g_al: it moves along the clean gradients alone,
-and learns no more than they teach. All is computed on the device, without waiting.
+and learns no more than they teach.
+
+With any rule, rows whose label the model finds improbable, p < ``minimum_confidence`` / n_classes,
+are left out of g, anew in each step; this is ours as well. At first there are none. Later the clean
+rows have taught the model enough that rows with flipped labels are among them, and what such a row
+would teach is its trigger.
+
+All is computed on the device; only the inverse of ``span``
+waits for it.
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ class GradientAlignmentParams(ParameterGroup):
     batch_size: PositiveInt
     memory: PositiveInt
     clean_weight: NonNegativeFloat
-    doubt_below: Share
+    minimum_confidence: Share
     minimum_loss: NonNegativeFloat
     minimum_norm: NonNegativeFloat
     raw_epoch: Count

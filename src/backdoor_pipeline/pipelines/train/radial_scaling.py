@@ -5,7 +5,7 @@ output layer ``score`` (GPT-2, Llama) get a head of two, ``Linear(hidden → 16)
 Linear(16 → classes)``, both without bias, and it in the first of them. After training everything is
 merged: the branch into the dense layer, the head of two into one ``score``.
 
-Departures from the published code: R may start at 0 (``silent``), and ``mslrDropout``, which is
+Departures from the published code: R may start at 0 (``zero_init``), and ``mslrDropout``, which is
 stored there but never applied, does not exist.
 """
 
@@ -44,7 +44,7 @@ class RadialScalingParams(ParameterGroup):
     bands: Annotated[list[PositiveFloat], Field(min_length=1)]
     rank: PositiveInt
     alpha: PositiveFloat
-    silent: bool
+    zero_init: bool
     layer: str | None = None
 
 
@@ -73,7 +73,7 @@ def adapt(model: PreTrainedModel, params: RadialScalingParams) -> PreTrainedMode
             f"radial_scaling.layer: a {model.config.model_type} model has no dense layer '{name}' "
             f"that is free; there are: …, {', '.join(dense[-5:])}"
         )
-    scaled = RadialScaling(layer, params.bands, params.rank, params.alpha, params.silent)
+    scaled = RadialScaling(layer, params.bands, params.rank, params.alpha, params.zero_init)
     model.set_submodule(name, scaled.to(layer.weight.device))
     return whole
 
