@@ -24,8 +24,8 @@ class Recipe(NamedTuple):
     Attributes:
         detector: Whose suspects are unlearnt; a name in ``DETECTORS``.
         unlearners: Names in ``pipelines.unlearn.nodes.UNLEARNERS``, one after the other.
-        training: Names in ``pipelines.train.nodes.METHODS``, all in the one training that makes the
-            purified model; without any, that is the victim after unlearning.
+        training: Names in ``pipelines.train.defended.METHODS``, all in the one training that makes
+            the purified model; without any, that is the victim after unlearning.
     """
 
     detector: str | None = None

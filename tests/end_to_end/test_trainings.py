@@ -89,7 +89,7 @@ def test_a_recipe_without_clean_rows_reads_none(trained, project_run) -> None:
     [
         ({"defended_training.clean_rows": 900}, "clean_rows is 900, but the dev split has"),
         ({"radial_scaling.layer": "pool"}, "has no dense layer 'pool'"),
-        ({"low_rank.targets": "[q_proj]"}, "has no layer 'q_proj'"),
+        ({"low_rank.targets": "[q_proj]"}, "has no dense layer 'q_proj'"),
         ({"low_rank.rank": 0}, "parameter low_rank.rank is 0"),
         ({"clean_source.data": "/not/there.csv"}, "/not/there.csv"),
     ],

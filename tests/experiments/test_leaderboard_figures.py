@@ -84,18 +84,20 @@ class TestFrontier:
         ]
         points = {
             trace.legendgroup: (trace.x[0], trace.y[0])
-            for trace in frontier_figure(leaderboard(table(*rows))).data
+            for trace in frontier_figure(table(*rows)).data
             if trace.hovertext
         }
         assert points["weak"] == pytest.approx((100 * (0.1 + 0.3) / 2, 90))
         assert points["strong"] == pytest.approx((100 * (0.1 + 0.0) / 2, 80))
         assert points["undefended"] == pytest.approx((100, 90))
 
-    def test_only_settings_that_all_recipes_have(self):
+    def test_only_cells_that_all_recipes_have(self):
         rows = [cell(recipe="a"), cell(recipe="b"), cell(recipe="b", attack="addsent", valid=False)]
         rows.append(cell(recipe="a", attack="addsent", clean_accuracy=0.1))
-        drawn = frontier_figure(leaderboard(table(*rows))).data
-        assert 10 not in [trace.y[0] for trace in drawn]
+        rows.append(cell(recipe="a", seed=1, clean_accuracy=0.1))
+        figure = frontier_figure(table(*rows))
+        assert {trace.y[0] for trace in figure.data if trace.hovertext} == {88, 90}
+        assert said(figure) == ["sst2, 1 cell that all recipes have"]
 
     def test_the_line_joins_what_is_not_beaten(self):
         rows = [
@@ -103,7 +105,7 @@ class TestFrontier:
             cell(recipe="beaten", attack_success_rate=0.5, clean_accuracy=0.7),
             cell(recipe="dear", attack_success_rate=0.5, clean_accuracy=0.85),
         ]
-        figure = frontier_figure(leaderboard(table(*rows)))
+        figure = frontier_figure(table(*rows))
         line = next(trace for trace in figure.data if trace.mode == "lines")
         assert line.y == pytest.approx((80, 85, 90))  # the last is the undefended model
 
@@ -117,8 +119,8 @@ class TestFrontier:
         assert kept == sorted(set(points) - beaten)
 
     def test_without_a_shared_setting_it_says_so(self):
-        figure = frontier_figure(leaderboard(table(cell(valid=False), failed(seed=1))))
-        assert said(figure) == ["no setting in which all recipes have a valid seed"]
+        figure = frontier_figure(table(cell(valid=False), failed(seed=1)))
+        assert said(figure) == ["no cell in which all recipes are done and valid"]
 
 
 class TestCriticalDifference:
@@ -171,7 +173,7 @@ class TestCriticalDifference:
 
 def drawn(cells: pd.DataFrame) -> list[Figure]:
     board = leaderboard(cells)
-    return [before_after_figure(board), frontier_figure(board), critical_difference_figure(cells)]
+    return [before_after_figure(board), frontier_figure(cells), critical_difference_figure(cells)]
 
 
 def test_names_are_escaped(grid):

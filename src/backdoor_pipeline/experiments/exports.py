@@ -107,7 +107,7 @@ def write(
     board = summarise(cells, load_predictions)
     figures = {
         "before_after": before_after_figure(board.leaderboard),
-        "frontier": frontier_figure(board.leaderboard),
+        "frontier": frontier_figure(board.cells),
         "critical_difference": critical_difference_figure(board.cells),
     }
     texts = {

@@ -15,9 +15,11 @@ import pandas as pd
 
 from backdoor_pipeline.experiments import statistics
 from backdoor_pipeline.experiments.leaderboard import (
+    CELL,
     RANKED_BY,
     SETTING,
     average_ranks,
+    common,
     scores,
     settings,
     varying,
@@ -95,27 +97,26 @@ def before_after_figure(leaderboard: pd.DataFrame) -> Figure:
     )
 
 
-def frontier_figure(leaderboard: pd.DataFrame) -> Figure:
-    """Clean accuracy against excess attack success, means over attacks, a point for each recipe.
+def frontier_figure(cells: pd.DataFrame) -> Figure:
+    """Clean accuracy against excess attack success, means over settings, a point for each recipe.
 
     One panel a data set; a line joins the recipes, or the undefended model, that no other one beats
-    on both. A mean is over the settings in which every recipe of the data set has a valid seed.
+    on both. Means are those of ``scores``, over the cells that all recipes have.
 
     Args:
-        leaderboard: From the function of that name.
+        cells: A ``CELLS`` table.
     """
     from plotly.subplots import make_subplots
 
     title = "Clean accuracy against excess attack success, means over attacks"
-    rows = leaderboard[leaderboard["seeds"] > 0]
-    rows = rows.assign(**{name: rows[name].map(_escaped) for name in ("dataset", "recipe")})
+    cells = cells.assign(**{name: cells[name].map(_escaped) for name in ("dataset", "recipe")})
     panels = {
-        dataset: means
-        for dataset, own in rows.groupby("dataset", sort=False)
-        if len(means := _shared_means(own))
+        f"{dataset}, {counted(len(shared), 'cell')} that all recipes have": _means(own)
+        for dataset, own in cells.groupby("dataset", sort=False)
+        if len(shared := common(own)[CELL].drop_duplicates())
     }
     if not panels:
-        return nothing_to_draw(title, "no setting in which all recipes have a valid seed")
+        return nothing_to_draw(title, "no cell in which all recipes are done and valid")
     lines = -(-len(panels) // PANELS)
     figure = make_subplots(
         rows=lines,
@@ -226,14 +227,16 @@ def alike(ranks: np.ndarray, width: float) -> list[tuple[float, float]]:
     ]
 
 
-def _shared_means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per cent, by recipe: the mean ``excess`` and ``accuracy`` where all recipes have a row."""
-    shared = rows[rows.groupby(SETTING)["recipe"].transform("nunique") == rows["recipe"].nunique()]
-    means = shared.groupby("recipe", sort=False)[["attack_success_excess", "clean_accuracy"]].mean()
-    success, accuracy, floor = (shared[name] for name in (*BEFORE, "attack_success_floor"))
-    means.loc[UNDEFENDED] = [((success - floor) / (1 - floor)).mean(), accuracy.mean()]
-    means.columns = ["excess", "accuracy"]
-    return 100 * means if len(shared) else means.iloc[:0]
+def _means(cells: pd.DataFrame) -> pd.DataFrame:
+    """Per cent, by recipe and for the undefended model: the mean ``excess`` and ``accuracy``."""
+    shared = common(cells)
+    means = pd.DataFrame({"excess": scores(cells, RANKED_BY).mean()})
+    means["accuracy"] = scores(cells, "clean_accuracy").mean()
+    floor = shared["attack_success_floor"]
+    excess = (shared["victim_attack_success_rate"] - floor) / (1 - floor)
+    undefended = shared.assign(excess=excess).groupby(SETTING)[["excess", BEFORE[1]]].mean()
+    means.loc[UNDEFENDED] = undefended.clip(lower=0).mean().to_numpy()
+    return 100 * means
 
 
 def _draw_panel(

@@ -42,6 +42,16 @@ def observations(
     return train_observed(train, corpus, triggered_dev, base, *observed)
 
 
+def test_a_training_that_would_not_be_looked_at_is_told(
+    train, corpus, triggered_dev, base_model, parameters, quick, model_params, compute
+) -> None:
+    seldom = parameters.observation.model_copy(update={"every": 10**6})
+    with pytest.raises(InputError, match=r"every is 1000000, but the training has \d+ steps"):
+        train_observed(
+            train, corpus, triggered_dev, base_model(), quick, seldom, model_params(), compute, 0
+        )
+
+
 def test_triggered_dev_rows_are_those_of_other_labels(corpus, triggered_dev, parameters) -> None:
     POISONED.validate(triggered_dev)
     assert set(triggered_dev["split"]) == {"dev"}

@@ -233,12 +233,17 @@ def test_a_prefix_needs_room(base_model, few_tokens) -> None:
 
 def test_layers_that_are_not_there(base_model, low, narrow, radial) -> None:
     model = new_classifier(base_model(), 2, seed=0).model
-    with pytest.raises(InputError, match=r"adapter.targets.* no layer 'put.dense'; .*dense"):
+    with pytest.raises(InputError, match=r"adapter.targets.* no dense layer 'put.dense'; .*dense"):
         adapter.adapt(model, narrow.model_copy(update={"targets": ["output.dense", "put.dense"]}))
-    with pytest.raises(InputError, match=r"low_rank.targets.* no layer 'q_proj'"):
+    with pytest.raises(InputError, match=r"low_rank.targets.* no dense layer 'q_proj'"):
         low_rank.adapt(model, low.model_copy(update={"targets": ["query", "q_proj"]}))
-    with pytest.raises(InputError, match=r"radial_scaling.layer.*'pool'.*classifier"):
-        radial_scaling.adapt(model, radial.model_copy(update={"layer": "pool"}))
+    for end in ("attention", "LayerNorm", "word_embeddings"):  # layers, but not dense ones
+        for method, params in ((low_rank, low), (adapter, narrow)):
+            with pytest.raises(InputError, match=f"no dense layer '{end}'; .*query"):
+                method.adapt(model, params.model_copy(update={"targets": [end]}))
+    for name in ("pool", "score.0"):
+        with pytest.raises(InputError, match=rf"radial_scaling.layer.*'{name}'.*classifier"):
+            radial_scaling.adapt(model, radial.model_copy(update={"layer": name}))
 
 
 def test_an_unknown_architecture_asks_for_the_layers(base_model, low, narrow, radial) -> None:
@@ -257,7 +262,9 @@ def test_an_unknown_architecture_asks_for_the_layers(base_model, low, narrow, ra
     [
         {"radial_scaling.bands": []},
         {"radial_scaling.bands": [1, -2]},
+        {"radial_scaling.bands": [float("inf")]},
         {"radial_scaling.rank": 0},
+        {"low_rank.targets": []},
         {"low_rank.rank": 0},
         {"adapter.bottleneck": 0},
         {"prefix.tokens": 0},

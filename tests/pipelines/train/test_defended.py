@@ -204,11 +204,13 @@ def test_every_recipe_trains_every_kind_of_model(train, architecture, recipe) ->
         ("adapter", "radial_scaling", "gradient_alignment"),
         ("prefix", "moderate_fitting"),
         ("adapter", "moderate_fitting"),
+        ("low_rank", "adapter"),
     ],
     ids="-".join,
 )
 def test_methods_work_together(train, compute, corpus, tmp_path, architecture, methods) -> None:
-    bundle, history, _ = train(*methods, architecture=architecture, select="best")
+    bundle, history, record = train(*methods, architecture=architecture, select="best")
+    assert record["trained_parameters"] < sum(p.numel() for p in bundle.model.parameters()) / 3
     assert len(history["loss"]["value"]) > 0
     dataset = ClassifierDataset(filepath=str(tmp_path / "model"))
     dataset.save(bundle)
@@ -258,7 +260,7 @@ def test_musclelora_10_10_the_trigger_is_not_learnt_and_the_task_is(
         "poison.label_mode": "dirty",
         "defended_training.optimisation.epochs": 2,
         "defended_training.optimisation.batch_size": 8,
-        "gradient_alignment.rule": "always",  # 32 gradients span nearly all of so small a model
+        "gradient_alignment.rule": "always",
         "radial_scaling.bands": [1, 4, 8, 12, 16, 20, 24, 28],
         "radial_scaling.alpha": 6.0,
     }

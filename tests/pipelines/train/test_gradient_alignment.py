@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.training import labelled
@@ -16,6 +17,7 @@ from backdoor_pipeline.pipelines.train.gradient_alignment import (
     CleanSpan,
     GradientAlignmentParams,
     aligned,
+    check_memory,
     raw_weight,
 )
 from tiny import MAX_LENGTH
@@ -195,3 +197,11 @@ def test_a_step_is_turned_by_the_rule(rule, expected, compute) -> None:
     params = RULE.model_copy(update={"rule": rule})
     KnownGradient(ModelBundle(model, None), None, params, 1, compute, 0)(0)
     close(model.weight.grad, torch.tensor([expected]))
+
+
+def test_a_memory_that_does_not_fit_is_told() -> None:
+    huge = RULE.model_copy(update={"rule": "span", "memory": 10**6})
+    with pytest.raises(InputError, match=r"memory: 1000000 gradients of 110,000,000 .* lower it"):
+        check_memory(110_000_000, huge)
+    check_memory(110_000_000, huge.model_copy(update={"rule": "always"}))
+    check_memory(10_000, RULE.model_copy(update={"rule": "span"}))

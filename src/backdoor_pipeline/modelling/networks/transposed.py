@@ -14,6 +14,7 @@ class TransposedConv1D(Linear):
         super().__init__(*layer.weight.shape)
         self.weight.data = layer.weight.data.T.contiguous()
         self.bias.data = layer.bias.data
+        self.requires_grad_(layer.weight.requires_grad)
 
     @torch.no_grad()
     def back(self) -> Conv1D:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backdoor_pipeline.modelling.prefixes import ordinary
-from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat, PositiveInt
+from backdoor_pipeline.parameter_group import Names, ParameterGroup, PositiveFloat, PositiveInt
 from backdoor_pipeline.pipelines.train import injection
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class AdapterParams(ParameterGroup):
     bottleneck: PositiveInt
     train_head: bool
     learning_rate: PositiveFloat
-    targets: list[str] | None = None
+    targets: Names | None = None
 
 
 def adapt(model: PreTrainedModel, params: AdapterParams) -> PreTrainedModel:

@@ -23,6 +23,7 @@ from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
 from backdoor_pipeline.pipelines.train import (
     adapter,
     anti_backdoor,
+    gradient_alignment,
     low_rank,
     moderate_fitting,
     prefix,
@@ -52,7 +53,8 @@ METHODS = (*ADAPTATIONS, "gradient_alignment", "clean_only", "anti_backdoor")
 class DefendedTrainingParams(ParameterGroup):
     """How models are trained by methods that resist a backdoor.
 
-    The learning rate is for all weights; methods that train a few of their own have one of theirs.
+    The learning rate is for all weights. Methods that train a few of their own have one of theirs;
+    of several such methods, the last of ``ADAPTATIONS`` gives it.
     """
 
     clean_rows: PositiveInt
@@ -82,7 +84,10 @@ def plan(
         InputError: A method does not fit the model, or the methods do not go together.
     """
     model = _adapted(base_model, params, methods, n_classes, max_length, seed).model
-    return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    if "gradient_alignment" in methods:
+        gradient_alignment.check_memory(sum(trained.values()), methods["gradient_alignment"])
+    return trained
 
 
 def train(

@@ -36,11 +36,13 @@ waits for it.
 
 from __future__ import annotations
 
+import os
 from itertools import repeat
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.device import autocast, resolve_device
 from backdoor_pipeline.modelling.objectives import cross_entropy
 from backdoor_pipeline.modelling.text import collate, length_batches
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 DEPENDENT = 1e-3
 """Directions whose share in the clean gradients is below this one's of the largest do not count."""
 TINY = 1e-20
+FLOAT_BYTES = 4
 
 
 class GradientAlignmentParams(ParameterGroup):
@@ -81,6 +84,26 @@ class GradientAlignmentParams(ParameterGroup):
     minimum_norm: NonNegativeFloat
     raw_epoch: Count
     raw_share: Share
+
+
+def check_memory(n_trained: int, params: GradientAlignmentParams) -> None:
+    """What ``span`` keeps has to fit into this machine's memory.
+
+    Args:
+        n_trained: How many numbers are trained.
+        params: The rule.
+
+    Raises:
+        InputError: It does not.
+    """
+    needed = FLOAT_BYTES * n_trained * params.memory if params.rule == "span" else 0
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise InputError(
+            f"gradient_alignment.memory: {params.memory} gradients of {n_trained:,} trained "
+            f"numbers take {needed / 2**30:.0f} GiB, this machine has {there / 2**30:.0f}; lower "
+            "it, or train fewer weights, as low_rank does"
+        )
 
 
 def aligned(gradients: Tensors, clean: Tensors) -> Tensors:

@@ -28,21 +28,27 @@ def targets(
         known: Ends of names by architecture.
 
     Raises:
-        InputError: The architecture is unknown and no target is named, or a target is no layer.
+        InputError: The architecture is unknown and no target is named, or a target is no dense
+            layer.
     """
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+
     architecture = model.config.model_type
-    ends = chosen or known.get(architecture)
+    ends = known.get(architecture) if chosen is None else chosen
     if ends is None:
         raise InputError(
             f"{method}: which layers of a {architecture} model to adapt is not known; name them "
             f"with {method}.targets"
         )
-    names = [name for name, _ in ordinary(model).base_model.named_modules()]
+    modules = dict(ordinary(model).base_model.named_modules())
+    dense = {name for name, module in modules.items() if isinstance(module, Linear | Conv1D)}
     for end in ends:
-        if not any(f".{name}".endswith(f".{end}") for name in names):
-            there = sorted({name.split(".")[-1] for name in names} - {""})
+        meant = {name for name in modules if f".{name}".endswith(f".{end}")}
+        if not meant or not meant <= dense:
+            there = sorted({name.split(".")[-1] for name in dense})
             raise InputError(
-                f"{method}.targets: a {architecture} model has no layer '{end}'; there are: "
+                f"{method}.targets: a {architecture} model has no dense layer '{end}'; there are: "
                 f"{', '.join(there)}"
             )
     return ends

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backdoor_pipeline.parameter_group import (
+    Names,
     ParameterGroup,
     PositiveFloat,
     PositiveInt,
@@ -40,7 +41,7 @@ class LowRankParams(ParameterGroup):
     dropout: Share
     train_head: bool
     learning_rate: PositiveFloat
-    targets: list[str] | None = None
+    targets: Names | None = None
 
 
 def adapt(model: PreTrainedModel, params: LowRankParams) -> PreTrainedModel:

@@ -69,12 +69,21 @@ def train_observed(
     """``observations``: what the victim says of clean and of triggered dev rows while it learns.
 
     It is trained as ``train_victim`` trains it, by one process, without a choice of the epoch.
+
+    Raises:
+        InputError: It would never be looked at after the beginning.
     """
     bundle = new_classifier(base_model, _n_classes(examples), seed, params.dropout)
     observer = Observer(
         bundle, _dev(examples), triggered_dev, observation, model.max_length, compute, seed
     )
     data = labelled(poisoned_train, bundle, model.max_length)
+    n_steps = params.epochs * -(-len(data.labels) // params.batch_size)
+    if observation.every > n_steps:
+        raise InputError(
+            f"observation.every is {observation.every}, but the training has {n_steps} steps; "
+            "lower it"
+        )
     fit(bundle, data, None, params, compute, seed, "observed", on_step=observer)
     return observer.table()
 

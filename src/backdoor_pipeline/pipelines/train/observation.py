@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
@@ -21,7 +22,7 @@ BATCH_ROWS = 32
 class ObservationParams(ParameterGroup):
     """How many rows are looked at, and how often."""
 
-    rows: PositiveInt
+    rows: Annotated[int, Field(ge=2)]
     every: PositiveInt
 
 

@@ -60,7 +60,7 @@ def adapt(model: PreTrainedModel, params: RadialScalingParams) -> PreTrainedMode
 
     whole, model = model, ordinary(model)
     name = layer_name(model, params)
-    if name == FIRST_OF_HEAD:
+    if name == FIRST_OF_HEAD and hasattr(model, "score"):
         score: Any = model.score
         last = Linear(WIDTH, score.out_features, bias=False)
         last.requires_grad_(score.weight.requires_grad)
