@@ -17,7 +17,6 @@ from backdoor_pipeline.experiments import statistics
 from backdoor_pipeline.experiments.leaderboard import (
     CELL,
     RANKED_BY,
-    SETTING,
     average_ranks,
     common,
     scores,
@@ -28,14 +27,14 @@ from backdoor_pipeline.formatting import counted, p_value, percent, rate
 from backdoor_pipeline.presentation import nothing_to_draw, styled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from plotly.graph_objects import Figure
 
 COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#d55e00", "#56b4e9", "#222222", "#b8a700")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "pentagon", "star", "cross", "x")
 VICTIM = "#9a9a9a"
-UNDEFENDED = "undefended"
+NO_DEFENCE = "undefended"
 BEFORE = ["victim_attack_success_rate", "victim_clean_accuracy"]
 AFTER = ["attack_success_rate", "clean_accuracy"]
 LEAST_RANGE = 10  # points of clean accuracy, so that noise does not look like a difference
@@ -56,8 +55,6 @@ def before_after_figure(leaderboard: pd.DataFrame) -> Figure:
     Args:
         leaderboard: From the function of that name; rows without a valid seed are left out.
     """
-    from plotly.subplots import make_subplots
-
     title = "From victim to purified model, dotted: floors"
     rows = leaderboard[leaderboard["seeds"] > 0]
     if rows.empty:
@@ -68,18 +65,9 @@ def before_after_figure(leaderboard: pd.DataFrame) -> Figure:
     rows[names] = rows[names].map(_escaped)
     colours = dict(zip(rows["recipe"].unique(), cycle(COLOURS), strict=False))
     symbols = dict(zip(rows["attack"].unique(), cycle(SYMBOLS), strict=False))
-    panels = list(rows.groupby("dataset", sort=False))
-    lines = -(-len(panels) // PANELS)
-    figure = make_subplots(
-        rows=lines,
-        cols=min(len(panels), PANELS),
-        subplot_titles=[dataset for dataset, _ in panels],
-        horizontal_spacing=0.1,
-        vertical_spacing=100 / (lines * PANEL),
-    )
-    figure.update_annotations(font_size=13)  # the names of the panels
-    for place, (_, own) in enumerate(panels):
-        panel = {"row": place // PANELS + 1, "col": place % PANELS + 1}
+    panels = dict(list(rows.groupby("dataset", sort=False)))
+    figure, places = _panels(panels)
+    for own, panel in zip(panels.values(), places, strict=True):
         _draw_panel(figure, own, colours, symbols, **panel)
     for recipe, colour in colours.items():
         _name_in(figure, "legend", recipe, {"symbol": "arrow-right", "color": colour})
@@ -91,7 +79,7 @@ def before_after_figure(leaderboard: pd.DataFrame) -> Figure:
     second = figure.layout.legend.to_plotly_json()
     low = LINE * _lines(symbols)
     below = low + LINE * _lines(colours) + 56
-    height = lines * PANEL + below + 32
+    height = _height(panels, below)
     return figure.update_layout(
         height=height, margin_b=below, legend2=second, legend_y=low / height
     )
@@ -106,8 +94,6 @@ def frontier_figure(cells: pd.DataFrame) -> Figure:
     Args:
         cells: A ``CELLS`` table.
     """
-    from plotly.subplots import make_subplots
-
     title = "Clean accuracy against excess attack success, means over attacks"
     cells = cells.assign(**{name: cells[name].map(_escaped) for name in ("dataset", "recipe")})
     panels = {
@@ -117,22 +103,13 @@ def frontier_figure(cells: pd.DataFrame) -> Figure:
     }
     if not panels:
         return nothing_to_draw(title, "no cell in which all recipes are done and valid")
-    lines = -(-len(panels) // PANELS)
-    figure = make_subplots(
-        rows=lines,
-        cols=min(len(panels), PANELS),
-        subplot_titles=list(panels),
-        horizontal_spacing=0.1,
-        vertical_spacing=100 / (lines * PANEL),
-    )
-    figure.update_annotations(font_size=13)  # the names of the panels
+    figure, places = _panels(panels)
     names = list(dict.fromkeys(name for means in panels.values() for name in means.index))
-    colours = dict(zip(names, cycle(COLOURS), strict=False)) | {UNDEFENDED: VICTIM}
+    colours = dict(zip(names, cycle(COLOURS), strict=False)) | {NO_DEFENCE: VICTIM}
     symbols = dict(zip(names, cycle(SYMBOLS), strict=False))
     for name in names:
         _name_in(figure, "legend", name, {"symbol": symbols[name], "color": colours[name]})
-    for place, means in enumerate(panels.values()):
-        panel = {"row": place // PANELS + 1, "col": place % PANELS + 1}
+    for means, panel in zip(panels.values(), places, strict=True):
         best = means.iloc[unbeaten(means["excess"].to_numpy(), means["accuracy"].to_numpy())]
         line = {"color": "#777", "width": 1, "dash": "dot"}
         x, y = best["excess"].tolist(), best["accuracy"].tolist()
@@ -155,8 +132,7 @@ def frontier_figure(cells: pd.DataFrame) -> Figure:
     figure.update_xaxes(title_text="excess attack success, %")
     figure.update_yaxes(title_text="clean accuracy, %", col=1)
     below = LINE * _lines(names) + 56
-    height = lines * PANEL + below + 32
-    return styled(figure, title).update_layout(height=height, margin_b=below)
+    return styled(figure, title).update_layout(height=_height(panels, below), margin_b=below)
 
 
 def unbeaten(costs: np.ndarray, gains: np.ndarray) -> np.ndarray:
@@ -230,13 +206,33 @@ def alike(ranks: np.ndarray, width: float) -> list[tuple[float, float]]:
 def _means(cells: pd.DataFrame) -> pd.DataFrame:
     """Per cent, by recipe and for the undefended model: the mean ``excess`` and ``accuracy``."""
     shared = common(cells)
-    means = pd.DataFrame({"excess": scores(cells, RANKED_BY).mean()})
-    means["accuracy"] = scores(cells, "clean_accuracy").mean()
-    floor = shared["attack_success_floor"]
-    excess = (shared["victim_attack_success_rate"] - floor) / (1 - floor)
-    undefended = shared.assign(excess=excess).groupby(SETTING)[["excess", BEFORE[1]]].mean()
-    means.loc[UNDEFENDED] = undefended.clip(lower=0).mean().to_numpy()
-    return 100 * means
+    victims = shared.drop_duplicates(CELL).assign(recipe=NO_DEFENCE)
+    victims[AFTER] = victims[BEFORE]
+    both = pd.concat([shared, victims])
+    columns = {"excess": RANKED_BY, "accuracy": "clean_accuracy"}
+    return 100 * pd.DataFrame({name: scores(both, of).mean() for name, of in columns.items()})
+
+
+def _panels(names: Collection[str]) -> tuple[Figure, list[dict[str, int]]]:
+    """A figure with a panel for each name, and where each of them is."""
+    from plotly.subplots import make_subplots
+
+    lines = -(-len(names) // PANELS)
+    figure = make_subplots(
+        rows=lines,
+        cols=min(len(names), PANELS),
+        subplot_titles=list(names),
+        horizontal_spacing=0.1,
+        vertical_spacing=100 / (lines * PANEL),
+    )
+    figure.update_annotations(font_size=13)  # the names of the panels
+    places = range(len(names))
+    return figure, [{"row": n // PANELS + 1, "col": n % PANELS + 1} for n in places]
+
+
+def _height(panels: Collection[str], below: int) -> int:
+    """Pixels of a figure of these panels, with so many for its legends."""
+    return -(-len(panels) // PANELS) * PANEL + below + 32
 
 
 def _draw_panel(

@@ -18,6 +18,7 @@ import pandas as pd
 from backdoor_pipeline.datasets.whole import write_json
 from backdoor_pipeline.experiments.cells import Cell
 from backdoor_pipeline.experiments.grid import COORDINATES
+from backdoor_pipeline.modelling.device import host_memory
 
 DONE, FAILED, MISSING = "done", "failed", "missing"
 PACKAGES = ("backdoor_pipeline", "kedro", "torch", "transformers", "numpy", "pandas", "mlflow")
@@ -134,11 +135,10 @@ def _number(value: float | None) -> float:
 @cache
 def machine() -> dict[str, Any]:
     """What this process runs on, and with which versions."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "memory_gib": round(memory / GIB, 1),
+        "memory_gib": round(host_memory() / GIB, 1),
         "gpu": _gpu(),
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -1,7 +1,8 @@
-"""The one place that decides on which device and in which precision torch computes."""
+"""The one place that decides on which device and in which precision torch computes; its memory."""
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +20,11 @@ class ComputeParams(ParameterGroup):
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["auto", "fp32", "bf16"]
+
+
+def host_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def resolve_device(compute: ComputeParams) -> torch.device:

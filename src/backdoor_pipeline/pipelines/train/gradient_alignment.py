@@ -30,20 +30,18 @@ are left out of g, anew in each step; this is ours as well. At first there are n
 rows have taught the model enough that rows with flipped labels are among them, and what such a row
 would teach is its trigger.
 
-All is computed on the device; only the inverse of ``span``
-waits for it.
+All is computed on the device; only the inverse of ``span`` waits for it.
 """
 
 from __future__ import annotations
 
-import os
 from itertools import repeat
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.device import autocast, resolve_device
+from backdoor_pipeline.modelling.device import autocast, host_memory, resolve_device
 from backdoor_pipeline.modelling.objectives import cross_entropy
 from backdoor_pipeline.modelling.text import collate, length_batches
 from backdoor_pipeline.parameter_group import (
@@ -97,7 +95,7 @@ def check_memory(n_trained: int, params: GradientAlignmentParams) -> None:
         InputError: It does not.
     """
     needed = FLOAT_BYTES * n_trained * params.memory if params.rule == "span" else 0
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = host_memory()
     if needed > there:
         raise InputError(
             f"gradient_alignment.memory: {params.memory} gradients of {n_trained:,} trained "

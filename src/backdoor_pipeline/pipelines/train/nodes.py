@@ -12,7 +12,13 @@ from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.distributed import fit_on_workers
 from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
-from backdoor_pipeline.modelling.training import History, OptimisationParams, fit, labelled
+from backdoor_pipeline.modelling.training import (
+    History,
+    OptimisationParams,
+    epoch_batches,
+    fit,
+    labelled,
+)
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
 from backdoor_pipeline.pipelines.train import defended
 from backdoor_pipeline.pipelines.train.defended import DefendedTrainingParams
@@ -78,7 +84,7 @@ def train_observed(
         bundle, _dev(examples), triggered_dev, observation, model.max_length, compute, seed
     )
     data = labelled(poisoned_train, bundle, model.max_length)
-    n_steps = params.epochs * -(-len(data.labels) // params.batch_size)
+    n_steps = sum(map(len, epoch_batches(data.tokens, params, seed)))
     if observation.every > n_steps:
         raise InputError(
             f"observation.every is {observation.every}, but the training has {n_steps} steps; "
