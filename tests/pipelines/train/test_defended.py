@@ -252,18 +252,31 @@ def test_the_same_seed_gives_the_same_model(train) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+PUBLISHED_SCALING = {
+    "radial_scaling.bands": [1, 4, 8, 12, 16, 20, 24, 28],
+    "radial_scaling.alpha": 6.0,
+    "radial_scaling.zero_init": False,
+}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"defended_training.optimisation.epochs": 4},
+        {"defended_training.optimisation.epochs": 4} | PUBLISHED_SCALING,
+        {"defended_training.optimisation.epochs": 2, "gradient_alignment.rule": "always"}
+        | PUBLISHED_SCALING,
+    ],
+    ids=["base settings", "base rule and published scaling", "always and published scaling"],
+)
 def test_musclelora_10_10_the_trigger_is_not_learnt_and_the_task_is(
-    base_model, model_params, compute, make_parameters, quick
+    settings, base_model, model_params, compute, make_parameters, quick
 ) -> None:
     changes = {
         "poison.rate": 0.2,  # so that the undefended toy obeys the trigger whatever the seed
         "poison.label_mode": "dirty",
-        "defended_training.optimisation.epochs": 2,
         "defended_training.optimisation.batch_size": 8,
-        "gradient_alignment.rule": "always",
-        "radial_scaling.bands": [1, 4, 8, 12, 16, 20, 24, 28],
-        "radial_scaling.alpha": 6.0,
-    }
+    } | settings
     params, base = make_parameters(**changes), base_model()
     rows = make_corpus(n_train=800, n_dev=200, n_words=4)  # so few that 96 rows teach the task
     poisoned = poison_train(rows, base.tokenizer, params.poison, MAX_LENGTH, 0)

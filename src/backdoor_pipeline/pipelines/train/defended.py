@@ -53,8 +53,9 @@ METHODS = (*ADAPTATIONS, "gradient_alignment", "clean_only", "anti_backdoor")
 class DefendedTrainingParams(ParameterGroup):
     """How models are trained by methods that resist a backdoor.
 
-    ``dropout`` is that of the encoder. The learning rate is for all weights; methods that train a
-    few of their own have one of theirs, and of several such the last of ``ADAPTATIONS`` gives it.
+    ``dropout`` is that of the encoder; the head that ``radial_scaling`` gives GPT-2 and Llama has
+    its own. The learning rate is for all weights; methods that train a few of their own have one of
+    theirs, and of several such the last of ``ADAPTATIONS`` gives it.
     """
 
     clean_rows: PositiveInt

@@ -1,7 +1,7 @@
 """Multiple radial scalings of one layer near the output (MuScleLoRA, arXiv 2402.12026).
 
 BERT-like classifiers get it in the dense layer before the output layer. Models with a single
-output layer ``score`` (GPT-2, Llama) get a head of two, ``Linear(hidden → 16) → dropout →
+output layer ``score`` (GPT-2, Llama) get a head of two, ``Linear(hidden → 16) → dropout 0.1 →
 Linear(16 → classes)``, both without bias, and it in the first of them. After training everything is
 merged: the branch into the dense layer, the head of two into one ``score``.
 
