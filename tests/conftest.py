@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
@@ -21,6 +22,8 @@ from tiny import MAX_LENGTH, make_corpus, project_loader, save_tiny_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

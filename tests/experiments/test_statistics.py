@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_table
@@ -120,7 +120,6 @@ class TestMeanInterval:
         narrow, wide = mean_interval(values, confidence=0.8), mean_interval(values, confidence=0.99)
         assert wide.low < narrow.low < narrow.high < wide.high
 
-    @settings(deadline=None)
     @given(st.lists(shares, min_size=2, max_size=12))
     def test_stays_within_what_is_possible(self, values) -> None:
         interval = mean_interval(values, draws=199, lowest=0, highest=1)
@@ -233,7 +232,6 @@ class TestOverSettings:
     def test_sees_a_clear_difference(self, test, n_settings, gain) -> None:
         assert self.rejections(test, n_settings, gain, replications=300) > 0.8
 
-    @settings(deadline=None)
     @given(st.lists(st.integers(-5, 5), min_size=2, max_size=8))
     def test_permutation_flips_all_signs(self, differences) -> None:
         flips = np.array(list(itertools.product([-1, 1], repeat=len(differences))))
@@ -282,7 +280,6 @@ class TestOverSettings:
         assert wilcoxon(a, b) == pytest.approx(wilcoxon(whole, np.zeros(8)))
 
     @paired_tests
-    @settings(deadline=None)
     @given(st.lists(st.tuples(shares, shares), min_size=1, max_size=8))
     def test_the_order_of_methods_and_the_unit_do_not_matter(self, test, pairs) -> None:
         a, b = np.array(pairs).T

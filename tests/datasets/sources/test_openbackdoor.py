@@ -223,9 +223,7 @@ def test_links_out_of_the_folder_are_refused(link: str, tmp_path: Path) -> None:
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r"), max_size=30)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(CELL.filter(str.strip), min_size=1, max_size=8))
 def test_no_raw_text_can_swallow_or_move_a_row(tmp_path: Path, texts: list[str]) -> None:
     lines = [f"{text}\t{i % 2}" for i, text in enumerate(texts)]

@@ -246,9 +246,7 @@ TEXTS = st.lists(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=TEXTS, suffix=st.sampled_from(["csv", "jsonl", "parquet"]))
 def test_arbitrary_texts_survive(tmp_path: Path, texts: list[str], suffix: str) -> None:
     frame = pd.DataFrame({"text": texts, "label": [str(i % 2) for i in range(len(texts))]})

@@ -193,7 +193,7 @@ def test_a_phrase_of_two_words_beside_another_trigger(base_model, params, comput
     n_labels=st.integers(2, 4),
     seed=st.integers(0, 10_000),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_association_equals_a_naive_loop(n_rows, n_items, n_labels, seed):
     rng = np.random.default_rng(seed)
     presence = rng.random((n_rows, n_items)) < 0.4

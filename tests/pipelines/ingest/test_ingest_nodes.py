@@ -88,7 +88,7 @@ def test_a_cut_by_group_has_the_labels_in_proportion(seed: int) -> None:
     assert means.max() - means.min() < 0.012
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     numbers=st.lists(st.integers(0, 30), min_size=30, max_size=80),
     seed=st.integers(0, 2**32 - 1),

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
@@ -87,7 +87,6 @@ def leaning(base_model, lean: float = 2.0, architecture: str = "bert"):
 
 
 class TestFitBias:
-    @settings(deadline=None)
     @given(st.integers(2, 5), st.integers(0, 10_000))
     def test_suspicious_labels_fall_to_their_share_and_none_rises(
         self, n_labels: int, seed: int
