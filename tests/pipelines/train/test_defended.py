@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pandas as pd
 import pytest
 import torch
@@ -185,8 +187,13 @@ def test_abl_goes_with_what_is_put_into_the_model(train) -> None:
     assert all(p.requires_grad for p in bundle.model.parameters())
 
 
-@pytest.mark.parametrize("architecture", ["roberta", "gpt2", "llama"])
-@pytest.mark.parametrize("recipe", TRAINED)
+@pytest.mark.parametrize(
+    ("architecture", "recipe"),
+    [
+        *(("gpt2", recipe) for recipe in TRAINED),
+        *product(("roberta", "llama"), ("musclelora", "adapter", "prefix", "moderate_fitting")),
+    ],
+)
 def test_every_recipe_trains_every_kind_of_model(train, architecture, recipe) -> None:
     bundle, history, record = train(*TRAINED[recipe], architecture=architecture)
     put_in = ("lora", "left", "peanut", "parametrizations")
@@ -263,11 +270,10 @@ PUBLISHED_SCALING = {
     "settings",
     [
         {"defended_training.optimisation.epochs": 4},
-        {"defended_training.optimisation.epochs": 4} | PUBLISHED_SCALING,
         {"defended_training.optimisation.epochs": 2, "gradient_alignment.rule": "always"}
         | PUBLISHED_SCALING,
     ],
-    ids=["base settings", "base rule and published scaling", "always and published scaling"],
+    ids=["base settings", "always and published scaling"],
 )
 def test_musclelora_10_10_the_trigger_is_not_learnt_and_the_task_is(
     settings, base_model, model_params, compute, make_parameters, quick
