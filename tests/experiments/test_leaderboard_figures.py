@@ -109,6 +109,14 @@ class TestFrontier:
         line = next(trace for trace in figure.data if trace.mode == "lines")
         assert line.y == pytest.approx((80, 85, 90))  # the last is the undefended model
 
+    def test_no_two_recipes_look_the_same(self):
+        points = [
+            (trace.marker.symbol, trace.marker.color)
+            for trace in frontier_figure(table(*(cell(recipe=f"r{i}") for i in range(20)))).data
+            if trace.hovertext
+        ]
+        assert len(set(points)) == len(points) == 21  # with the undefended model
+
     @given(points=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1))
     def test_unbeaten_by_its_definition(self, points):
         costs, gains = np.array(points, dtype=float).T

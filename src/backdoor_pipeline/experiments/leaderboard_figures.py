@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#d55e00", "#56b4e9", "#222222", "#b8a700")
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "pentagon", "star", "cross", "x")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "pentagon", "star", "cross")
+"""One fewer than colours, so that only after 56 recipes one looks like another."""
 VICTIM = "#9a9a9a"
 NO_DEFENCE = "undefended"
 BEFORE = ["victim_attack_success_rate", "victim_clean_accuracy"]
