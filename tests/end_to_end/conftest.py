@@ -74,6 +74,7 @@ def project_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
         "ingest.max_rows": 1000,
         "model.name": model,
         "model.max_length": 32,
+        "compute.precision": "fp32",  # the same numbers on every machine
         "training.learning_rate": 0.002,
         "token_drift.alpha": 0.01,
         "token_drift.learning_rate": 0.001,

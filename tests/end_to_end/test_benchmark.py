@@ -158,6 +158,7 @@ def tiny_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "model": save_tiny_model(inputs / "tiny-bert"),
         "model.max_length": 32,
         "ingest.max_rows": 1000,
+        "compute.precision": "fp32",  # the same numbers on every machine
         "training.learning_rate": 0.002,
         "token_drift.alpha": 0.01,
         "token_drift.learning_rate": 0.001,
