@@ -84,7 +84,8 @@ def measured(training: str, dataset: str, rows: int) -> dict[str, float]:
     poison = (examples, base.tokenizer, p.poison, p.model.max_length, SEED)
     poisoned, triggered_dev = poison_train(*poison)["poisoned_train"], trigger_dev(*poison)
     loaded = resident_bytes()
-    train(training, poisoned.head(64), examples, triggered_dev, base, p)  # imports, kernels
+    often = p.model_copy(update={"observation": p.observation.model_copy(update={"every": 1})})
+    train(training, poisoned.head(64), examples, triggered_dev, base, often)  # imports, kernels
     start = time.perf_counter()
     train(training, poisoned, examples, triggered_dev, base, p)
     seconds = time.perf_counter() - start
