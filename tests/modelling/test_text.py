@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backdoor_pipeline.modelling.text import Tokens, collate, length_batches, tokenise
+from backdoor_pipeline.modelling.text import Tokens, length_batches, tokenise
 
 TEXTS = st.lists(st.lists(st.integers(0, 9), max_size=8), max_size=12)
 
@@ -78,8 +80,9 @@ def test_training_batches_are_the_same_for_a_seed_and_differ_between_seeds() -> 
 def test_collate_pads_on_the_right_and_leaves_no_row_empty() -> None:
     import torch
 
-    batch = collate(tokens_of([[5, 6, 7], [], [8]]), np.array([2, 1, 0]), 0, torch.device("cpu"))
-    assert batch["input_ids"].tolist() == [[8, 0, 0], [0, 0, 0], [5, 6, 7]]
+    texts = replace(tokens_of([[5, 6, 7], [], [8]]), pad_id=1).take(np.arange(3)).without([])
+    batch = texts.collate(np.array([2, 1, 0]), torch.device("cpu"))
+    assert batch["input_ids"].tolist() == [[8, 1, 1], [1, 1, 1], [5, 6, 7]]
     assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 0, 0], [1, 1, 1]]
 
 
@@ -113,5 +116,5 @@ def test_no_token_is_lost_between_text_and_batch(base_model, architecture) -> No
 
     tokenizer = base_model(architecture).tokenizer
     tokens = tokenise(["the film", "a scene was brala"], tokenizer, 20)
-    batch = collate(tokens, np.arange(2), tokenizer.pad_token_id, torch.device("cpu"))
+    batch = tokens.collate(np.arange(2), torch.device("cpu"))
     assert int(batch["attention_mask"].sum()) == len(tokens.ids)

@@ -1,4 +1,4 @@
-"""Forward passes over many texts: class probabilities and text embeddings."""
+"""Forward passes over many rows: class probabilities and text embeddings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
 from backdoor_pipeline.modelling.progress import track
-from backdoor_pipeline.modelling.text import Tokens, collate, length_batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,14 +15,16 @@ if TYPE_CHECKING:
     import torch
 
     from backdoor_pipeline.modelling.bundle import ModelBundle
+    from backdoor_pipeline.modelling.inputs import Inputs
+    from backdoor_pipeline.modelling.text import Tokens
 
 BATCH_ROWS = 128  # rows per forward pass; results do not depend on it beyond rounding
 
 
 def predict(
-    bundle: ModelBundle, tokens: Tokens, compute: ComputeParams, batch_rows: int | None = None
+    bundle: ModelBundle, inputs: Inputs, compute: ComputeParams, batch_rows: int | None = None
 ) -> np.ndarray:
-    """Class probabilities, float32, shape (n_texts, n_classes), in the order of ``tokens``.
+    """Class probabilities, float32, shape (n_rows, n_classes), in the order of ``inputs``.
 
     ``batch_rows`` are computed at once, or ``BATCH_ROWS``: of few texts, small batches are sooner
     done, because they hold less padding.
@@ -32,7 +33,7 @@ def predict(
     def probabilities(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return bundle.model(**batch).logits.float().softmax(dim=-1)
 
-    return _forward(bundle, tokens, compute, probabilities, "predict", batch_rows)
+    return _forward(bundle, inputs, compute, probabilities, "predict", batch_rows)
 
 
 def embed(bundle: ModelBundle, tokens: Tokens, compute: ComputeParams) -> np.ndarray:
@@ -48,7 +49,7 @@ def embed(bundle: ModelBundle, tokens: Tokens, compute: ComputeParams) -> np.nda
 
 def _forward(
     bundle: ModelBundle,
-    tokens: Tokens,
+    inputs: Inputs,
     compute: ComputeParams,
     function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     what: str,
@@ -62,8 +63,8 @@ def _forward(
     model.eval()
     order, parts = [], []
     with torch.inference_mode(), autocast(compute, device):
-        for rows in track(length_batches(tokens.lengths, batch_rows or BATCH_ROWS), what):
-            parts.append(function(collate(tokens, rows, bundle.tokenizer.pad_token_id, device)))
+        for rows in track(inputs.batches(batch_rows or BATCH_ROWS), what):
+            parts.append(function(inputs.collate(rows, device)))
             order.append(rows)
     model.train(was_training)
     if not parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -28,10 +28,12 @@ class Tokens:
     Attributes:
         ids: int32, shape (n_tokens,), special tokens included.
         offsets: int64, shape (n_texts + 1,); text i is ``ids[offsets[i]:offsets[i + 1]]``.
+        pad_id: The token that fills up short texts of a batch.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
+    pad_id: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -54,7 +56,8 @@ class Tokens:
         lengths = self.lengths[texts]
         offsets = _offsets(lengths)
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return Tokens(self.ids[np.repeat(self.offsets[texts], lengths) + within], offsets)
+        ids = self.ids[np.repeat(self.offsets[texts], lengths) + within]
+        return replace(self, ids=ids, offsets=offsets)
 
     def contain(self, token_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which texts hold one of ``token_ids``, bool, shape (n_texts,)."""
@@ -65,7 +68,30 @@ class Tokens:
         """The same texts with every occurrence of ``token_ids`` deleted, order kept."""
         keep = ~np.isin(self.ids, np.asarray(token_ids, dtype=self.ids.dtype))
         lengths = np.bincount(self.rows[keep], minlength=len(self))
-        return Tokens(self.ids[keep], _offsets(lengths))
+        return replace(self, ids=self.ids[keep], offsets=_offsets(lengths))
+
+    def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+        """Text numbers in batches of similar length, see ``length_batches``."""
+        return length_batches(self.lengths, batch_size, rng)
+
+    def collate(self, texts: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
+        """``input_ids`` and ``attention_mask``, int64, shape (n_texts, longest), padded right.
+
+        A text that lost all its tokens keeps one padding token, so that no row of the mask is
+        empty.
+        """
+        import torch
+
+        lengths = np.maximum(self.lengths[texts], 1)
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        for position, number in enumerate(texts):
+            text = self[number]
+            ids[position, : len(text)] = text
+        return {
+            "input_ids": torch.from_numpy(ids).to(device),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(device),
+        }
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:
@@ -90,7 +116,7 @@ def tokenise(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_lengt
         if len(texts) > CHUNK_ROWS:
             logger.info("tokenised %d of %d texts", min(start + CHUNK_ROWS, len(texts)), len(texts))
     flat = np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)
-    return Tokens(flat, _offsets(np.asarray(lengths, dtype=np.int64)))
+    return Tokens(flat, _offsets(np.asarray(lengths, dtype=np.int64)), tokenizer.pad_token_id or 0)
 
 
 def length_batches(
@@ -114,24 +140,3 @@ def length_batches(
         pool = pool[np.argsort(lengths[pool], kind="stable")]
         batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def collate(
-    tokens: Tokens, rows: np.ndarray, pad_id: int, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """``input_ids`` and ``attention_mask``, int64, shape (n_rows, longest), padded on the right.
-
-    A text that lost all its tokens keeps one padding token, so that no row of the mask is empty.
-    """
-    import torch
-
-    lengths = np.maximum(tokens.lengths[rows], 1)
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.full(mask.shape, pad_id, dtype=np.int64)
-    for position, row in enumerate(rows):
-        text = tokens[row]
-        ids[position, : len(text)] = text
-    return {
-        "input_ids": torch.from_numpy(ids).to(device),
-        "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(device),
-    }

@@ -1,4 +1,4 @@
-"""The one training loop: length-bucketed batches, fused AdamW, autocast, one process or many."""
+"""The one training loop: fused AdamW, autocast, gradients clipped, one process or many."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_
 from backdoor_pipeline.modelling.objectives import cross_entropy
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.progress import track
-from backdoor_pipeline.modelling.text import Tokens, collate, length_batches, tokenise
+from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.parameter_group import (
     NonNegativeFloat,
     ParameterGroup,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from backdoor_pipeline.modelling.inputs import Inputs
     from backdoor_pipeline.modelling.objectives import Objective
 
 logger = logging.getLogger(__name__)
@@ -49,14 +50,14 @@ class OptimisationParams(ParameterGroup):
 
 
 class Labelled(NamedTuple):
-    """Tokenised texts and their labels (int64, shape (n_texts,))."""
+    """What a model reads, and the labels (int64, shape (n_rows,))."""
 
-    tokens: Tokens
+    inputs: Inputs
     labels: np.ndarray
 
     def take(self, rows: np.ndarray) -> Labelled:
-        """The texts of these numbers, in this order."""
-        return Labelled(self.tokens.take(rows), self.labels[rows])
+        """The rows of these numbers, in this order."""
+        return Labelled(self.inputs.take(rows), self.labels[rows])
 
 
 def labelled(rows: pd.DataFrame, bundle: ModelBundle, max_length: int) -> Labelled:
@@ -106,7 +107,7 @@ def fit(
         weight_decay=params.weight_decay,
         fused=device.type in {"cpu", "cuda"},
     )
-    schedule = epoch_batches(train.tokens, params, seed, parallel.num_processes)
+    schedule = epoch_batches(train.inputs, params, seed, parallel.num_processes)
     n_steps = sum(len(epoch) // parallel.num_processes for epoch in schedule)
     scheduler = get_linear_schedule_with_warmup(
         optimiser, round(params.warmup_share * n_steps), n_steps
@@ -116,7 +117,7 @@ def fit(
     losses: list[torch.Tensor] = []
 
     def minimised(rows: np.ndarray) -> torch.Tensor:
-        batch = collate(train.tokens, rows, bundle.tokenizer.pad_token_id, device)
+        batch = train.inputs.collate(rows, device)
         with autocast(compute, device):
             logits = wrapped(**batch).logits.float()
         given = labels[rows].to(device)
@@ -195,13 +196,13 @@ def descend(
 
 
 def epoch_batches(
-    tokens: Tokens, params: OptimisationParams, seed: int, n_processes: int = 1
+    inputs: Inputs, params: OptimisationParams, seed: int, n_processes: int = 1
 ) -> list[list[np.ndarray]]:
     """Row indices of every batch of every epoch; ``n_processes`` divides their number."""
     rng = np.random.default_rng(seed)
     epochs = []
     for _ in range(params.epochs):
-        batches = length_batches(tokens.lengths, params.batch_size, rng)
+        batches = inputs.batches(params.batch_size, rng)
         while len(batches) % n_processes:
             batches.append(batches[len(batches) % n_processes - 1])
         epochs.append(batches)
@@ -209,8 +210,8 @@ def epoch_batches(
 
 
 def accuracy(bundle: ModelBundle, data: Labelled, compute: ComputeParams) -> float:
-    """Share of texts whose most probable class is their label."""
-    return float((predict(bundle, data.tokens, compute).argmax(axis=1) == data.labels).mean())
+    """Share of rows whose most probable class is their label."""
+    return float((predict(bundle, data.inputs, compute).argmax(axis=1) == data.labels).mean())
 
 
 def _accelerator(device: torch.device) -> Any:

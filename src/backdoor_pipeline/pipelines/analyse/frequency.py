@@ -24,7 +24,7 @@ import numpy as np
 
 from backdoor_pipeline.modelling.device import ComputeParams, resolve_device
 from backdoor_pipeline.modelling.embeddings import embedding_block
-from backdoor_pipeline.modelling.text import Tokens, collate
+from backdoor_pipeline.modelling.text import Tokens
 
 if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import ModelBundle
@@ -54,7 +54,7 @@ def embedded(bundle: ModelBundle, tokens: Tokens, compute: ComputeParams) -> np.
 
     device = resolve_device(compute)
     model = bundle.model.to(device).eval()  # type: ignore[arg-type]
-    batch = collate(tokens, np.arange(len(tokens)), bundle.tokenizer.pad_token_id, device)
+    batch = tokens.collate(np.arange(len(tokens)), device)
     with torch.inference_mode():
         states = embedding_block(model)(batch["input_ids"])
     return states.float().flatten(start_dim=1).cpu().numpy()

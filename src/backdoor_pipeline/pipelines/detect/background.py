@@ -5,6 +5,7 @@ See ``insertion_evidence``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -141,7 +142,8 @@ class Background:
             < self.max_length
         )
         lengths = np.minimum(texts.lengths, self.max_length)
-        short = Tokens(texts.ids[keep], np.concatenate([[0], np.cumsum(lengths)]))
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        short = replace(texts, ids=texts.ids[keep], offsets=offsets)
         return embed(self.bundle, short, self.compute)
 
     def _standardise(self, vectors: np.ndarray) -> np.ndarray:

@@ -6,16 +6,16 @@ them. Each text is framed by two boundary words, so an n-gram can say "at the be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backdoor_pipeline.modelling.text import Tokens
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from backdoor_pipeline.modelling.text import Tokens
 
 START, END = 0, 1  # the boundary words
 COMMON = 0.5  # share from which on a word at the edge of a text is a habit of the data
@@ -136,7 +136,7 @@ class Words:
             texts.append(self.tokens.ids[span][keep[span]])
         lengths = np.array([len(text) for text in texts], dtype=np.int64)
         ids = np.concatenate(texts) if texts else np.empty(0, dtype=np.int32)
-        return Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]))
+        return replace(self.tokens, ids=ids, offsets=np.concatenate([[0], np.cumsum(lengths)]))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from backdoor_pipeline.modelling.embeddings import (
 )
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.progress import track
-from backdoor_pipeline.modelling.text import Tokens, collate, length_batches, tokenise
+from backdoor_pipeline.modelling.text import Tokens, tokenise
 from backdoor_pipeline.modelling.training import descend
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat, PositiveInt, Share
 
@@ -231,7 +231,7 @@ class _Exposure(NamedTuple):
         targets = torch.from_numpy(self.labels.astype(np.int64))
 
         def loss_of(rows: np.ndarray) -> torch.Tensor:
-            batch = collate(texts, rows, bundle.tokenizer.pad_token_id, device)
+            batch = texts.collate(rows, device)
             with autocast(compute, device):
                 output = logits(batch)
             return torch.nn.functional.cross_entropy(output.float(), targets[rows].to(device))
@@ -239,7 +239,7 @@ class _Exposure(NamedTuple):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             for _ in range(self.params.epochs):
-                batches = length_batches(texts.lengths, batch_size, rng)
+                batches = texts.batches(batch_size, rng)
                 progress = track(batches, f"expose {len(texts)} texts to the {what}")
                 descend(optimiser, progress, loss_of)
 

@@ -139,7 +139,7 @@ def train(
 
 def row_losses(bundle: ModelBundle, rows: Labelled, compute: ComputeParams) -> np.ndarray:
     """The cross-entropy of each row in evaluation mode, in nats, shape (n_rows,)."""
-    probabilities = predict(bundle, rows.tokens, compute)[np.arange(len(rows.labels)), rows.labels]
+    probabilities = predict(bundle, rows.inputs, compute)[np.arange(len(rows.labels)), rows.labels]
     return -np.log(probabilities.clip(min=np.finfo(np.float32).tiny))
 
 

@@ -43,7 +43,6 @@ import numpy as np
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.device import autocast, host_memory, resolve_device
 from backdoor_pipeline.modelling.objectives import cross_entropy
-from backdoor_pipeline.modelling.text import collate, length_batches
 from backdoor_pipeline.parameter_group import (
     Count,
     NonNegativeFloat,
@@ -245,13 +244,13 @@ class Alignment:
         import torch
 
         device = resolve_device(self._compute)
-        batch = collate(self._clean.tokens, rows, self._bundle.tokenizer.pad_token_id, device)
+        batch = self._clean.inputs.collate(rows, device)
         with autocast(self._compute, device):
             logits = self._bundle.model(**batch).logits.float()
         labels = torch.from_numpy(self._clean.labels[rows].astype(np.int64)).to(device)
         return cross_entropy(logits, labels, self._label_weights)
 
     def _endless(self) -> Iterator[np.ndarray]:
-        rng, lengths = np.random.default_rng(self._seed), self._clean.tokens.lengths
+        rng = np.random.default_rng(self._seed)
         while True:
-            yield from length_batches(lengths, self._params.batch_size, rng)
+            yield from self._clean.inputs.batches(self._params.batch_size, rng)

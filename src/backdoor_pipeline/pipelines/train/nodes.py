@@ -12,6 +12,7 @@ from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.distributed import fit_on_workers
 from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
+from backdoor_pipeline.modelling.text import Tokens
 from backdoor_pipeline.modelling.training import (
     History,
     OptimisationParams,
@@ -84,7 +85,7 @@ def train_observed(
         bundle, _dev(examples), triggered_dev, observation, model.max_length, compute, seed
     )
     data = labelled(poisoned_train, bundle, model.max_length)
-    n_steps = sum(map(len, epoch_batches(data.tokens, params, seed)))
+    n_steps = sum(map(len, epoch_batches(data.inputs, params, seed)))
     if observation.every > n_steps:
         raise InputError(
             f"observation.every is {observation.every}, but the training has {n_steps} steps; "
@@ -152,7 +153,8 @@ def _train(
 ) -> tuple[ModelBundle, History]:
     bundle = new_classifier(base_model, _n_classes(examples), seed, params.dropout)
     data = labelled(train, bundle, model.max_length)
-    if len(train) and np.isin(data.tokens.ids, base_model.tokenizer.all_special_ids).all():
+    special, read = base_model.tokenizer.all_special_ids, data.inputs
+    if isinstance(read, Tokens) and len(train) and np.isin(read.ids, special).all():
         raise InputError(
             f"model.name '{model.name}': its tokenizer knows nothing of these texts (the first "
             f"is {train['text'].iloc[0][:40]!r}); choose a model for their language"

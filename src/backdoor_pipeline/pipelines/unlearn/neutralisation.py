@@ -21,7 +21,7 @@ from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_
 from backdoor_pipeline.modelling.embeddings import word_vectors
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.progress import track
-from backdoor_pipeline.modelling.text import collate, length_batches, tokenise
+from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.modelling.training import descend
 from backdoor_pipeline.parameter_group import Count, ParameterGroup, PositiveFloat, PositiveInt
 from backdoor_pipeline.schemas import flagged_tokens
@@ -86,7 +86,7 @@ def unlearn(
     optimiser = torch.optim.Adam([table], lr=params.learning_rate)
 
     def divergence_of(batch: np.ndarray) -> torch.Tensor:
-        inputs = collate(tokens, batch, tokenizer.pad_token_id, device)
+        inputs = tokens.collate(batch, device)
         with autocast(compute, device):
             logits = model(**inputs).logits
         return torch.nn.functional.kl_div(
@@ -96,7 +96,7 @@ def unlearn(
     def keep_others() -> None:
         table.grad *= ours  # type: ignore[operator]  # Adam leaves rows alone without a gradient
 
-    batches = track(length_batches(tokens.lengths, params.batch_size, rng), "neutralise")
+    batches = track(tokens.batches(params.batch_size, rng), "neutralise")
     divergences = descend(optimiser, batches, divergence_of, keep_others)
     model.requires_grad_(True)
     quarter = -(-len(divergences) // 4)
