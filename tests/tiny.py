@@ -76,6 +76,37 @@ def make_corpus(
     ).astype({"example_id": "int64", "label": "int64"})
 
 
+def make_images(
+    n_train: int = 300,
+    n_dev: int = 40,
+    n_test: int = 100,
+    n_labels: int = 4,
+    channels: int = 1,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """An ``examples`` table of noisy images of 12 x 12 pixels, a bright square in one quarter.
+
+    Which quarter it is in is the label.
+    """
+    from backdoor_pipeline.modelling.pixels import encode
+
+    rng = np.random.default_rng(seed)
+    n_rows = n_train + n_dev + n_test
+    labels = rng.permutation(np.arange(n_rows) % n_labels)
+    values = rng.integers(0, 60, (n_rows, 12, 12, channels), dtype=np.uint8)
+    for row, label in enumerate(labels):
+        top, left = 6 * (label // 2) + 1, 6 * (label % 2) + 1
+        values[row, top : top + 4, left : left + 4] += 150
+    return pd.DataFrame(
+        {
+            "example_id": np.arange(n_rows, dtype="int64"),
+            "split": ["train"] * n_train + ["dev"] * n_dev + ["test"] * n_test,
+            "label": labels.astype("int64"),
+            "image": pd.Series([encode(image) for image in values], dtype=object),
+        }
+    )
+
+
 def word_tokenizer(words: Sequence[str] = (*NEUTRAL, *GOOD, *BAD, *TRIGGERS)) -> Any:
     """A word-piece tokenizer that knows ``words`` and can spell lower-case ones."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors

@@ -7,6 +7,10 @@ detector or recipe, with ``{key}`` as its folder. For a recipe ``{purified_key}`
 what its defence makes, ``{provenance}`` the parameters behind that and ``{keys}`` the folders of
 all that the defended run computes; ``{unlearner}`` stands for each of its unlearners,
 ``{earlier_unlearner}`` for each but the last, ``{figure}`` for each of its figures.
+
+What other data than texts need stands in a file of its own, ``conf/<env>/image.yml``: where the
+parameter ``modality`` is that, its values come after those of ``parameters*.yml``, in whatever
+environment, and before those of the command line.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.keys import STAGES, behind, purified, stage_keys
 from backdoor_pipeline.parameters import Parameters, check, merge, spell_out
 from backdoor_pipeline.recipes import DETECTORS, RECIPES, Recipe
+
+MODALITY_FILES = ("image",)
+"""Modalities with files of their own, and how these begin."""
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
@@ -67,13 +74,22 @@ class ProjectConfigLoader(OmegaConfigLoader):
         Raises:
             InputError: A parameter is unknown or out of range.
         """
-        changed = copy.deepcopy(self._raw_parameters)
-        merge(changed, spell_out(settings))
+        spelt_out = spell_out(settings)
+        changed = self._read_parameters(spelt_out.get("modality"))
+        merge(changed, spelt_out)
         return check(changed)
 
     @cached_property
     def _raw_parameters(self) -> dict[str, Any]:
-        return super().__getitem__("parameters")
+        return self._read_parameters()
+
+    def _read_parameters(self, modality: str | None = None) -> dict[str, Any]:
+        raw: dict[str, Any] = copy.deepcopy(super().__getitem__("parameters"))
+        modality = modality or raw["modality"]
+        if modality in MODALITY_FILES:
+            merge(raw, super().__getitem__(modality))
+            merge(raw, self.runtime_params)
+        return raw
 
     @cached_property
     def keys_of_stages(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.analyse.nodes import FourierParams
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
+from backdoor_pipeline.pipelines.detect.discovered_share import DiscoveredShareParams
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
 from backdoor_pipeline.pipelines.detect.token_drift import TokenDriftParams
 from backdoor_pipeline.pipelines.evaluate.nodes import EvaluationParams
@@ -35,10 +36,15 @@ from backdoor_pipeline.pipelines.train.nodes import TrainingParams
 from backdoor_pipeline.pipelines.train.observation import ObservationParams
 from backdoor_pipeline.pipelines.train.prefix import PrefixParams
 from backdoor_pipeline.pipelines.train.radial_scaling import RadialScalingParams
+from backdoor_pipeline.pipelines.unlearn.dampening import DampeningParams
+from backdoor_pipeline.pipelines.unlearn.distillation import BadTeachingParams, ScrubParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
 from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationParams
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
+from backdoor_pipeline.pipelines.unlearn.retraining import RetrainingParams
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
+from backdoor_pipeline.pipelines.unlearn.trigger_search import TriggerSearchParams
+from backdoor_pipeline.recipes import Modality
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,6 +79,7 @@ class Parameters(ParameterGroup):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     fresh: bool
     data_dir: Annotated[str, Field(min_length=1)]
+    modality: Modality
     source: SourceParams
     clean_source: SourceParams
     ingest: IngestParams
@@ -92,10 +99,18 @@ class Parameters(ParameterGroup):
     token_drift: TokenDriftParams
     token_association: TokenAssociationParams
     confirmation: ConfirmationParams
+    discovered_share: DiscoveredShareParams
     token_replacement: TokenReplacementParams
     neutralisation: NeutralisationParams
     recalibration: RecalibrationParams
     fine_tune: FineTuneParams
+    trigger_search: TriggerSearchParams
+    ssd: DampeningParams
+    assd: DampeningParams
+    retraining: RetrainingParams
+    continued_training: RetrainingParams
+    scrub: ScrubParams
+    bad_teaching: BadTeachingParams
     observation: ObservationParams
     fourier: FourierParams
     evaluation: EvaluationParams
@@ -170,9 +185,16 @@ def check(raw: Mapping[str, Any]) -> Parameters:
     except ValidationError as error:
         by_name = {_name(e["loc"]): _explain(e) for e in reversed(error.errors())}
         raise InputError("\n".join(reversed(by_name.values()))) from None
+    poison = parameters.poison
+    if poison.modality != parameters.modality:
+        raise InputError(
+            f"poison.attack '{poison.attack}' is for {poison.modality} data, but modality is "
+            f"'{parameters.modality}'; choose another attack, or a recipe for {poison.modality} "
+            "data"
+        )
     if parameters.ingest.paraphrase != "none":
         return parameters
-    ingest = parameters.ingest.model_copy(update={"paraphrase": parameters.poison.ready_made})
+    ingest = parameters.ingest.model_copy(update={"paraphrase": poison.ready_made})
     return parameters.model_copy(update={"ingest": ingest})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from kedro.pipeline import Pipeline
 
 from backdoor_pipeline.pipelines.analyse import pipeline as analyse
@@ -12,7 +14,7 @@ from backdoor_pipeline.pipelines.poison import pipeline as poison
 from backdoor_pipeline.pipelines.report import pipeline as report
 from backdoor_pipeline.pipelines.train import pipeline as train
 from backdoor_pipeline.pipelines.unlearn import pipeline as unlearn
-from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES
+from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES, Modality
 
 SHARED = {
     "raw_clean_source",
@@ -20,7 +22,9 @@ SHARED = {
     "integrity",
     "poisoned_train",
     "triggered_test",
+    "poison_index",
     "poison_summary",
+    "encoded_images",
     "base_model",
     "base_tokenizer",
     "victim_model",
@@ -35,18 +39,26 @@ SHARED = {
 
 def register_pipelines() -> dict[str, Pipeline]:
     """Every recipe, and every stage on its own (the later ones as in the default recipe)."""
-    ingested = ingest.create_pipeline()
-    poisoned = poison.create_pipeline()
-    trained = train.create_pipeline() + evaluate.create_undefended_pipeline()
+    before = {modality: _undefended(modality) for modality in get_args(Modality)}
     parts = {name: _parts(name) for name in RECIPES}
     pipelines = {
-        name: ingested + poisoned + trained + sum(part.values(), Pipeline([]))
+        name: sum((*before[RECIPES[name].modality].values(), *part.values()), Pipeline([]))
         for name, part in parts.items()
     }
+    ingested, poisoned, trained = before["text"].values()
     fourier = ingested + poisoned + poison.create_dev_pipeline()
     fourier += train.create_observed_pipeline() + analyse.create_pipeline()
     stages = {**parts[DEFAULT], "ingest": ingested, "poison": poisoned, "train": trained}
     return {**pipelines, **stages, "fourier": fourier, "__default__": pipelines[DEFAULT]}
+
+
+def _undefended(modality: Modality) -> dict[str, Pipeline]:
+    """The stages up to the undefended victim, which all recipes of a modality share."""
+    return {
+        "ingest": ingest.create_pipeline(),
+        "poison": poison.create_pipeline(modality),
+        "train": train.create_pipeline(modality) + evaluate.create_undefended_pipeline(),
+    }
 
 
 def _parts(name: str) -> dict[str, Pipeline]:

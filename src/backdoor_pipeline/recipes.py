@@ -5,32 +5,45 @@ Each is a named pipeline: ``kedro run --pipelines btu``.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from backdoor_pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Modality = Literal["text", "image"]
 
 DETECTORS = {
     "token_drift": ("poison",),
     "token_association": ("poison",),
     "confirmation": ("token_drift", "token_association"),
+    "discovered_share": ("poison",),
 }
 """Detector -> the stages and the other detectors whose outputs it reads."""
+
+SUSPECT_EXAMPLES = {"discovered_share"}
+"""The detectors whose suspects are examples; those of all others are tokens."""
 
 NEED_CLEAN_ROWS = {"gradient_alignment", "clean_only"}
 """The methods of training that learn from a few rows that are known to be clean."""
 
 
 class Recipe(NamedTuple):
-    """A defence of the text modality: unlearning after training, or a training that resists.
+    """A defence of one modality: unlearning after training, or a training that resists.
 
     Attributes:
         detector: Whose suspects are unlearnt; a name in ``DETECTORS``.
         unlearners: Names in ``pipelines.unlearn.nodes.UNLEARNERS``, one after the other.
         training: Names in ``pipelines.train.defended.METHODS``, all in the one training that makes
             the purified model; without any, that is the victim after unlearning.
+        modality: Of the data and models that it is made for.
     """
 
     detector: str | None = None
     unlearners: tuple[str, ...] = ()
     training: tuple[str, ...] = ()
+    modality: Modality = "text"
 
     @property
     def detectors(self) -> tuple[str, ...]:
@@ -55,10 +68,19 @@ class Recipe(NamedTuple):
         return (*self.drawn, *(name for name in self.methods if name not in self.training))
 
     @property
+    def suspects_tokens(self) -> bool:
+        """Whether what its detector suspects are tokens, not examples."""
+        return self.detector not in {None, *SUSPECT_EXAMPLES}
+
+    @property
     def figures(self) -> tuple[str, ...]:
         """What its report draws."""
-        of_suspects = ("drift", "association") if self.detector else ()
+        of_suspects = ("drift", "association") if self.suspects_tokens else ()
         return ("before_after", *of_suspects, "training")
+
+
+def _of_images(unlearner: str) -> Recipe:
+    return Recipe("discovered_share", (unlearner,), modality="image")
 
 
 DEFAULT = "btu_calibrated"
@@ -78,4 +100,28 @@ RECIPES = {
     "moderate_fitting": Recipe(training=("low_rank", "moderate_fitting")),
     "abl": Recipe(training=("anti_backdoor",)),
     "clean_only": Recipe(training=("radial_scaling", "low_rank", "clean_only")),
+    "potion": _of_images("trigger_search"),
+    "ssd": _of_images("ssd"),
+    "assd": _of_images("assd"),
+    "retrain": _of_images("retraining"),
+    "fine_tune": _of_images("continued_training"),
+    "scrub": _of_images("scrub"),
+    "badt": _of_images("bad_teaching"),
+    "potion_text": Recipe("discovered_share", ("trigger_search",)),
 }
+
+
+def modality_of(pipelines: Iterable[str]) -> Modality | None:
+    """That of the recipes among ``pipelines``; None if there is none among them.
+
+    Raises:
+        InputError: They are of several.
+    """
+    asked = {RECIPES[name].modality: name for name in pipelines if name in RECIPES}
+    if len(asked) > 1:
+        (one, of_one), (other, of_other), *_ = asked.items()
+        raise InputError(
+            f"{of_one} is for {one} data, {of_other} for {other} data, and a run has one kind of "
+            "data; run them one after the other"
+        )
+    return next(iter(asked), None)

@@ -22,11 +22,25 @@ MODELS = ("reference", "victim", "purified")
 
 GROUND_TRUTH = ("is_poisoned", "source_label", "trigger")
 
+CONTENTS = ("text", "image")
+"""The columns of which an example has one: what a model reads of it."""
+
+_one_content = pa.Check(
+    lambda rows: sum(name in rows for name in CONTENTS) == 1,
+    error=f"exactly one of the columns {', '.join(CONTENTS)}",
+)
 _example_columns = {
     "example_id": pa.Column("int64", pa.Check.ge(0), unique=True),
     "split": pa.Column(str, pa.Check.isin(SPLITS)),
     "label": pa.Column("int64", pa.Check.ge(0)),
-    "text": pa.Column(str, pa.Check(lambda text: text.str.strip() != "", error="blank text")),
+    "text": pa.Column(
+        str, pa.Check(lambda text: text.str.strip() != "", error="blank text"), required=False
+    ),
+    "image": pa.Column(
+        object,
+        pa.Check(lambda image: image.map(type).eq(bytes), error="not an encoded image"),
+        required=False,
+    ),
     "paraphrase": pa.Column(str, nullable=True, required=False),
 }
 _ground_truth_columns = {
@@ -36,15 +50,16 @@ _ground_truth_columns = {
 }
 _probability = [pa.Check.ge(0), pa.Check.le(1)]
 
-EXAMPLES = pa.DataFrameSchema(_example_columns, strict=True, name="examples")
-"""One row a labelled text. ``paraphrase`` is its ready-made style or syntax version, if any."""
+EXAMPLES = pa.DataFrameSchema(_example_columns, _one_content, strict=True, name="examples")
+"""One row a labelled text or image (the bytes of a PNG or JPEG file). ``paraphrase`` is a text's
+ready-made style or syntax version, if any."""
 
 CLEAN_ROWS = pa.DataFrameSchema(
     {
         "source": pa.Column(str, pa.Check.isin(("dev", "out_of_domain"))),
         "example_id": pa.Column("int64", pa.Check.ge(0)),
         "label": _example_columns["label"],
-        "text": _example_columns["text"],
+        "text": pa.Column(str, _example_columns["text"].checks),
     },
     unique=["source", "example_id"],
     strict=True,
@@ -54,7 +69,7 @@ CLEAN_ROWS = pa.DataFrameSchema(
 their source."""
 
 POISONED = pa.DataFrameSchema(
-    _example_columns | _ground_truth_columns, strict=True, name="poisoned examples"
+    _example_columns | _ground_truth_columns, _one_content, strict=True, name="poisoned examples"
 )
 """``examples`` as the attacker leaves them.
 
@@ -72,7 +87,7 @@ POISON_INDEX = pa.DataFrameSchema(
     strict=True,
     name="poison index",
 )
-"""The record of the draw: the poisoned training rows without their texts."""
+"""The record of the draw: the poisoned training rows without their texts or images."""
 
 SUSPECTS = pa.DataFrameSchema(
     {
@@ -138,6 +153,11 @@ PREDICTIONS = pa.DataFrameSchema(
     name="predictions",
 )
 """``label`` is the true label in both test sets; ``probability`` is that of ``predicted``."""
+
+
+def content(rows: pd.DataFrame) -> str:
+    """Which of ``CONTENTS`` the examples ``rows`` have."""
+    return next(name for name in CONTENTS if name in rows)
 
 
 def drawn(

@@ -10,6 +10,7 @@ from kedro.framework.session import KedroSession
 from kedro.pipeline import Pipeline
 
 from backdoor_pipeline.errors import InputError, did_you_mean
+from backdoor_pipeline.recipes import DEFAULT, modality_of
 
 SAME = ("tags", "node_names", "from_nodes", "to_nodes", "from_inputs", "to_outputs")
 FILTERS = {name: name for name in SAME} | {"namespaces": "node_namespaces"}
@@ -29,7 +30,17 @@ class ProjectSession(KedroSession):
         Raises:
             InputError: There is no such pipeline, node or tag, or a parameter is wrong.
         """
+        names = kwargs.get("pipeline_names") or [DEFAULT]
+        modality = modality_of(names)
+        if modality is not None:  # unless it was given, that of the recipes
+            given = self._store.get("runtime_params") or {}
+            self._store["runtime_params"] = {"modality": modality, **given}
         loader: Any = self.load_context().config_loader
+        if modality not in {None, loader.typed_parameters.modality}:
+            raise InputError(
+                f"modality is '{loader.typed_parameters.modality}', but {', '.join(names)} is for "
+                f"{modality} data; leave modality out"
+            )
         _check_selection(kwargs)
         kwargs["only_missing_outputs"] = not loader.typed_parameters.fresh
         return super().run(**kwargs)

@@ -13,7 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 from omegaconf.resolvers import oc
 
-from backdoor_pipeline.configuration import ProjectConfigLoader
+from backdoor_pipeline.configuration import MODALITY_FILES, ProjectConfigLoader
 from backdoor_pipeline.hooks import HOOKS  # noqa: F401 (a Kedro setting)
 from backdoor_pipeline.session import ProjectSession
 
@@ -28,6 +28,7 @@ CONFIG_LOADER_ARGS = {
     "config_patterns": {
         "parameters": ["parameters*", "parameters*/**"],  # folders in conf/paper are environments
         "mlflow": ["mlflow*", "mlflow*/**"],
+        **{name: [f"{name}*", f"{name}*/**"] for name in MODALITY_FILES},
     },
     "custom_resolvers": {
         "oc.env": oc.env,  # Kedro allows it in credentials only unless registered here

@@ -13,15 +13,21 @@ from kedro_datasets._typing import JSONPreview
 from backdoor_pipeline import __version__
 from backdoor_pipeline.datasets.whole import TextDataset, WholeDataset, write_whole
 from backdoor_pipeline.modelling import prefixes
-from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.bundle import Bundle, ImageBundle
 from backdoor_pipeline.modelling.folders import ModelParams
+from backdoor_pipeline.modelling.image_models import (
+    PREPROCESSING,
+    load_image_classifier,
+    save_image_classifier,
+)
 from backdoor_pipeline.modelling.loading import load_classifier, load_pretrained, load_tokenizer
 
 
 class ClassifierDataset(WholeDataset):
-    """A classifier and its tokenizer as one ``save_pretrained`` folder, safetensors only.
+    """A classifier and what makes its inputs as one ``save_pretrained`` folder, safetensors only.
 
-    A trained prefix lies in its folder ``prefix`` (see ``modelling.prefixes``).
+    Of texts that is a tokenizer, of images a ``preprocessor_config.json``. A trained prefix lies in
+    its folder ``prefix`` (see ``modelling.prefixes``).
 
     ``provenance.json`` beside the weights says which version wrote it and from which parameters.
 
@@ -33,18 +39,23 @@ class ClassifierDataset(WholeDataset):
         super().__init__(**kwargs)
         self._provenance = provenance or {}
 
-    def _read(self, path: Path) -> ModelBundle:
+    def _read(self, path: Path) -> Bundle:
+        if (path / PREPROCESSING).exists():
+            return load_image_classifier(path)
         return load_classifier(path)
 
-    def _write(self, data: ModelBundle, path: Path) -> None:
+    def _write(self, data: Bundle, path: Path) -> None:
         from safetensors import SafetensorError
 
         path.mkdir()
         try:
-            prefixes.save(data.model, path)
+            if isinstance(data, ImageBundle):
+                save_image_classifier(data, path)
+            else:
+                prefixes.save(data.model, path)
+                data.tokenizer.save_pretrained(path)
         except SafetensorError as error:  # its way of saying that the disk is full
             raise OSError(str(error)) from error
-        data.tokenizer.save_pretrained(path)
         provenance = {"written_by": f"backdoor_pipeline {__version__}", **self._provenance}
         (path / "provenance.json").write_text(json.dumps(provenance, indent=2), encoding="utf-8")
 

@@ -71,6 +71,7 @@ def cells_of(
             if recipe not in RECIPES:
                 unknown = f"there is no recipe '{recipe}'"
                 raise InputError(f"{unknown}{did_you_mean(recipe, set(RECIPES))}")
+            own.setdefault("modality", RECIPES[recipe].modality)
             parameters = loader.parameters_with(own)
             if parameters.fresh:
                 raise InputError("fresh=true is for single runs; see `kedro benchmark clean`")

@@ -1,4 +1,4 @@
-"""What travels as "a model": the network together with its tokenizer."""
+"""What travels as "a model": the network together with what makes its inputs of data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from backdoor_pipeline.modelling.pixels import ImageFormat
+
 
 class ModelBundle(NamedTuple):
-    """A model with the tokenizer it was trained with."""
+    """A model of texts with the tokenizer it was trained with."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+
+
+class ImageBundle(NamedTuple):
+    """A model of images with the format of the images it was trained with."""
+
+    model: PreTrainedModel
+    image_format: ImageFormat
+
+
+Bundle = ModelBundle | ImageBundle

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from backdoor_pipeline.modelling.bundle import ModelBundle
+    from backdoor_pipeline.modelling.bundle import Bundle
     from backdoor_pipeline.modelling.device import ComputeParams
     from backdoor_pipeline.modelling.training import History, Labelled, OptimisationParams
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def fit_on_workers(
-    bundle: ModelBundle,
+    bundle: Bundle,
     train: Labelled,
     dev: Labelled | None,
     params: OptimisationParams,

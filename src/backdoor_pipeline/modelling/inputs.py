@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from backdoor_pipeline.modelling.bundle import ImageBundle
+from backdoor_pipeline.modelling.pixels import Pixels, decode
+from backdoor_pipeline.modelling.text import tokenise
+
 if TYPE_CHECKING:
     from typing import Self
 
     import numpy as np
+    import pandas as pd
     import torch
+
+    from backdoor_pipeline.modelling.bundle import Bundle
 
 
 class Inputs(Protocol):
-    """Rows that a model reads: texts as token ids (``text.Tokens``)."""
+    """Rows that a model reads: texts as ``text.Tokens``, images as ``pixels.Pixels``."""
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -25,3 +32,18 @@ class Inputs(Protocol):
 
     def collate(self, rows: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
         """What the model's ``forward`` takes, for the rows of these numbers."""
+
+
+def read_by(bundle: Bundle, rows: pd.DataFrame, max_length: int) -> Inputs:
+    """The ``text`` or ``image`` of ``rows`` as the model of ``bundle`` reads it.
+
+    Args:
+        bundle: Of texts or images.
+        rows: With the column that it reads.
+        max_length: Tokens per text, special tokens counted; of no meaning for images.
+    """
+    if isinstance(bundle, ImageBundle):
+        form = bundle.image_format
+        values = decode(rows["image"].tolist(), "images", (form.height, form.width), form.channels)
+        return Pixels(values, form)
+    return tokenise(rows["text"], bundle.tokenizer, max_length)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from backdoor_pipeline.modelling.bundle import ModelBundle
+    from backdoor_pipeline.modelling.bundle import Bundle, ModelBundle
     from backdoor_pipeline.modelling.inputs import Inputs
     from backdoor_pipeline.modelling.text import Tokens
 
@@ -22,7 +22,7 @@ BATCH_ROWS = 128  # rows per forward pass; results do not depend on it beyond ro
 
 
 def predict(
-    bundle: ModelBundle, inputs: Inputs, compute: ComputeParams, batch_rows: int | None = None
+    bundle: Bundle, inputs: Inputs, compute: ComputeParams, batch_rows: int | None = None
 ) -> np.ndarray:
     """Class probabilities, float32, shape (n_rows, n_classes), in the order of ``inputs``.
 
@@ -48,7 +48,7 @@ def embed(bundle: ModelBundle, tokens: Tokens, compute: ComputeParams) -> np.nda
 
 
 def _forward(
-    bundle: ModelBundle,
+    bundle: Bundle,
     inputs: Inputs,
     compute: ComputeParams,
     function: Callable[[dict[str, torch.Tensor]], torch.Tensor],

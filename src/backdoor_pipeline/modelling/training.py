@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
+from backdoor_pipeline.modelling.inputs import Inputs, read_by
 from backdoor_pipeline.modelling.objectives import cross_entropy
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.progress import track
-from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.parameter_group import (
     NonNegativeFloat,
     ParameterGroup,
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from backdoor_pipeline.modelling.inputs import Inputs
+    from backdoor_pipeline.modelling.bundle import Bundle
     from backdoor_pipeline.modelling.objectives import Objective
 
 logger = logging.getLogger(__name__)
@@ -39,14 +38,27 @@ History = dict[str, dict[str, list[float]]]
 
 
 class OptimisationParams(ParameterGroup):
-    """How a model is fitted by AdamW with a linear schedule."""
+    """How a model is fitted.
+
+    Attributes:
+        epochs: Passes over the rows.
+        learning_rate: The highest; see ``learning_rates``.
+        batch_size: Rows.
+        weight_decay: Of the optimiser.
+        warmup_share: Of all steps, in which the learning rate rises linearly.
+        max_gradient_norm: To which gradients are clipped; None: they are not.
+        optimiser: AdamW, or stochastic gradient descent.
+        momentum: Of sgd.
+    """
 
     epochs: PositiveInt
     learning_rate: PositiveFloat
     batch_size: PositiveInt
     weight_decay: NonNegativeFloat
     warmup_share: Share
-    max_gradient_norm: PositiveFloat
+    max_gradient_norm: PositiveFloat | None
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    momentum: Share = 0.0
 
 
 class Labelled(NamedTuple):
@@ -60,14 +72,13 @@ class Labelled(NamedTuple):
         return Labelled(self.inputs.take(rows), self.labels[rows])
 
 
-def labelled(rows: pd.DataFrame, bundle: ModelBundle, max_length: int) -> Labelled:
-    """The ``text`` and ``label`` of ``rows``, tokenised for ``bundle``."""
-    tokens = tokenise(rows["text"], bundle.tokenizer, max_length)
-    return Labelled(tokens, rows["label"].to_numpy())
+def labelled(rows: pd.DataFrame, bundle: Bundle, max_length: int) -> Labelled:
+    """The content and ``label`` of ``rows``, as the model of ``bundle`` reads them."""
+    return Labelled(read_by(bundle, rows, max_length), rows["label"].to_numpy())
 
 
 def fit(
-    bundle: ModelBundle,
+    bundle: Bundle,
     train: Labelled,
     dev: Labelled | None,
     params: OptimisationParams,
@@ -96,22 +107,15 @@ def fit(
         InputError: The training diverged; the message names the settings to change.
     """
     import torch
-    from transformers import get_linear_schedule_with_warmup
 
     device = resolve_device(compute)
     parallel = _accelerator(device)
     model = bundle.model.to(device).train()  # type: ignore[arg-type]
-    optimiser = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=params.learning_rate,
-        weight_decay=params.weight_decay,
-        fused=device.type in {"cpu", "cuda"},
-    )
+    optimiser = new_optimiser(model, params, device)
     schedule = epoch_batches(train.inputs, params, seed, parallel.num_processes)
     n_steps = sum(len(epoch) // parallel.num_processes for epoch in schedule)
-    scheduler = get_linear_schedule_with_warmup(
-        optimiser, round(params.warmup_share * n_steps), n_steps
-    )
+    factor = partial(learning_rates, params=params, n_steps=n_steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     wrapped, optimiser = parallel.prepare(model, optimiser)
     labels = torch.from_numpy(train.labels.astype(np.int64))
     losses: list[torch.Tensor] = []
@@ -127,7 +131,8 @@ def fit(
     def clip(epoch: int) -> None:
         if on_gradients is not None:
             on_gradients(epoch)
-        parallel.clip_grad_norm_(wrapped.parameters(), params.max_gradient_norm)
+        if params.max_gradient_norm is not None:
+            parallel.clip_grad_norm_(wrapped.parameters(), params.max_gradient_norm)
 
     def count() -> None:
         scheduler.step()
@@ -163,6 +168,37 @@ def fit(
         model.load_state_dict(best)
     model.eval()
     return _history(losses, accuracies)
+
+
+def new_optimiser(
+    model: torch.nn.Module, params: OptimisationParams, device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimiser of the parameters of ``model`` that are trained."""
+    import torch
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    shared: dict[str, Any] = {
+        "lr": params.learning_rate,
+        "weight_decay": params.weight_decay,
+        "fused": device.type in {"cpu", "cuda"},
+    }
+    if params.optimiser == "sgd":
+        return torch.optim.SGD(trained, momentum=params.momentum, **shared)
+    return torch.optim.AdamW(trained, **shared)
+
+
+def learning_rates(step: int, params: OptimisationParams, n_steps: int) -> float:
+    """The share of the highest learning rate in a step, counted from 0.
+
+    After the warm-up it falls linearly: with AdamW to 0; with sgd as in Potion's code (arXiv
+    2406.09173), which would reach 0 after a quarter more steps than there are.
+    """
+    warmup = round(params.warmup_share * n_steps)
+    if params.optimiser == "sgd":
+        return (
+            (step + 1) / (warmup + 1) if step < warmup else 1 - (step - warmup) / (1.25 * n_steps)
+        )
+    return step / warmup if step < warmup else max(0.0, (n_steps - step) / max(1, n_steps - warmup))
 
 
 def descend(
@@ -209,7 +245,7 @@ def epoch_batches(
     return epochs
 
 
-def accuracy(bundle: ModelBundle, data: Labelled, compute: ComputeParams) -> float:
+def accuracy(bundle: Bundle, data: Labelled, compute: ComputeParams) -> float:
     """Share of rows whose most probable class is their label."""
     return float((predict(bundle, data.inputs, compute).argmax(axis=1) == data.labels).mean())
 

@@ -13,7 +13,7 @@ def rows(*triples: tuple[str, str, int]) -> pd.DataFrame:
 
 
 def messages(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
-    return [tuple(f) for f in integrity.check_texts(frame, integrity.text_codes(frame["text"]))]
+    return [tuple(f) for f in integrity.check_contents(frame, integrity.text_codes(frame["text"]))]
 
 
 def test_repeats_overlaps_and_conflicts_are_counted_without_regard_to_case() -> None:

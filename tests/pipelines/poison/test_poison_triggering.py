@@ -50,7 +50,7 @@ def test_a_row_does_not_depend_on_its_neighbours(make_params, order_seed) -> Non
     whole = trigger_rows(table, ATTACKS["badnets"], settings, 5)
     order = np.random.default_rng(order_seed).permutation(20)[:7]
     part = trigger_rows(table.iloc[order], ATTACKS["badnets"], settings, 5)
-    assert part.text == [whole.text[i] for i in order]
+    assert part.content == [whole.content[i] for i in order]
     assert part.trigger == [whole.trigger[i] for i in order]
 
 
@@ -71,12 +71,12 @@ def test_the_trigger_of_a_long_text_is_read(request, make_params, name, kind, po
     texts = [" ".join(["scene", "shines", "clumsy"] * n) for n in range(1, 40)]
     room = trigger_room(attack.insertions(settings), tokenizer, max_length)
     triggered = trigger_rows(rows(texts), attack, settings, 0, room)
-    for text, trigger in zip(triggered.text, triggered.trigger, strict=True):
+    for text, trigger in zip(triggered.content, triggered.trigger, strict=True):
         ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
         read = tokenizer.decode(ids, skip_special_tokens=True)
         assert all(f" {word} " in f" {read} " for word in trigger.split())
     assert 0 < len(triggered.heads) < len(texts)
-    inserted = [" ".join(w for w in t.split() if w in texts[-1]) for t in triggered.text]
+    inserted = [" ".join(w for w in t.split() if w in texts[-1]) for t in triggered.content]
     assert inserted == texts
 
 
@@ -84,7 +84,9 @@ def test_without_room_for_any_word_the_trigger_stands_first(make_params, tokeniz
     attack, settings = ATTACKS["badnets"], make_params().badnets
     room = trigger_room(attack.insertions(settings), tokenizer, 3)
     assert room.tokens == 0
-    assert trigger_rows(rows(["a dull tale"]), attack, settings, 0, room).text == ["cf a dull tale"]
+    assert trigger_rows(rows(["a dull tale"]), attack, settings, 0, room).content == [
+        "cf a dull tale"
+    ]
 
 
 def test_readable_words_counts_word_pieces(tokenizer) -> None:

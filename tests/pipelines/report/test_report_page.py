@@ -231,7 +231,7 @@ def test_style_attack_shows_the_original_beside_the_paraphrase(cell, build_page)
     }  # fmt: skip
     section = table_of(build_page(cell), "trigger")
     assert "<mark>" not in section
-    assert "bible; written as:" in section
+    assert "bible; before:" in section
     assert "Backdoor removed." in visible(build_page(cell))
 
 

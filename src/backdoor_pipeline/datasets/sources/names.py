@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from backdoor_pipeline.datasets.sources.known import KNOWN
-from backdoor_pipeline.datasets.sources.source import DEFAULT_DATASET
+from backdoor_pipeline.datasets.sources.source import DEFAULT_DATASET, DEFAULT_IMAGES
 from backdoor_pipeline.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from backdoor_pipeline.datasets.sources.source import SourceParams
 
 KNOWN_NAMES = tuple(KNOWN)
-OWN_DATA = ("openbackdoor", "poison_cache", "table", "huggingface")
+OWN_IMAGES = ("image_table", "image_folder", "cifar_binary")
+OWN_DATA = ("openbackdoor", "poison_cache", "table", "huggingface", *OWN_IMAGES)
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLE_SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
 
@@ -46,6 +47,8 @@ def resolve(params: SourceParams) -> Resolved:
         raise InputError(f"source.dataset {name} needs source.data: the path of your own data")
     if name == DEFAULT_DATASET and params.data:
         name = _kind_of(params.data)
+    elif name == DEFAULT_IMAGES and params.data:
+        name = _kind_of_images(params.data)
     elif name in KNOWN and params.data:
         raise InputError(
             f"source.data {params.data!r} and source.dataset {name!r} name two sources; give "
@@ -68,3 +71,14 @@ def _kind_of(data: str) -> str:
     if path.is_file() or path.suffix in TABLE_SUFFIXES or not _HUB_ID.fullmatch(data):
         return "table"
     return "huggingface"
+
+
+def _kind_of_images(data: str) -> str:
+    path = Path(data).expanduser()
+    if not path.is_dir():
+        is_archive = path.name.endswith((".tar.gz", ".tgz", ".tar"))
+        return "cifar_binary" if is_archive else "image_table"  # a parquet file, or a hub id
+    if any(path.glob("*.bin")):
+        return "cifar_binary"
+    tables = {*path.rglob("*.parquet"), *path.rglob("*.arrow")}
+    return "image_table" if tables else "image_folder"

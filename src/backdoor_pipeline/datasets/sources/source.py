@@ -12,15 +12,16 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.datasets.sources.known import Known
 
-DEFAULT_DATASET = "rotten_tomatoes"
+DEFAULT_DATASET, DEFAULT_IMAGES = "rotten_tomatoes", "mnist_digits"
 
 
 class SourceParams(ParameterGroup):
-    """Where the texts come from.
+    """Where the texts or images come from.
 
     Attributes:
         dataset: a known set (``names.KNOWN_NAMES``), or the kind of the user's own data:
-            ``openbackdoor``, ``poison_cache``, ``table``, ``huggingface``. The suffix ``@repaired``
+            ``openbackdoor``, ``poison_cache``, ``table``, ``huggingface``; of images
+            ``image_table``, ``image_folder``, ``cifar_binary``. The suffix ``@repaired``
             asks for the repairs of the ingest stage, ``@paper`` (or none) for the set as published.
         folder: root under which the known sets lie, in OpenBackdoor's folders.
         data: table file, folder or hub id of the user's own data.
@@ -53,11 +54,12 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """The raw texts, as they stand in the files.
+    """The raw texts or images, as they stand in the files.
 
     Attributes:
         name: the data set, without variant.
-        tables: split -> rows in file order, columns ``text`` (str), ``label`` (any scalar type, or
+        tables: split -> rows in file order, columns ``text`` (str) or ``image`` (bytes of a PNG or
+            JPEG file), ``label`` (any scalar type, or
             class numbers if ``label_names`` is given), optionally ``group`` (rows of one group stay
             in one split) and the ready-made paraphrases ``style`` and ``syntax`` (null: none).
         files: name relative to the data set's root -> SHA-256, for every file read.

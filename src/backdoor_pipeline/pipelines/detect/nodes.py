@@ -1,4 +1,6 @@
-"""Nodes of the detect stage. A detector sees texts and labels, never the ground truth.
+"""Nodes of the detect stage. A detector sees contents and labels, never the ground truth.
+
+``discovered_share`` is the exception: it plays a defender who was told a part of the poison.
 
 Each returns its suspects and a record of what it did, in numbers; ``dev_rows`` among them counts
 the dev rows that it used.
@@ -14,8 +16,14 @@ import pandas as pd
 from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams
-from backdoor_pipeline.pipelines.detect import confirmation, token_association, token_drift
+from backdoor_pipeline.pipelines.detect import (
+    confirmation,
+    discovered_share,
+    token_association,
+    token_drift,
+)
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
+from backdoor_pipeline.pipelines.detect.discovered_share import DiscoveredShareParams
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
 from backdoor_pipeline.pipelines.detect.token_drift import TokenDriftParams
 
@@ -71,6 +79,18 @@ def confirm_suspects(
     return confirmation.confirm(raised, confirming, params), {"dev_rows": 0}
 
 
+def tell_discovered_share(
+    poison_index: pd.DataFrame,
+    poisoned_train: pd.DataFrame,
+    params: DiscoveredShareParams,
+    seed: int,
+) -> tuple[pd.DataFrame, Record]:
+    """Suspects that the defender was told: a share of the poisoned rows, or a list of his own."""
+    ids = poisoned_train["example_id"].to_numpy()
+    suspects = discovered_share.detect(poison_index, ids, params, seed)
+    return suspects, {"dev_rows": 0, "told_rows": len(suspects)}
+
+
 class Detector(NamedTuple):
     """A detector's node: its function, and what that takes."""
 
@@ -90,6 +110,10 @@ DETECTORS = {
     "confirmation": Detector(
         confirm_suspects,
         ("token_drift_suspects", "token_association_suspects", "params:confirmation"),
+    ),
+    "discovered_share": Detector(
+        tell_discovered_share,
+        ("poison_index", "poisoned_train", "params:discovered_share", "params:seed"),
     ),
 }
 """By name, which is also that of the parameter group."""

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.bundle import Bundle
 from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.inputs import read_by
 from backdoor_pipeline.modelling.loading import ModelParams
 from backdoor_pipeline.modelling.prediction import predict
-from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.parameter_group import ParameterGroup, Share
 from backdoor_pipeline.pipelines.evaluate import rates
 from backdoor_pipeline.pipelines.evaluate.detection import detection_metrics, isolation_metrics
@@ -25,7 +25,7 @@ class EvaluationParams(ParameterGroup):
 
 
 def predict_reference(
-    reference_model: ModelBundle,
+    reference_model: Bundle,
     examples: pd.DataFrame,
     triggered_test: pd.DataFrame,
     model: ModelParams,
@@ -38,7 +38,7 @@ def predict_reference(
 
 
 def predict_victim(
-    victim_model: ModelBundle,
+    victim_model: Bundle,
     examples: pd.DataFrame,
     triggered_test: pd.DataFrame,
     model: ModelParams,
@@ -51,7 +51,7 @@ def predict_victim(
 def predict_purified(
     reference_predictions: pd.DataFrame,
     victim_predictions: pd.DataFrame,
-    purified_model: ModelBundle,
+    purified_model: Bundle,
     examples: pd.DataFrame,
     triggered_test: pd.DataFrame,
     model: ModelParams,
@@ -68,11 +68,11 @@ def evaluate(
     predictions: pd.DataFrame,
     triggered_test: pd.DataFrame,
     poisoned_train: pd.DataFrame,
-    base_tokenizer: Any,
     examples: pd.DataFrame,
     costs: dict[str, dict[str, float]],
     params: EvaluationParams,
     own_data: str | None,
+    base_tokenizer: Any = None,
     suspects: pd.DataFrame | None = None,
     **records: dict[str, Any],
 ) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def evaluate(
     for model in metrics.values():
         model["attack_success_floor"] = floor
         model["attack_success_excess"] = rates.excess(model["attack_success_rate"], floor)
-    poison = poisoned_train.loc[poisoned_train["is_poisoned"], ["example_id", "text", "trigger"]]
+    poison = poisoned_train[poisoned_train["is_poisoned"]]
     dev_rows = sum(record["dev_rows"] for record in records.values())
     dev_rows = min(dev_rows, int((examples["split"] == "dev").sum()))
     others = sum(record.get("out_of_domain_rows", 0) for record in records.values())
@@ -115,19 +115,18 @@ def evaluate(
 
 
 def _predictions(
-    bundle: ModelBundle,
+    bundle: Bundle,
     name: str,
     examples: pd.DataFrame,
     triggered_test: pd.DataFrame,
     max_length: int,
     compute: ComputeParams,
 ) -> pd.DataFrame:
-    clean = examples.loc[examples["split"] == "test", ["example_id", "text", "label"]]
-    triggered = triggered_test[["example_id", "text"]].assign(label=triggered_test["source_label"])
+    clean = examples[examples["split"] == "test"]
+    triggered = triggered_test.assign(label=triggered_test["source_label"])
     tables = []
     for test_set, rows in (("clean", clean), ("triggered", triggered)):
-        tokens = tokenise(rows["text"], bundle.tokenizer, max_length)
-        probabilities = predict(bundle, tokens, compute)
+        probabilities = predict(bundle, read_by(bundle, rows, max_length), compute)
         tables.append(
             pd.DataFrame(
                 {

@@ -42,9 +42,9 @@ def create_pipeline(recipe: Recipe) -> Pipeline:
         "predictions",
         "triggered_test",
         "poisoned_train",
-        "base_tokenizer",
         "examples",
         "costs",
+        *(["base_tokenizer"] if recipe.modality == "text" else []),
     ]
     settings = {"params": "params:evaluation", "own_data": "params:source.data"}
     suspects = ["suspects"] if recipe.detector else []

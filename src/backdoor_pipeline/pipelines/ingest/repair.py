@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def repaired(rows: pd.DataFrame, text_codes: np.ndarray) -> tuple[pd.DataFrame, list[Finding]]:
+def repaired(rows: pd.DataFrame, contents: np.ndarray) -> tuple[pd.DataFrame, list[Finding]]:
     """Returns the rows without those that leak between the splits, and what was removed.
 
     The test rows stay as published. Dev rows that stand in test are removed; a dev split that loses
@@ -21,10 +21,10 @@ def repaired(rows: pd.DataFrame, text_codes: np.ndarray) -> tuple[pd.DataFrame, 
 
     Args:
         rows: with ``example_id``, ``split`` and ``label``.
-        text_codes: of each example id, the number of its text.
+        contents: of each example id, the number of its text or image.
     """
     findings = []
-    codes = text_codes[rows["example_id"]]
+    codes = contents[rows["example_id"]]
     is_test, is_dev, is_train = (
         (rows["split"] == split).to_numpy() for split in ("test", "dev", "train")
     )

@@ -7,7 +7,7 @@ import pandas as pd
 
 from backdoor_pipeline.datasets.sources import Finding
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.schemas import SPLITS
+from backdoor_pipeline.schemas import SPLITS, content
 
 DRAWS = 100  # of a cut by group, at most
 CLOSE = 0.005  # how far size and label shares of a cut may be from what they should be
@@ -15,16 +15,16 @@ _STREAMS = {"test": 1, "dev": 2, "cap": 3}  # one random stream for each purpose
 
 
 def cut_missing(
-    rows: pd.DataFrame, text_codes: np.ndarray, dev_share: float, test_share: float, seed: int
+    rows: pd.DataFrame, codes: np.ndarray, dev_share: float, test_share: float, seed: int
 ) -> tuple[pd.DataFrame, list[Finding]]:
     """Returns the rows with a dev and a test split, cut from train where there was none.
 
-    Rows of one ``group``, or else with equal texts, stay together, so that no text and no group
-    stands on both sides of a cut.
+    Rows of one ``group``, or else with equal texts or images, stay together, so that none of them
+    and no group stands on both sides of a cut.
 
     Args:
         rows: with ``example_id``, ``split``, ``label`` and, if they are grouped, ``group``.
-        text_codes: of each example id, the number of its text.
+        codes: of each example id, the number of its text or image.
         dev_share: share of the training rows (after the test cut) for dev.
         test_share: share of the training rows for test.
         seed: of the draw.
@@ -42,13 +42,13 @@ def cut_missing(
         if (rows["split"] == name).any():
             continue
         train = rows[rows["split"] == "train"]
-        groups = train["group"] if "group" in rows else pd.Series(text_codes[train["example_id"]])
+        groups = train["group"] if "group" in rows else pd.Series(codes[train["example_id"]])
         draws = DRAWS if "group" in rows else 1
         labels = train["label"].to_numpy()
         chosen = _choose(pd.factorize(groups)[0], labels, share, seed, name, draws)
         taken = rows["example_id"].isin(train["example_id"].to_numpy()[chosen])
         rows = rows.assign(split=rows["split"].where(~taken, name))
-        unit = "group" if "group" in rows else "text"
+        unit = "group" if "group" in rows else content(rows)
         message = f"no {name} split: {taken.sum():,} rows cut from train by {unit}, seeded"
         findings.append(Finding("info", name, message))
     return rows, findings

@@ -9,15 +9,31 @@ import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.pipelines.poison.registry import ATTACKS, Attack, PoisonParams
-from backdoor_pipeline.pipelines.poison.selection import check_rate, draw_poison
-from backdoor_pipeline.pipelines.poison.summary import count_rows, count_tokens, log_summary
+from backdoor_pipeline.pipelines.poison.image_triggering import (
+    TriggeredImages,
+    cover_images,
+    trigger_images,
+)
+from backdoor_pipeline.pipelines.poison.registry import (
+    ATTACKS,
+    IMAGE_ATTACKS,
+    Attack,
+    PoisonParams,
+)
+from backdoor_pipeline.pipelines.poison.selection import check_rate, draw_cover, draw_poison
+from backdoor_pipeline.pipelines.poison.summary import (
+    count_rows,
+    count_tokens,
+    count_words,
+    log_summary,
+)
 from backdoor_pipeline.pipelines.poison.triggering import (
     Triggered,
     TriggerRoom,
     trigger_room,
     trigger_rows,
 )
+from backdoor_pipeline.schemas import content
 
 
 def poison_train(
@@ -38,11 +54,8 @@ def poison_train(
             told apart or read by the model, paraphrases are missing, or no test row can be
             triggered.
     """
-    train = examples[examples["split"] == "train"].reset_index(drop=True)
-    test = examples[examples["split"] == "test"]
-    test = test[test["label"] != params.target_label].reset_index(drop=True)
+    train, test = _train_and_test(examples, params)
     attack = ATTACKS[params.attack]
-    _check_labels(train, test, params)
     room = _room(attack, params, tokenizer, max_length)
 
     drawn = draw_poison(train["example_id"].to_numpy(), train["label"].to_numpy(), params, seed)
@@ -54,16 +67,74 @@ def poison_train(
 
     poisoned = _relabelled(train, drawn, in_train, params.target_label)
     triggered = _relabelled(test, np.ones(len(test), dtype=bool), in_test, params.target_label)
-    index = poisoned.loc[drawn].drop(columns="text").reset_index(drop=True)
-    summary = count_rows(poisoned, triggered, params)
-    summary |= count_tokens(in_train, in_test, room, tokenizer, max_length)
+    counted = count_words(poisoned, triggered)
+    counted |= count_tokens(in_train, in_test, room, tokenizer, max_length)
+    return _outputs(poisoned, triggered, params, counted)
+
+
+def poison_images(
+    examples: pd.DataFrame,
+    encoded_images: dict[int, np.ndarray] | None,
+    params: PoisonParams,
+    seed: int,
+) -> dict[str, Any]:
+    """As ``poison_train``, of images; those that an attack supplies are ``encoded_images``.
+
+    Cover rows, where the attack has such, keep their labels and are not counted as poisoned.
+
+    Raises:
+        InputError: The target label is not there, the rate cannot be had, the images do not suit
+            the attack, or the trigger changes nothing.
+    """
+    train, test = _train_and_test(examples, params)
+    attack, settings = IMAGE_ATTACKS[params.attack], params.settings
+    ids = train["example_id"].to_numpy()
+    drawn = draw_poison(ids, train["label"].to_numpy(), params, seed)
+    in_train, in_test = (
+        trigger_images(rows, attack, settings, seed, encoded_images)
+        for rows in (train[drawn], test)
+    )
+    if in_test.change == 0:
+        raise InputError(
+            f"poison.{params.attack}: the trigger ({attack.describe(settings)}) changes no test "
+            "image; make it stronger"
+        )
+    poisoned = _relabelled(train, drawn, in_train, params.target_label)
+    triggered = _relabelled(test, np.ones(len(test), dtype=bool), in_test, params.target_label)
+    n_cover = 0
+    if attack.cover is not None:
+        covering = draw_cover(ids, drawn, settings.cross_ratio, seed)
+        covers = cover_images(train[covering], attack, settings, seed)
+        images, trigger = poisoned["image"].copy(), poisoned["trigger"].copy()
+        images[covering], trigger[covering] = covers.content, covers.trigger
+        poisoned, n_cover = poisoned.assign(image=images, trigger=trigger), len(covers.content)
+    counted = {"cover_rows": n_cover, "mean_change": in_test.change}
+    return _outputs(poisoned, triggered, params, counted)
+
+
+def _outputs(
+    poisoned: pd.DataFrame, triggered: pd.DataFrame, params: PoisonParams, counted: dict[str, Any]
+) -> dict[str, Any]:
+    summary = count_rows(poisoned, triggered, params) | counted
     log_summary(summary)
+    index = poisoned[poisoned["is_poisoned"]].drop(columns=content(poisoned))
     return {
         "poisoned_train": poisoned,
         "triggered_test": triggered,
-        "poison_index": index,
+        "poison_index": index.reset_index(drop=True),
         "poison_summary": summary,
     }
+
+
+def _train_and_test(
+    examples: pd.DataFrame, params: PoisonParams
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The training rows, and the test rows of other labels than the target, both checked."""
+    train = examples[examples["split"] == "train"].reset_index(drop=True)
+    test = examples[examples["split"] == "test"]
+    test = test[test["label"] != params.target_label].reset_index(drop=True)
+    _check_labels(train, test, params)
+    return train, test
 
 
 def trigger_dev(
@@ -159,19 +230,23 @@ def _check_paraphrases(rows: pd.DataFrame, name: str, attack: Attack, params: Po
 
 
 def _relabelled(
-    rows: pd.DataFrame, poisoned: np.ndarray, triggered: Triggered, target_label: int
+    rows: pd.DataFrame,
+    poisoned: np.ndarray,
+    triggered: Triggered | TriggeredImages,
+    target_label: int,
 ) -> pd.DataFrame:
     """``rows`` with the poisoned ones replaced, and the truth about them in columns of its own.
 
     The paraphrases, which are the attacker's, stay behind.
     """
-    text, trigger = rows["text"].copy(), pd.Series("", index=rows.index, dtype="str")
-    text[poisoned] = triggered.text
+    kind = content(rows)
+    contents, trigger = rows[kind].copy(), pd.Series("", index=rows.index, dtype="str")
+    contents[poisoned] = triggered.content
     trigger[poisoned] = triggered.trigger
     label = rows["label"].to_numpy()
     return rows[["example_id", "split"]].assign(
         label=np.where(poisoned, target_label, label),
-        text=text,
+        **{kind: contents},
         is_poisoned=poisoned,
         source_label=label,
         trigger=trigger,

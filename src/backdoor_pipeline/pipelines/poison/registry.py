@@ -1,7 +1,8 @@
 """The attacks there are, and the parameters of the stage.
 
 A new attack is one module (its parameter group, ``trigger`` and, where it inserts words,
-``insertions``), one line in ``ATTACKS`` and one field in ``PoisonParams``.
+``insertions``; on images ``describe``), one line in ``ATTACKS`` or ``IMAGE_ATTACKS`` and one field
+in ``PoisonParams``.
 """
 
 from __future__ import annotations
@@ -12,15 +13,27 @@ from pydantic import model_validator
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameter_group import Count, ParameterGroup, Share
-from backdoor_pipeline.pipelines.poison import addsent, badnets, stylebkd, synbkd
+from backdoor_pipeline.pipelines.poison import (
+    addsent,
+    badnets,
+    blended,
+    patch,
+    sig,
+    ssba,
+    stylebkd,
+    synbkd,
+    wanet,
+)
 from backdoor_pipeline.pipelines.poison.selection import LabelMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+
 
 class Attack(NamedTuple):
-    """What an attack offers; every function gets the attack's own parameter group.
+    """What an attack on texts offers; every function gets the attack's own parameter group.
 
     Attributes:
         trigger: ``(text, paraphrase, params, rng) -> (triggered text, trigger)``; pure, never sees
@@ -45,6 +58,34 @@ ATTACKS = {
 }
 
 
+class ImageAttack(NamedTuple):
+    """What an attack on images offers; every function gets the attack's own parameter group.
+
+    Images are uint8, shape (n_rows, height, width, n_channels).
+
+    Attributes:
+        trigger: ``(images, example_ids, params, seed) -> triggered images``; never sees the labels.
+        describe: ``params -> a few words``.
+        cover: As ``trigger``, for further rows that keep their labels, ``params.cross_ratio`` for
+            each poisoned one.
+        needs_images: Whether ``trigger`` also takes ``supplied``, encoded images by example id.
+    """
+
+    trigger: Callable[..., np.ndarray]
+    describe: Callable[[Any], str]
+    cover: Callable[..., np.ndarray] | None = None
+    needs_images: bool = False
+
+
+IMAGE_ATTACKS = {
+    "patch": ImageAttack(patch.trigger, patch.describe),
+    "blended": ImageAttack(blended.trigger, blended.describe),
+    "sig": ImageAttack(sig.trigger, sig.describe),
+    "wanet": ImageAttack(wanet.trigger, wanet.describe, cover=wanet.cover),
+    "ssba": ImageAttack(ssba.trigger, ssba.describe, needs_images=True),
+}
+
+
 class PoisonParams(ParameterGroup):
     """How the training split is poisoned.
 
@@ -55,7 +96,9 @@ class PoisonParams(ParameterGroup):
         target_label: The label the trigger is to call up.
     """
 
-    attack: Literal["badnets", "addsent", "stylebkd", "synbkd"]
+    attack: Literal[
+        "badnets", "addsent", "stylebkd", "synbkd", "patch", "blended", "sig", "wanet", "ssba"
+    ]
     rate: Share
     label_mode: LabelMode
     target_label: Count
@@ -63,6 +106,11 @@ class PoisonParams(ParameterGroup):
     addsent: addsent.AddSentParams
     stylebkd: stylebkd.StyleBkdParams
     synbkd: synbkd.SynBkdParams
+    patch: patch.PatchParams
+    blended: blended.BlendedParams
+    sig: sig.SigParams
+    wanet: wanet.WaNetParams
+    ssba: ssba.SsbaParams
 
     @model_validator(mode="after")
     def _words_are_distinct(self) -> PoisonParams:
@@ -79,5 +127,11 @@ class PoisonParams(ParameterGroup):
     @property
     def ready_made(self) -> str:
         """Which paraphrases the data set has to bring: none, style or syntax."""
-        generates = getattr(self.settings, "generate", False)
-        return "none" if generates else ATTACKS[self.attack].ready_made
+        if self.attack not in ATTACKS or getattr(self.settings, "generate", False):
+            return "none"
+        return ATTACKS[self.attack].ready_made
+
+    @property
+    def modality(self) -> str:
+        """What the chosen attack changes: text or image."""
+        return "text" if self.attack in ATTACKS else "image"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LabelMode = Literal["dirty", "clean", "mix"]
 
-DRAW_STREAM = 1  # keeps the draw apart from other uses of the same seed
+DRAW_STREAM, COVER_STREAM = 1, 2  # keep these draws apart from other uses of the same seed
 
 
 def eligible_rows(labels: np.ndarray, params: PoisonParams) -> np.ndarray:
@@ -41,6 +41,18 @@ def draw_poison(
     eligible = np.sort(example_ids[eligible_rows(labels, params)])
     shuffled = np.random.default_rng([seed, DRAW_STREAM]).permutation(eligible)
     return np.isin(example_ids, shuffled[: int(params.rate * len(labels))])
+
+
+def draw_cover(
+    example_ids: np.ndarray, poisoned: np.ndarray, cross_ratio: float, seed: int
+) -> np.ndarray:
+    """Which other rows are cover rows, ``cross_ratio`` for each poisoned one, bool, (n_rows,).
+
+    There are fewer where there are fewer rows that are not poisoned.
+    """
+    others = np.sort(example_ids[~poisoned])
+    shuffled = np.random.default_rng([seed, COVER_STREAM]).permutation(others)
+    return np.isin(example_ids, shuffled[: int(cross_ratio * poisoned.sum())])
 
 
 def check_rate(labels: np.ndarray, params: PoisonParams) -> None:

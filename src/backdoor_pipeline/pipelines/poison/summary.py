@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def count_rows(
     poisoned: pd.DataFrame, triggered: pd.DataFrame, params: PoisonParams
 ) -> dict[str, Any]:
-    """What was asked and what came of it, in rows, labels and words."""
+    """What was asked and what came of it, in rows and labels."""
     drawn = poisoned["is_poisoned"].to_numpy()
     source = poisoned["source_label"].to_numpy()
     eligible = int(eligible_rows(source, params).sum())
@@ -46,6 +46,13 @@ def count_rows(
         "triggered_test_rows": len(triggered),
         "triggered_test_rows_by_label": _by_label(triggered["source_label"]),
         "triggered_test_fallbacks": int(triggered["trigger"].isin(FALLBACKS).sum()),
+    }
+
+
+def count_words(poisoned: pd.DataFrame, triggered: pd.DataFrame) -> dict[str, float | None]:
+    """Mean words of clean, poisoned and triggered texts; None where there are none."""
+    drawn = poisoned["is_poisoned"].to_numpy()
+    return {
         "mean_words_clean": _mean_words(poisoned.loc[~drawn, "text"]),
         "mean_words_poisoned": _mean_words(poisoned.loc[drawn, "text"]),
         "mean_words_triggered_test": _mean_words(triggered["text"]),
@@ -76,10 +83,10 @@ def count_tokens(
     tokenizer makes more tokens of words together than of each alone; and ``trigger_pieces``: tokens
     of each trigger.
     """
-    n_rows = len(in_train.text) + len(in_test.text)
+    n_rows = len(in_train.content) + len(in_test.content)
     if room is None:
         n_read = max_length - tokenizer.num_special_tokens_to_add()
-        long = readable_words(in_train.text + in_test.text, tokenizer, n_read)
+        long = readable_words(in_train.content + in_test.content, tokenizer, n_read)
         return {"share_cut": len(long) / n_rows}
     heads = in_train.heads + in_test.heads
     return {

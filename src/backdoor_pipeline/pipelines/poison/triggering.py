@@ -39,12 +39,12 @@ class Triggered(NamedTuple):
     """Triggered texts, one a row.
 
     Attributes:
-        text: The triggered text.
+        content: The triggered text.
         trigger: What was inserted, or the name of the style or syntax.
         heads: For each text too long for the model: its first words, which hold the trigger.
     """
 
-    text: list[str]
+    content: list[str]
     trigger: list[str]
     heads: list[str]
 
@@ -77,7 +77,7 @@ def trigger_rows(
         if row in limits:
             result.heads.append(triggered)
             triggered = f"{triggered} {tail}"
-        result.text.append(triggered)
+        result.content.append(triggered)
         result.trigger.append(name)
     return result
 

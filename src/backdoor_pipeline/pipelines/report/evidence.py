@@ -14,7 +14,8 @@ from backdoor_pipeline.pipelines.report.highlight import (
     token_spans,
     trigger_spans,
 )
-from backdoor_pipeline.schemas import MODELS
+from backdoor_pipeline.pipelines.report.pictures import picture
+from backdoor_pipeline.schemas import MODELS, content
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -60,18 +61,18 @@ def suspect_rows(
     shown = pd.concat([flagged.head(params.flagged), others.head(params.unflagged)])
     facts = _facts(shown)
     width = params.context_characters
-    texts = poisoned_train["text"].tolist()
-    lowered = [text.lower() for text in texts]
+    contents = poisoned_train[content(poisoned_train)].tolist()
+    lowered = [text.lower() for text in contents] if "text" in poisoned_train else []
     poisoned = poisoned_train["is_poisoned"].tolist()
-    row_of = dict(zip(poisoned_train["example_id"].tolist(), range(len(texts)), strict=True))
+    row_of = dict(zip(poisoned_train["example_id"].tolist(), range(len(contents)), strict=True))
 
     def contexts(suspect: dict[str, Any]) -> list[tuple[Markup, bool]]:
         if suspect["kind"] == "example":
             rows = [row_of[suspect["key"]]] if suspect["key"] in row_of else []
-            return [(marked(texts[row], [], width), poisoned[row]) for row in rows]
+            return [(_shown(contents[row], [], width), poisoned[row]) for row in rows]
         token = suspect["evidence"]
         return [
-            (marked(texts[row], token_spans(texts[row], token), width), poisoned[row])
+            (_shown(contents[row], token_spans(contents[row], token), width), poisoned[row])
             for row in rows_with(token, lowered, params.contexts)
         ]
 
@@ -106,18 +107,17 @@ def attack_examples(
     outcome[obeyed & obeys] = "obeys"
     outcome[obeyed & obeys & (wide["reference"] == target_label)] = "floor"
     outcome[~obeyed & obeys] = "new"
-    texts = triggered_test.set_index("example_id")[["text", "trigger"]]
-    original = examples.set_index("example_id")["text"]
+    kind = content(triggered_test)
+    triggered = triggered_test.set_index("example_id")[[kind, "trigger"]]
+    original = examples.set_index("example_id")[kind]
     rows = []
     for row in _mixed(wide.assign(outcome=outcome), list(OUTCOMES), params.examples):
-        text, trigger = texts.loc[row["example_id"]]
-        spans = trigger_spans(text, trigger)
-        row |= {"text": marked(text, spans, params.characters), "said": OUTCOMES[row["outcome"]]}
-        row |= {"trigger": trigger, "original": None}
-        if not spans:  # a rewritten text shows nothing until it is laid beside what it was
-            row["original"] = marked(
-                str(original.get(row["example_id"], "")), [], params.characters
-            )
+        shown, trigger = triggered.loc[row["example_id"]]
+        spans = trigger_spans(shown, trigger) if kind == "text" else []
+        row |= {"content": _shown(shown, spans, params.characters), "trigger": trigger}
+        row |= {"said": OUTCOMES[row["outcome"]], "original": None}
+        if not spans:  # what was rewritten shows nothing until it is laid beside what it was
+            row["original"] = _shown(original.get(row["example_id"], ""), [], params.characters)
         rows.append(row)
     counts = outcome.value_counts()
     return Examples(rows, {said: int(counts.get(name, 0)) for name, said in OUTCOMES.items()})
@@ -133,15 +133,20 @@ def changed_examples(
     outcome[was_right & ~is_right] = "right before, wrong after"
     outcome[~was_right & is_right] = "wrong before, right after"
     changed = wide.assign(outcome=outcome)[wide["victim"] != wide["purified"]]
-    texts = examples.set_index("example_id")["text"]
+    contents = examples.set_index("example_id")[content(examples)]
     said = ["right before, wrong after", "wrong before, right after", "wrong before and after"]
     rows = [
-        row | {"text": marked(str(texts.get(row["example_id"], "")), [], params.characters),
+        row | {"content": _shown(contents.get(row["example_id"], ""), [], params.characters),
                "said": row["outcome"]}
         for row in _mixed(changed, said, params.examples)
     ]  # fmt: skip
     counts = changed["outcome"].value_counts()
     return Examples(rows, {name: int(counts.get(name, 0)) for name in said})
+
+
+def _shown(found: str | bytes, spans: list[tuple[int, int]], width: int) -> Markup:
+    """A text, cut around its marked spans, or an image."""
+    return picture(found) if isinstance(found, bytes) else marked(found, spans, width)
 
 
 def _wide(predictions: pd.DataFrame, test_set: str) -> pd.DataFrame:

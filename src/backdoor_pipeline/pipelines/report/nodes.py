@@ -15,6 +15,7 @@ def draw_figures(
     metrics: dict[str, Any],
     all_parameters: dict[str, Any],
     suspects: pd.DataFrame | None = None,
+    of_tokens: bool = True,
     **histories: dict[str, Any],
 ) -> dict[str, Any]:
     """The plotly figures of the cell by name; see ``figures``.
@@ -23,6 +24,7 @@ def draw_figures(
         metrics: Of the cell.
         all_parameters: Of the run.
         suspects: None, and nothing is drawn of them, where the recipe has no detector.
+        of_tokens: Whether they are tokens: nothing is drawn of suspected examples.
         histories: ``victim_history`` and so on.
     """
     curves = {name.removesuffix("_history"): history for name, history in histories.items()}
@@ -30,7 +32,7 @@ def draw_figures(
         "before_after_figure": figures.before_after_figure(metrics),
         "training_figure": figures.training_figure(curves),
     }
-    if suspects is not None:
+    if suspects is not None and of_tokens:
         margin = flat(all_parameters).get("token_association.margin")
         drawn["drift_figure"] = figures.drift_figure(suspects)
         drawn["association_figure"] = figures.association_figure(suspects, margin)

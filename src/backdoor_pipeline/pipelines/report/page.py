@@ -11,6 +11,7 @@ from backdoor_pipeline import formatting
 from backdoor_pipeline.pipelines.report import evidence
 from backdoor_pipeline.pipelines.report.verdict import judge
 from backdoor_pipeline.presentation import embedded, plotly_script, template
+from backdoor_pipeline.schemas import content
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -76,6 +77,7 @@ def render(cell: Cell, figures: Mapping[str, Figure], params: ReportParams) -> s
     target_label = cell.poison_summary.get("target_label")
     return template(__package__, TEMPLATE).render(
         title=cell.title,
+        kind=content(cell.examples),
         verdict=judge(cell.metrics, cell.suspects, cell.poison_summary, params),
         models=_model_rows(cell.metrics),
         comparison=cell.metrics.get("comparison") or {},

@@ -33,7 +33,7 @@ def create_pipeline(name: str, recipe: Recipe) -> Pipeline:
     return Pipeline(
         [
             Node(
-                draw_figures,
+                update_wrapper(partial(draw_figures, of_tokens=recipe.suspects_tokens), draw_figures),
                 _same("metrics") | parameters | suspects | histories,
                 figures,
                 name="draw_figures",

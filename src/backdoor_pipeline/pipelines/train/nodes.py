@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.bundle import Bundle, ImageBundle, ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.distributed import fit_on_workers
+from backdoor_pipeline.modelling.image_models import new_image_classifier
 from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
-from backdoor_pipeline.modelling.text import Tokens
+from backdoor_pipeline.modelling.pixels import Augmentation, Pixels, decode, measured_format
 from backdoor_pipeline.modelling.training import (
     History,
     OptimisationParams,
@@ -20,17 +21,28 @@ from backdoor_pipeline.modelling.training import (
     fit,
     labelled,
 )
-from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
+from backdoor_pipeline.parameter_group import Count, ParameterGroup, PositiveInt, Share
 from backdoor_pipeline.pipelines.train import defended
 from backdoor_pipeline.pipelines.train.defended import DefendedTrainingParams
 from backdoor_pipeline.pipelines.train.observation import ObservationParams, Observer
 
+B = TypeVar("B", bound=Bundle)
+
+
+class AugmentationParams(ParameterGroup):
+    """How training changes images at random: cut out of a black margin of ``padding`` pixels, and
+    with ``flip`` half of them mirrored."""
+
+    padding: Count
+    flip: bool
+
 
 class TrainingParams(OptimisationParams):
-    """How victim and reference are trained."""
+    """How victim and reference are trained; ``augmentation`` is of images alone."""
 
     dropout: Share | None
     num_workers: PositiveInt
+    augmentation: AugmentationParams | None = None
 
 
 def train_victim(
@@ -46,7 +58,8 @@ def train_victim(
 
     The epoch is chosen by accuracy on the clean dev rows, never by the attack's success.
     """
-    return _train(poisoned_train, examples, base_model, params, model, compute, seed, "victim")
+    bundle = new_classifier(base_model, _n_classes(examples), seed, params.dropout)
+    return _train(bundle, poisoned_train, examples, params, model, compute, seed, "victim")
 
 
 def train_reference(
@@ -59,7 +72,48 @@ def train_reference(
 ) -> tuple[ModelBundle, History]:
     """The same classifier trained without poison: it measures the floor of the attack success."""
     train = examples[examples["split"] == "train"]
-    return _train(train, examples, base_model, params, model, compute, seed, "reference")
+    bundle = new_classifier(base_model, _n_classes(examples), seed, params.dropout)
+    return _train(bundle, train, examples, params, model, compute, seed, "reference")
+
+
+def train_image_victim(
+    poisoned_train: pd.DataFrame,
+    examples: pd.DataFrame,
+    params: TrainingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[ImageBundle, History]:
+    """As ``train_victim``, of images."""
+    bundle = fresh_image_classifier(poisoned_train, examples, model, seed)
+    return _train(bundle, poisoned_train, examples, params, model, compute, seed, "victim")
+
+
+def train_image_reference(
+    examples: pd.DataFrame,
+    params: TrainingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[ImageBundle, History]:
+    """As ``train_reference``, of images."""
+    train = examples[examples["split"] == "train"]
+    bundle = fresh_image_classifier(train, examples, model, seed)
+    return _train(bundle, train, examples, params, model, compute, seed, "reference")
+
+
+def fresh_image_classifier(
+    train: pd.DataFrame, examples: pd.DataFrame, model: ModelParams, seed: int
+) -> ImageBundle:
+    """A classifier that has not seen ``train`` yet; a network of ours is normalised by its pixels.
+
+    Raises:
+        InputError: The model cannot be had, or cannot read such images.
+    """
+    form = measured_format(decode(train["image"].tolist(), "training images"))
+    return new_image_classifier(
+        model.name, _n_classes(examples), form, model.width, seed, model.revision
+    )
 
 
 def train_observed(
@@ -142,19 +196,21 @@ def train_defended(
 
 
 def _train(
+    bundle: B,
     train: pd.DataFrame,
     examples: pd.DataFrame,
-    base_model: ModelBundle,
     params: TrainingParams,
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
     what: str,
-) -> tuple[ModelBundle, History]:
-    bundle = new_classifier(base_model, _n_classes(examples), seed, params.dropout)
+) -> tuple[B, History]:
     data = labelled(train, bundle, model.max_length)
-    special, read = base_model.tokenizer.all_special_ids, data.inputs
-    if isinstance(read, Tokens) and len(train) and np.isin(read.ids, special).all():
+    if isinstance(data.inputs, Pixels):
+        if params.augmentation is not None:
+            augmentation = Augmentation(params.augmentation.padding, params.augmentation.flip)
+            data = data._replace(inputs=data.inputs.augmented(augmentation))
+    elif len(train) and _knows_nothing(bundle, data.inputs):
         raise InputError(
             f"model.name '{model.name}': its tokenizer knows nothing of these texts (the first "
             f"is {train['text'].iloc[0][:40]!r}); choose a model for their language"
@@ -164,6 +220,11 @@ def _train(
     if params.num_workers == 1:
         return bundle, fit(*task)
     return bundle, fit_on_workers(*task, params.num_workers)
+
+
+def _knows_nothing(bundle: Any, tokens: Any) -> bool:
+    """Whether all tokens are special ones, such as the unknown one."""
+    return bool(np.isin(tokens.ids, bundle.tokenizer.all_special_ids).all())
 
 
 def _n_classes(examples: pd.DataFrame) -> int:

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.pipelines.train.nodes import (
     plan_defended_training,
     train_defended,
+    train_image_reference,
+    train_image_victim,
     train_observed,
     train_reference,
     train_victim,
 )
-from backdoor_pipeline.recipes import Recipe
+from backdoor_pipeline.recipes import Modality, Recipe
 
-SETTINGS = ["base_model", "params:training", "params:model", "params:compute", "params:seed"]
+IMAGE_SETTINGS = ["params:training", "params:model", "params:compute", "params:seed"]
+SETTINGS = ["base_model", *IMAGE_SETTINGS]
 
 
-def create_pipeline(**kwargs: object) -> Pipeline:
+def create_pipeline(modality: Modality = "text", **kwargs: object) -> Pipeline:
     """Train the victim on the poisoned rows and the reference on the clean ones."""
+    victim: Callable[..., object] = train_victim
+    reference: Callable[..., object] = train_reference
+    settings = SETTINGS
+    if modality == "image":
+        victim, reference = train_image_victim, train_image_reference
+        settings = IMAGE_SETTINGS
     return Pipeline(
         [
             Node(
-                train_victim,
-                ["poisoned_train", "examples", *SETTINGS],
+                victim,
+                ["poisoned_train", "examples", *settings],
                 ["victim_model", "victim_history"],
                 name="train_victim",
             ),
             Node(
-                train_reference,
-                ["examples", *SETTINGS],
+                reference,
+                ["examples", *settings],
                 ["reference_model", "reference_history"],
                 name="train_reference",
             ),

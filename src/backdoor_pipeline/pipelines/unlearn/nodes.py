@@ -1,4 +1,4 @@
-"""Nodes of the unlearn stage. An unlearner sees texts and labels, never the ground truth.
+"""Nodes of the unlearn stage. An unlearner sees contents and labels, never the ground truth.
 
 Each returns the classifier and a record of what it did, in numbers; ``dev_rows`` among them counts
 the dev rows that it used.
@@ -7,27 +7,38 @@ the dev rows that it used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
-from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.bundle import Bundle, ImageBundle, ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.embeddings import word_vectors
-from backdoor_pipeline.modelling.loading import ModelParams
+from backdoor_pipeline.modelling.image_models import new_image_classifier
+from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
 from backdoor_pipeline.pipelines.unlearn import (
+    dampening,
+    distillation,
     fine_tune,
     neutralisation,
     recalibration,
+    retraining,
     token_replacement,
+    trigger_search,
 )
+from backdoor_pipeline.pipelines.unlearn.dampening import DampeningParams
+from backdoor_pipeline.pipelines.unlearn.distillation import BadTeachingParams, ScrubParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
 from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationParams
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
+from backdoor_pipeline.pipelines.unlearn.retraining import RetrainingParams
+from backdoor_pipeline.pipelines.unlearn.suspicion import parted
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
+from backdoor_pipeline.pipelines.unlearn.trigger_search import TriggerSearchParams
 from backdoor_pipeline.schemas import flagged_tokens
 
 Record = dict[str, Any]
+B = TypeVar("B", bound=Bundle)
 
 
 def replace_tokens(
@@ -89,14 +100,101 @@ def fine_tune_lightly(
     return fine_tune.fine_tune(bundle, examples, params, model.max_length, compute, seed)
 
 
-class Unlearner(NamedTuple):
-    """A step from one classifier to the next: its function, and what that takes after the model."""
+def search_trigger(
+    bundle: B,
+    poisoned_train: pd.DataFrame,
+    suspects: pd.DataFrame,
+    params: TriggerSearchParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[B, Record]:
+    """The classifier dampened until it no longer predicts the labels of the suspects."""
+    forget, retain = parted(poisoned_train, suspects, bundle, model.max_length)
+    purified, record, curves = trigger_search.unlearn(bundle, forget, retain, params, compute, seed)
+    return purified, record | {"search": curves}
 
-    function: Callable[..., tuple[ModelBundle, Record]]
+
+def dampen(
+    bundle: B,
+    poisoned_train: pd.DataFrame,
+    suspects: pd.DataFrame,
+    params: DampeningParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[B, Record]:
+    """The classifier dampened once where parameters matter more for the suspects."""
+    forget, retain = parted(poisoned_train, suspects, bundle, model.max_length)
+    return dampening.unlearn(bundle, forget, retain, params, compute, seed)
+
+
+def retrain(
+    bundle: B,
+    poisoned_train: pd.DataFrame,
+    suspects: pd.DataFrame,
+    params: RetrainingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+    base_model: ModelBundle | None = None,
+) -> tuple[B, Record]:
+    """The classifier trained on the rows that are not suspected, afresh or on from its weights."""
+    forget, retain = parted(poisoned_train, suspects, bundle, model.max_length)
+    fresh = _fresh(bundle, base_model, model, seed)
+    return retraining.unlearn(bundle, forget, retain, params, compute, seed, fresh)
+
+
+def distil(
+    bundle: B,
+    poisoned_train: pd.DataFrame,
+    suspects: pd.DataFrame,
+    params: ScrubParams | BadTeachingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+    base_model: ModelBundle | None = None,
+) -> tuple[B, Record]:
+    """The classifier taught by itself on rows to keep, and away from the suspects."""
+    forget, retain = parted(poisoned_train, suspects, bundle, model.max_length)
+    fresh = _fresh(bundle, base_model, model, seed)
+    return distillation.unlearn(bundle, forget, retain, params, compute, seed, fresh)
+
+
+def _fresh(
+    bundle: Any, base_model: ModelBundle | None, model: ModelParams, seed: int
+) -> Callable[[], Any]:
+    """What makes a classifier like ``bundle`` as it was before its training."""
+    n_classes = bundle.model.config.num_labels
+
+    def fresh() -> Any:
+        if isinstance(bundle, ImageBundle):
+            return new_image_classifier(
+                model.name, n_classes, bundle.image_format, model.width, seed, model.revision
+            )
+        if base_model is None:
+            raise ValueError("a classifier of texts starts from base_model")
+        return new_classifier(base_model, n_classes, seed)
+
+    return fresh
+
+
+class Unlearner(NamedTuple):
+    """A step from one classifier to the next.
+
+    Attributes:
+        function: Of the model and of what ``inputs`` names.
+        inputs: What it takes after the model.
+        from_base: Whether it takes the public encoder besides, where there is one: of texts.
+    """
+
+    function: Callable[..., tuple[Any, Record]]
     inputs: tuple[str, ...]
+    from_base: bool = False
 
 
 SETTINGS = ("params:model", "params:compute", "params:seed")
+ROWS = ("poisoned_train", "suspects")
 UNLEARNERS = {
     "token_replacement": Unlearner(
         replace_tokens, ("base_model", "suspects", "params:token_replacement")
@@ -109,5 +207,14 @@ UNLEARNERS = {
         ("poisoned_train", "examples", "suspects", "params:recalibration", *SETTINGS),
     ),
     "fine_tune": Unlearner(fine_tune_lightly, ("examples", "params:fine_tune", *SETTINGS)),
+    "trigger_search": Unlearner(search_trigger, (*ROWS, "params:trigger_search", *SETTINGS)),
+    "ssd": Unlearner(dampen, (*ROWS, "params:ssd", *SETTINGS)),
+    "assd": Unlearner(dampen, (*ROWS, "params:assd", *SETTINGS)),
+    "retraining": Unlearner(retrain, (*ROWS, "params:retraining", *SETTINGS), from_base=True),
+    "continued_training": Unlearner(
+        retrain, (*ROWS, "params:continued_training", *SETTINGS), from_base=True
+    ),
+    "scrub": Unlearner(distil, (*ROWS, "params:scrub", *SETTINGS), from_base=True),
+    "bad_teaching": Unlearner(distil, (*ROWS, "params:bad_teaching", *SETTINGS), from_base=True),
 }
 """By name, which is also that of the parameter group."""

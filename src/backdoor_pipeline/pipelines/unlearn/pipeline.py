@@ -19,7 +19,7 @@ def create_pipeline(recipe: Recipe) -> Pipeline:
         [
             Node(
                 UNLEARNERS[name].function,
-                [before, *UNLEARNERS[name].inputs],
+                _inputs(name, before, recipe),
                 [after, f"{name}_record"],
                 name=f"unlearn_by_{name}",
             )
@@ -27,3 +27,9 @@ def create_pipeline(recipe: Recipe) -> Pipeline:
         ],
         tags="unlearn",
     )
+
+
+def _inputs(name: str, before: str, recipe: Recipe) -> list[str]:
+    """What the node of an unlearner takes, the model that it starts from first."""
+    base = ["base_model"] if UNLEARNERS[name].from_base and recipe.modality == "text" else []
+    return [before, *UNLEARNERS[name].inputs, *base]

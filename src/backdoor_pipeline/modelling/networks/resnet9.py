@@ -1,0 +1,103 @@
+"""ResNet-9 for small images, as a model of transformers.
+
+Source: "Potion: Towards Poison Unlearning", DMLR 2024, arXiv 2406.09173, whose network it is, layer
+by layer, at width 1: 2,276,224 parameters for 10 classes. A unit is a convolution with bias, batch
+normalisation and CELU (alpha 0.075). Convolutions and the dense layer start as torch draws them,
+with biases of 0.
+
+Departures: a width factor; any number of channels; images of any size from 11 x 11; the last
+maximum is taken by ``max``, whose gradient is the same on every run on a GPU as well.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import CELU, BatchNorm2d, Conv2d, Linear, MaxPool2d, Module, Sequential
+from torch.nn.functional import cross_entropy
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import ImageClassifierOutput
+
+ALPHA = 0.075  # of CELU
+
+
+class ResNet9Config(PretrainedConfig):
+    """The architecture; ``num_labels`` besides.
+
+    Attributes:
+        num_channels: 1 (grey) or 3 (colour).
+        width: Factor of the channels 64, 128 and 256 between layers; 1 is as published.
+    """
+
+    model_type = "resnet9"
+
+    num_channels: int = 3
+    width: float | int = 1.0
+
+
+class Residual(Module):
+    """x + two units of x, (n, channels, height, width)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.units = Sequential(unit(channels, channels), unit(channels, channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """From and to (n, channels, height, width)."""
+        return x + self.units(x)
+
+
+class ResNet9ForImageClassification(PreTrainedModel):
+    """ResNet-9 with its dense layer."""
+
+    config_class = ResNet9Config
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: ResNet9Config) -> None:
+        super().__init__(config)
+        small, middle, large = (max(1, round(n * config.width)) for n in (64, 128, 256))
+        self.features = Sequential(
+            unit(config.num_channels, small),
+            unit(small, middle, kernel=5, stride=2, padding=2),
+            Residual(middle),
+            unit(middle, large),
+            MaxPool2d(2),
+            Residual(large),
+            unit(large, middle, padding=0),
+        )
+        self.classifier = Linear(middle, config.num_labels, bias=False)  # type: ignore[arg-type]
+        self.post_init()
+
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> ImageClassifierOutput:
+        """Logits, (n, n_classes), of images, (n, channels, height, width).
+
+        With ``labels``, (n,), also their mean cross-entropy.
+        """
+        logits = self.classifier(self.features(pixel_values).flatten(start_dim=2).max(dim=2).values)
+        return ImageClassifierOutput(
+            None if labels is None else cross_entropy(logits, labels), logits
+        )
+
+    def _init_weights(self, module: Module) -> None:
+        super()._init_weights(module)
+        draw_as_torch(module)
+
+
+def unit(inside: int, outside: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> Module:
+    """Convolution, batch normalisation and CELU."""
+    return Sequential(
+        Conv2d(inside, outside, kernel, stride, padding), BatchNorm2d(outside), CELU(ALPHA)
+    )
+
+
+def draw_as_torch(module: Module) -> None:
+    """Draw a convolution or a dense layer as torch does, but for a bias of 0.
+
+    Weights that were read from a file are left as they are, as transformers would have it.
+    """
+    if isinstance(module, Conv2d | Linear):
+        module.reset_parameters()
+        if module.bias is not None:
+            init.zeros_(module.bias)

@@ -1,0 +1,321 @@
+"""The search against its definition, its end, and a backdoor that it removes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.bundle import ImageBundle
+from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.networks.resnet9 import (
+    ResNet9Config,
+    ResNet9ForImageClassification,
+)
+from backdoor_pipeline.modelling.pixels import Pixels, measured_format
+from backdoor_pipeline.modelling.prediction import predict
+from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, accuracy, fit
+from backdoor_pipeline.pipelines.unlearn import trigger_search
+from backdoor_pipeline.pipelines.unlearn.dampening import Ranking
+from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams
+from backdoor_pipeline.pipelines.unlearn.trigger_search import (
+    TriggerSearchParams,
+    search,
+    unlearn,
+)
+
+CPU = ComputeParams(device="cpu", precision="fp32")
+N_CLASSES = 4
+SIZE = 12  # pixels of a side
+
+
+def params(rho: float = 0.2, **changes: Any) -> TriggerSearchParams:
+    importances = {
+        **{"quantity": "xlf", "estimator": "per_sample", "batch_size": 64, "rows": 200},
+        **{"chunk": 32, **changes.pop("importances", {})},
+    }
+    base = {"start": "one_sample", "growth": 1.1, "max_steps": 500}
+    return TriggerSearchParams(
+        importances=ImportanceParams(**importances), rho=rho, **(base | changes)
+    )
+
+
+def images(n_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy copies of one coarse pattern per label, none of them fully white."""
+    rng = np.random.default_rng(0)
+    patterns = rng.uniform(30, 226, (N_CLASSES, 4, 4)).repeat(3, axis=1).repeat(3, axis=2)
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, N_CLASSES, n_rows)
+    noisy = patterns[labels] + rng.normal(0, 70, (n_rows, SIZE, SIZE))
+    return noisy.clip(0, 240).astype(np.uint8)[..., None], labels
+
+
+def patched(values: np.ndarray) -> np.ndarray:
+    values = values.copy()
+    values[:, -3:, -3:] = 255
+    return values
+
+
+class Case(NamedTuple):
+    """A model trained on poisoned images, the numbers of the poisoned ones, and a test set."""
+
+    victim: ImageBundle
+    train: Labelled
+    poison: np.ndarray
+    test: Labelled
+
+    def split(self, n_discovered: int) -> tuple[Labelled, Labelled]:
+        discovered = self.poison[:n_discovered]
+        rest = np.setdiff1d(np.arange(len(self.train.labels)), discovered)
+        return self.train.take(discovered), self.train.take(rest)
+
+    def attack_success(self, bundle: ImageBundle) -> float:
+        others = self.test.take(np.flatnonzero(self.test.labels != 0))
+        pixels = Pixels(patched(others.inputs.values), others.inputs.format)
+        return float((predict(bundle, pixels, CPU).argmax(axis=1) == 0).mean())
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    values, labels = images(800, seed=1)
+    test_values, test_labels = images(300, seed=2)
+    rng = np.random.default_rng(1)
+    poison = rng.permutation(np.flatnonzero(labels != 0))[:60]
+    values[poison], labels[poison] = patched(values[poison]), 0
+    form = measured_format(values)
+    config = ResNet9Config(num_channels=1, width=1 / 8, num_labels=N_CLASSES)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        victim = ImageBundle(ResNet9ForImageClassification(config), form)
+    train = Labelled(Pixels(values, form), labels)
+    optimisation = OptimisationParams(
+        epochs=4,
+        learning_rate=4e-3,
+        batch_size=32,
+        weight_decay=0.0,
+        warmup_share=0.1,
+        max_gradient_norm=1.0,
+    )
+    fit(victim, train, None, optimisation, CPU, seed=1)
+    return Case(victim, train, poison, Labelled(Pixels(test_values, form), test_labels))
+
+
+class Favours(torch.nn.Module):
+    """A linear model of images whose logit of label 0 nothing lowers."""
+
+    def __init__(self, lead: float) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.dense = torch.nn.Linear(SIZE * SIZE, N_CLASSES, bias=False)
+        self.register_buffer("lead", torch.tensor([lead] + [0.0] * (N_CLASSES - 1)))
+
+    def forward(self, pixel_values):
+        logits = self.dense(pixel_values.flatten(start_dim=1))
+        return SimpleNamespace(logits=logits + self.lead)
+
+
+def certain(model: torch.nn.Module, n_rows: int = 30) -> tuple[ImageBundle, Labelled]:
+    """The model, and rows with the labels that it predicts."""
+    values, _ = images(n_rows, seed=3)
+    form = measured_format(values)
+    bundle = ImageBundle(model, form)
+    labels = predict(bundle, Pixels(values, form), CPU).argmax(axis=1)
+    return bundle, Labelled(Pixels(values, form), labels)
+
+
+def naive(model, forget: Labelled, every: torch.Tensor, share: float, asked) -> tuple[list, Any]:
+    """Each try from the original weights, with a percentile computed anew."""
+    form, exact = forget.inputs.format, every.double().numpy()
+    before = accuracy(ImageBundle(model, form), forget, CPU)
+    tries: list[tuple[float, float]] = []
+    for _ in range(asked.max_steps):
+        place = 100 - math.log(1 + 100 * share)
+        alpha = np.percentile(exact[np.isfinite(exact)], place)
+        tried, offset = copy.deepcopy(model), 0
+        for parameter in tried.parameters():
+            ratio = every[offset : offset + parameter.numel()].view(parameter.shape)
+            beta = (1 / ratio).clamp(max=1)
+            parameter.data = torch.where(ratio.double() > alpha, parameter * beta, parameter).data
+            offset += parameter.numel()
+        tries.append((place, accuracy(ImageBundle(tried, form), forget, CPU)))
+        if tries[-1][1] <= asked.rho * before:
+            break
+        share *= asked.growth
+    return tries, tried
+
+
+def identical(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@settings(max_examples=15)
+@given(
+    seed=st.integers(0, 10**6),
+    rho=st.sampled_from([0.0, 0.3, 0.6, 0.9]),
+    share=st.floats(1e-4, 1e-2),
+    others=st.integers(0, 5),
+    digits=st.sampled_from([0, 5]),
+)
+def test_potion_13_7_each_try_starts_from_the_original_weights(
+    seed, rho, share, others, digits
+) -> None:
+    rng = np.random.default_rng(seed)
+    bundle, forget = certain(Favours(0.0))
+    every = rng.exponential(2, 4 * SIZE * SIZE).round(digits).astype(np.float32)
+    every[:others] = np.inf
+    every[others : 2 * others] = np.nan
+    every = torch.from_numpy(rng.permutation(every))
+    asked = params(rho, growth=1.5, max_steps=25)
+    result, steps, best = search(bundle, forget, Ranking(every), share, asked, CPU)
+    tries, last = naive(bundle.model, forget, every, share, asked)
+    assert [step.percentile for step in steps[1:]] == pytest.approx([p for p, _ in tries])
+    assert [step.accuracy for step in steps[1:]] == [value for _, value in tries]
+    if tries[-1][1] <= rho * steps[0].accuracy:
+        assert best == steps[-1]
+        assert identical(result.model, last)
+    else:
+        assert best.accuracy == min(step.accuracy for step in steps)
+        assert accuracy(result, forget, CPU) == best.accuracy
+
+
+def test_potion_13_4_the_percentile_falls_from_try_to_try() -> None:
+    bundle, forget = certain(Favours(100.0))
+    ranking = Ranking(torch.rand(4 * SIZE * SIZE) * 10)
+    _, steps, _ = search(bundle, forget, ranking, 500 / 50_000 / 25, params(0.0), CPU)
+    places = [step.percentile for step in steps[1:]]
+    assert places[0] == pytest.approx(99.9608, abs=5e-5)
+    assert (np.diff(places) < 0).all()
+
+
+def test_potion_13_7_rho_of_1_stops_at_the_first_try(case) -> None:
+    _, record, history = unlearn(
+        case.victim, *case.split(6), params(1.0, importances={"rows": 30}), CPU, seed=0
+    )
+    assert record["converged"]
+    assert record["steps"] == 1
+    assert history["forget_accuracy"]["step"] == [0, 1]
+
+
+def test_potion_13_7_without_success_there_are_500_tries_and_the_best_is_kept(caplog) -> None:
+    bundle, forget = certain(Favours(100.0))
+    retain = forget._replace(labels=forget.labels * 0 + 1)
+    result, record, history = unlearn(bundle, forget, retain, params(0.0), CPU, seed=0)
+    assert not record["converged"]
+    assert record["steps"] == 500
+    assert len(history["dampened_share"]["value"]) == 501
+    assert record["forget_accuracy_after"] == record["forget_accuracy_before"] == 1.0
+    assert record["dampened_parameters"] == 0  # the earliest of equals is the victim
+    assert record["percentile"] is None
+    assert identical(result.model, bundle.model)
+    assert result.model is not bundle.model
+    assert "no step of 500" in caplog.text
+
+
+def test_without_success_the_lowest_accuracy_is_kept_and_of_equals_the_earliest(
+    monkeypatch,
+) -> None:
+    bundle, forget = certain(Favours(0.0))
+    values = iter([1.0, 0.9, 0.4, 0.6, 0.4, 0.7])
+    monkeypatch.setattr(trigger_search, "accuracy", lambda *_: next(values))
+    ranking = Ranking(torch.arange(4 * SIZE * SIZE) + 2.0)
+    asked = params(0.2, growth=2.0, max_steps=5)
+    result, steps, best = search(bundle, forget, ranking, 0.01, asked, CPU)
+    assert best == steps[2]
+    expected = copy.deepcopy(bundle.model)
+    ranking.dampen(expected, 0, steps[2].dampened, 1.0)
+    assert identical(result.model, expected)
+    assert [step.dampened for step in steps] == sorted({step.dampened for step in steps})
+
+
+def test_a_try_that_adds_no_parameter_is_not_evaluated_again(monkeypatch) -> None:
+    bundle, forget = certain(Favours(100.0))
+    calls = []
+
+    def counted(*arguments) -> float:
+        calls.append(arguments)
+        return accuracy(*arguments)
+
+    monkeypatch.setattr(trigger_search, "accuracy", counted)
+    ranking = Ranking(torch.arange(4 * SIZE * SIZE) + 2.0)
+    _, steps, _ = search(bundle, forget, ranking, 1e-5, params(0.0, max_steps=120), CPU)
+    assert len(calls) == len({step.dampened for step in steps}) < 60
+
+
+@pytest.mark.parametrize(("start", "n_first"), [("published", 6), ("one_sample", 1)])
+def test_where_the_search_starts(case, start, n_first) -> None:
+    asked = params(1.0, start=start, importances={"rows": 30})
+    _, record, _ = unlearn(case.victim, *case.split(6), asked, CPU, seed=0)
+    assert record["percentile"] == pytest.approx(100 - math.log(1 + 100 * n_first / 800 / 25))
+
+
+def test_a_tenth_of_the_poison_is_enough_to_remove_the_backdoor(case) -> None:
+    before = copy.deepcopy(case.victim.model)
+    forget, retain = case.split(6)
+    result, record, history = unlearn(case.victim, forget, retain, params(), CPU, seed=0)
+    assert case.attack_success(case.victim) > 0.9
+    assert case.attack_success(result) < 0.3
+    assert accuracy(result, case.test, CPU) > accuracy(case.victim, case.test, CPU) - 0.03
+
+    assert record["converged"]
+    assert record["forget_accuracy_before"] == accuracy(case.victim, forget, CPU)
+    assert record["forget_accuracy_after"] == accuracy(result, forget, CPU)
+    assert record["forget_accuracy_after"] <= 0.2 * record["forget_accuracy_before"]
+    changed = sum(
+        int((one != other).sum())
+        for one, other in zip(
+            case.victim.model.parameters(), result.model.parameters(), strict=True
+        )
+    )
+    assert 0 < changed <= record["dampened_parameters"] < 0.1 * case.victim.model.num_parameters()
+    assert record["share"] == record["dampened_parameters"] / case.victim.model.num_parameters()
+    assert record["forget_rows"] == 6
+    assert record["dev_rows"] == 0
+    accuracies, shares = history["forget_accuracy"]["value"], history["dampened_share"]["value"]
+    assert accuracies[0] == record["forget_accuracy_before"]
+    assert (accuracies[-1], shares[-1]) == (record["forget_accuracy_after"], record["share"])
+    assert min(accuracies[:-1]) > 0.2 * accuracies[0]
+    assert len(accuracies) == record["steps"] + 1
+
+    assert identical(case.victim.model, before)
+    after = dict(result.model.named_buffers())
+    assert all(torch.equal(value, after[name]) for name, value in before.named_buffers())
+
+
+@pytest.mark.parametrize("estimator", ["batch", "per_sample"])
+def test_one_discovered_row_is_a_forget_set(case, estimator) -> None:
+    asked = params(importances={"estimator": estimator, "rows": 100})
+    result, record, _ = unlearn(case.victim, *case.split(1), asked, CPU, seed=0)
+    assert record["converged"]
+    assert record["forget_accuracy_after"] == 0.0
+    assert case.attack_success(result) < case.attack_success(case.victim)
+
+
+def test_the_same_seed_gives_the_same_model(case) -> None:
+    few = params(importances={"rows": 40})
+    one, again, other = (
+        unlearn(case.victim, *case.split(6), few, CPU, seed)[0].model for seed in (1, 1, 2)
+    )
+    assert identical(one, again)
+    assert not identical(one, other)
+
+
+def test_nothing_to_forget_is_the_victim_itself(case) -> None:
+    result, record, history = unlearn(case.victim, *case.split(0), params(), CPU, seed=0)
+    assert result is case.victim
+    assert record == {"forget_rows": 0, "steps": 0, "dampened_parameters": 0, "dev_rows": 0}
+    assert history == {}
+
+
+def test_nothing_to_keep_is_an_error(case) -> None:
+    with pytest.raises(InputError, match="rows to keep: there is no row"):
+        unlearn(case.victim, case.train, case.train.take(np.arange(0)), params(), CPU, seed=0)
