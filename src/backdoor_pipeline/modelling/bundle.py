@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,3 +25,5 @@ class ImageBundle(NamedTuple):
 
 
 Bundle = ModelBundle | ImageBundle
+B = TypeVar("B", ModelBundle, ImageBundle)
+"""One of the two; what comes out is of the kind that went in."""

@@ -33,18 +33,20 @@ def create_pipeline(name: str, recipe: Recipe) -> Pipeline:
     return Pipeline(
         [
             Node(
-                update_wrapper(partial(draw_figures, of_tokens=recipe.suspects_tokens), draw_figures),
+                update_wrapper(
+                    partial(draw_figures, of_tokens=recipe.suspects_tokens), draw_figures
+                ),
                 _same("metrics") | parameters | suspects | histories,
                 figures,
                 name="draw_figures",
             ),
             Node(
-                _of(name, build_report),
+                _with(build_report, recipe=name),
                 told | _same(*SHOWN) | {"params": "params:report"} | figures,
                 "report",
                 name="build_report",
             ),
-            Node(_of(name, write_model_card), told, "model_card", name="write_model_card"),
+            Node(_with(write_model_card, recipe=name), told, "model_card", name="write_model_card"),
         ],
         tags="report",
     )
@@ -55,6 +57,6 @@ def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
-def _of(recipe: str, node: Callable[..., str]) -> Callable[..., Any]:
-    """``node`` for one recipe, under its own name."""
-    return update_wrapper(partial(node, recipe=recipe), node)
+def _with(node: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
+    """``node`` with some arguments that are no data sets, under its own name."""
+    return update_wrapper(partial(node, **fixed), node)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.bundle import Bundle, ImageBundle, ModelBundle
+from backdoor_pipeline.modelling.bundle import B, ImageBundle, ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.distributed import fit_on_workers
 from backdoor_pipeline.modelling.image_models import new_image_classifier
@@ -25,8 +25,6 @@ from backdoor_pipeline.parameter_group import Count, ParameterGroup, PositiveInt
 from backdoor_pipeline.pipelines.train import defended
 from backdoor_pipeline.pipelines.train.defended import DefendedTrainingParams
 from backdoor_pipeline.pipelines.train.observation import ObservationParams, Observer
-
-B = TypeVar("B", bound=Bundle)
 
 
 class AugmentationParams(ParameterGroup):

@@ -21,10 +21,10 @@ from __future__ import annotations
 import copy
 import math
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.bundle import ImageBundle, ModelBundle
+from backdoor_pipeline.modelling.bundle import B
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat
 from backdoor_pipeline.pipelines.unlearn import importances
 from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import Bundle
     from backdoor_pipeline.modelling.device import ComputeParams
     from backdoor_pipeline.modelling.training import Labelled
-
-B = TypeVar("B", ModelBundle, ImageBundle)
 
 
 class DampeningParams(ParameterGroup):

@@ -30,12 +30,12 @@ from __future__ import annotations
 import copy
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.bundle import ImageBundle, ModelBundle
+from backdoor_pipeline.modelling.bundle import B
 from backdoor_pipeline.modelling.device import autocast, resolve_device
 from backdoor_pipeline.modelling.objectives import cross_entropy
 from backdoor_pipeline.modelling.progress import track
@@ -61,8 +61,6 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.training import Labelled
 
     Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-B = TypeVar("B", ModelBundle, ImageBundle)
 
 
 class ScrubParams(ParameterGroup):

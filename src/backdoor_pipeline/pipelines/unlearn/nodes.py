@@ -7,11 +7,11 @@ the dev rows that it used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from backdoor_pipeline.modelling.bundle import Bundle, ImageBundle, ModelBundle
+from backdoor_pipeline.modelling.bundle import B, ImageBundle, ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.embeddings import word_vectors
 from backdoor_pipeline.modelling.image_models import new_image_classifier
@@ -38,7 +38,6 @@ from backdoor_pipeline.pipelines.unlearn.trigger_search import TriggerSearchPara
 from backdoor_pipeline.schemas import flagged_tokens
 
 Record = dict[str, Any]
-B = TypeVar("B", bound=Bundle)
 
 
 def replace_tokens(

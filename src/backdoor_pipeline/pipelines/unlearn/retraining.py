@@ -23,10 +23,10 @@ of 5 and 13 there is 10 and 28 here).
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.bundle import ImageBundle, ModelBundle
+from backdoor_pipeline.modelling.bundle import B
 from backdoor_pipeline.modelling.training import OptimisationParams, fit
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.modelling.device import ComputeParams
     from backdoor_pipeline.modelling.training import Labelled
-
-B = TypeVar("B", ModelBundle, ImageBundle)
 
 MATRIX = 2  # dimensions of the weight that makes a module a layer
 

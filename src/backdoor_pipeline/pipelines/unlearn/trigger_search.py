@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from backdoor_pipeline.modelling.bundle import B
 from backdoor_pipeline.modelling.training import accuracy
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
-from backdoor_pipeline.pipelines.unlearn.dampening import B, Ranking, percentile, rank
+from backdoor_pipeline.pipelines.unlearn.dampening import Ranking, percentile, rank
 from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams
 
 if TYPE_CHECKING:
