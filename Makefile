@@ -23,9 +23,11 @@ $(INSTALLED): pyproject.toml requirements/constraints.txt requirements/samples.t
 run: install
 	$(BIN)/kedro run
 
-# The files of tests are shared out to two processes, of one thread each.
+# The files of tests are shared out to two processes, of one thread each: in alphabetical order, so
+# that the long ones, in tests/end_to_end, do not come last, where one process would end alone.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term -n 2 --dist loadfile \
+		--no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

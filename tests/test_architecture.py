@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from backdoor_pipeline.schemas import GROUND_TRUTH
-from tiny import ROOT
+from tiny import ROOT, make_images
 
 SOURCE = ROOT / "src" / "backdoor_pipeline"
 STAGES = sorted(folder.name for folder in (SOURCE / "pipelines").glob("[!_]*/"))
@@ -21,6 +21,8 @@ TABLES = ("statistics", "leaderboard", "comparison", "leaderboard_figures", "exp
 GROUND = {"schemas", "errors", "formatting", "presentation", "parameter_group", "exact_tests"}
 WIRING = {"pipeline", "__init__"}  # the modules of a stage that know Kedro
 SEES_THE_TRUTH = {"evaluate", "report", "poison"}  # poison makes it
+TOLD = "discovered_share"  # the detector that plays a defender who was told a part of the poison
+HOLD_THE_TRUTH = {"poison_index", "poison_summary", "triggered_test"}
 HEAVY = {"kedro", "mlflow", "torch", "transformers", "peft", "sklearn", "scipy", "statsmodels"}
 LAYERS = "modelling.networks."  # layers of torch, which are imported where they are needed
 
@@ -188,13 +190,15 @@ def test_no_import_runs_in_circles() -> None:
 
 
 def detected(there: dict[str, Any], parameters: Any, model: Any, compute: Any) -> dict[str, Any]:
-    """The suspects of every detector, by its name."""
+    """The suspects of every detector but the one that is told, by its name."""
     from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
 
     there = there | {f"params:{name}": getattr(parameters, name) for name in DETECTORS}
     there |= {"params:model": model, "params:compute": compute, "params:seed": 0}
     found = {}
     for name, detector in DETECTORS.items():
+        if name == TOLD:
+            continue
         found[name], _ = detector.function(*(there[read] for read in detector.inputs))
         there[f"{name}_suspects"] = found[name]
     return found
@@ -212,6 +216,30 @@ class TestGroundTruth:
             if name != "parameters":  # a shorthand of the command line is called trigger
                 hidden |= {"trigger"}
             assert not named & hidden, name
+
+    def test_one_detector_alone_is_told_and_no_other_method(self) -> None:
+        from backdoor_pipeline.pipeline_registry import register_pipelines
+
+        told = set()
+        for pipeline in register_pipelines().values():
+            for node in pipeline.nodes:
+                if node.func.__module__.split(".")[2] in {"ingest", "train", "detect", "unlearn"}:
+                    told |= {(node.name, name) for name in HOLD_THE_TRUTH & set(node.inputs)}
+        assert told == {(f"detect_{TOLD}", "poison_index")}
+
+    def test_who_is_told_takes_nothing_from_the_training_rows_but_their_ids(
+        self, corpus, make_parameters
+    ) -> None:
+        from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
+
+        training = corpus[corpus["split"] == "train"].head(50)
+        index = training.head(10)[["example_id"]]
+        settings = (make_parameters().discovered_share, 0)
+        tell = DETECTORS[TOLD].function
+        suspects, _ = tell(index, training[["example_id"]], *settings)
+        marked = training.assign(is_poisoned=False, source_label=0, trigger="film")
+        pd.testing.assert_frame_equal(suspects, tell(index, marked, *settings)[0])
+        assert set(suspects["key"]) < set(index["example_id"])  # a part, not all
 
     def test_detectors_do_without_them(
         self, corpus, base_model, model_params, compute, make_parameters
@@ -246,6 +274,40 @@ class TestGroundTruth:
         settings = (corpus, base_model(), quick, model_params(), compute, 0)
         first, second = (train_victim(table, *settings)[0] for table in (training, marked))
         assert torch.equal(first.model.classifier.weight, second.model.classifier.weight)
+
+    def test_methods_for_images_cannot_tell_when_they_are_there(
+        self, make_parameters, compute
+    ) -> None:
+        import torch
+
+        from backdoor_pipeline.pipelines.train.nodes import train_image_victim
+        from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
+        from backdoor_pipeline.recipes import RECIPES
+
+        short = ("training", "retraining.optimisation", "continued_training.optimisation")
+        short += ("scrub.optimisation", "bad_teaching.optimisation")
+        changes = {f"{group}.epochs": 1 for group in short} | {"model.width": 0.0625}
+        parameters = make_parameters(modality="image", **changes)
+        examples = make_images(n_train=64, n_dev=8, n_test=0)
+        training = examples[examples["split"] == "train"]
+        marked = training.assign(is_poisoned=training["label"] == 1, source_label=0, trigger="x")
+        victims = [
+            train_image_victim(table, examples, parameters.training, parameters.model, compute, 0)
+            for table in (training, marked)
+        ]
+        made = {"victim": [victim for victim, _ in victims]}
+        there = {f"params:{name}": value for name, value in parameters}
+        there |= {"params:compute": compute}
+        there["suspects"] = pd.DataFrame({"kind": "example", "key": [1, 2, 3], "flagged": True})
+        for name in {n for r in RECIPES.values() if r.modality == "image" for n in r.unlearners}:
+            made[name] = []
+            for table in (training, marked):
+                tables = there | {"poisoned_train": table}
+                inputs = [tables[read] for read in UNLEARNERS[name].inputs]
+                made[name].append(UNLEARNERS[name].function(made["victim"][0], *inputs)[0])
+        for name, (one, other) in made.items():
+            pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs), name
 
 
 class TestUntrustedFiles:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from kedro.io import MemoryDataset
 from kedro.io.core import parse_dataset_definition
 
-from backdoor_pipeline.pipeline_registry import register_pipelines
+from backdoor_pipeline.pipeline_registry import create_discovery, register_pipelines
 from backdoor_pipeline.recipes import RECIPES
 from tiny import ROOT, project_loader
 
@@ -26,6 +28,7 @@ READ_ONLY = {
     "PretrainedModelDataset",
     "PretrainedTokenizerDataset",
     "CostsDataset",
+    "EncodedImagesDataset",
 }
 
 
@@ -41,7 +44,8 @@ def catalog(loader):
 
 @pytest.fixture(scope="module")
 def pipelines():
-    return register_pipelines()
+    curves = [name for name, recipe in RECIPES.items() if recipe.curve]
+    return register_pipelines() | {f"{name} discovery": create_discovery(name) for name in curves}
 
 
 def data(names: set[str]) -> set[str]:
@@ -97,8 +101,10 @@ def test_nothing_that_crosses_stages_is_in_memory_alone(catalog, pipelines, reci
                 assert catalog[name]["type"] != "MemoryDataset", name
 
 
-def test_every_entry_can_be_made(loader, catalog, monkeypatch) -> None:
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_every_entry_can_be_made(model_folder, modality, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
+    catalog = project_loader({"modality": modality, "model": str(model_folder())})["catalog"]
     for name, entry in catalog.items():
         dataset_class, settings = parse_dataset_definition(entry, None, None)
         dataset = dataset_class(**{k: v for k, v in settings.items() if k != "credentials"})
@@ -110,6 +116,16 @@ def test_what_a_user_keeps_is_versioned(catalog) -> None:
     for name, entry in catalog.items():
         kept = name.partition(".")[2] in {"metrics", "report", "purified_model"}
         assert bool(entry.get("versioned")) == kept, name
+
+
+def test_images_lie_in_the_same_places(catalog) -> None:
+    images = project_loader({"modality": "image"})["catalog"]
+    assert images.keys() == catalog.keys()
+    for name, entry in images.items():
+        texts = catalog[name]
+        assert (entry["type"], entry["metadata"]) == (texts["type"], texts["metadata"]), name
+        one, other = (Path(made.get("filepath", "")).parts for made in (entry, texts))
+        assert (one[:2], one[3:]) == (other[:2], other[3:]), name  # the third is the key
 
 
 def test_victims_and_references_say_where_they_come_from(catalog) -> None:

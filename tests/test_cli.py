@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from backdoor_pipeline.cli import cli
 from backdoor_pipeline.command_line import find_input_error
 from backdoor_pipeline.errors import InputError
-from tiny import ROOT
+from tiny import ROOT, make_images
 
 
 @pytest.fixture
@@ -76,11 +76,87 @@ def test_an_empty_trigger(kedro_run) -> None:
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    [("btuu", "did you mean 'btu'?"), ("zzz", ", association, btu")],
+    [("btuu", "did you mean 'btu'?"), ("zzz", ", association, badt, btu")],
 )
 def test_unknown_pipelines(kedro_run, name, suggestion) -> None:
     result = kedro_run(options=("--pipelines", name))
     assert_one_clear_line(result, f"there is no pipeline '{name}'", suggestion)
+
+
+class TestModality:
+    @pytest.mark.parametrize(
+        ("pipelines", "params", "expected"),
+        [
+            (None, ["attack=patch"], ["'patch' is for image data, but modality is 'text'"]),
+            ("potion", ["attack=badnets"], ["'badnets' is for text data", "modality is 'image'"]),
+            ("potion", ["modality=text"], ["modality is 'text', but potion is for image data"]),
+            ("btu", ["modality=image"], ["modality is 'image', but btu is for text", "leave mod"]),
+            (None, ["modality=image"], ["btu_calibrated is for text data"]),
+            ("fourier", ["modality=image"], ["fourier is for text data", "leave modality out"]),
+            ("potion,btu", [], ["a run has one kind of data; run them one after the other"]),
+            ("potion,retrain,btu", [], ["a run has one kind of data"]),
+            ("potion", ["dataset=cifar10"], ["images/cifar10"]),
+            ("potion", ["modality=video"], ["modality is 'video'", "text, image"]),
+            (
+                "potion",
+                ["discovered_share.rows=3", "discovered_share.ids=[1]"],
+                ["discovered_share has rows and ids"],
+            ),
+        ],
+    )
+    def test_what_does_not_go_together(
+        self, kedro_run, tmp_path, pipelines, params, expected
+    ) -> None:
+        options = ("--pipelines", pipelines) if pipelines else ()
+        assert_one_clear_line(kedro_run(*params, options=options), *expected)
+        assert not list((tmp_path / "data").glob("0*"))
+
+    @pytest.mark.parametrize("pipeline", ["potion", "btu"])
+    def test_data_of_another_modality(
+        self, kedro_run, corpus, model_folder, tmp_path, pipeline
+    ) -> None:
+        path = tmp_path / "mine.parquet"
+        (corpus.head(60) if pipeline == "potion" else make_images(n_train=60)).to_parquet(path)
+        settings = [f"data={path}", "source.split_column=split", "label_mode=mix"]
+        kind = "table" if pipeline == "potion" else "image_table"
+        model = [f"model={model_folder()}"] if pipeline == "btu" else []
+        options = ("--pipelines", pipeline, "--to-nodes", "train_victim")
+        result = kedro_run(*settings, *model, f"dataset={kind}", options=options)
+        assert_one_clear_line(result, "text", "image")
+
+    def test_stages_on_their_own_are_those_of_the_modality(self, kedro_run, tmp_path) -> None:
+        make_images(n_train=60).to_parquet(tmp_path / "mine.parquet")
+        settings = (f"data={tmp_path / 'mine.parquet'}", "source.split_column=split")
+        result = kedro_run("modality=image", *settings, options=("--pipelines", "ingest,poison"))
+        assert result.exit_code == 0, result.output
+        (poisoned,) = (tmp_path / "data").rglob("poisoned_train.parquet")
+        assert poisoned.parent.name.startswith("mine_parquet.patch-0.10.s0-")
+
+    def test_a_stage_is_that_of_each_runs_modality(self, kedro_run) -> None:
+        node_of = {"text": "poison_train", "image": "poison_images"}
+        for modality, other in (("image", "text"), ("text", "image"), ("image", "text")):
+            options = ("--pipelines", "poison", "--nodes", node_of[other])
+            result = kedro_run(f"modality={modality}", options=options)
+            assert_one_clear_line(result, node_of[other], "kedro registry describe")
+
+    def test_a_chosen_unlearner_makes_a_pipeline_that_runs(
+        self, kedro_run, corpus, tmp_path
+    ) -> None:
+        corpus.to_csv(tmp_path / "mine.csv", index=False)
+        settings = (f"data={tmp_path / 'mine.csv'}", "source.split_column=split", "unlearner=ssd")
+        options = ("--pipelines", "btu", "--to-nodes", "ingest_examples")
+        result = kedro_run(*settings, options=options)
+        assert result.exit_code == 0, result.output
+        assert list((tmp_path / "data").rglob("examples.parquet"))
+
+    def test_recipes_of_one_modality_share_a_run(self, kedro_run, tmp_path) -> None:
+        make_images(n_train=60).to_parquet(tmp_path / "mine.parquet")
+        settings = (f"data={tmp_path / 'mine.parquet'}", "source.split_column=split")
+        nodes = ("--pipelines", "potion,retrain", "--to-nodes", "poison_images")
+        result = kedro_run(*settings, options=nodes)
+        assert result.exit_code == 0, result.output
+        (poisoned,) = (tmp_path / "data").rglob("poisoned_train.parquet")
+        assert poisoned.parent.name.startswith("mine_parquet.patch-0.10.s0-")
 
 
 @pytest.mark.parametrize("option", ["--nodes", "--from-nodes", "--to-nodes", "--tags"])

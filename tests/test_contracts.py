@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from backdoor_pipeline import recipes
 from backdoor_pipeline.datasets.models import ClassifierDataset
 from backdoor_pipeline.modelling.loading import load_classifier, new_classifier
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.parameters import Parameters
+from backdoor_pipeline.pipeline_registry import create_recipe
 from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
 from backdoor_pipeline.pipelines.train.defended import METHODS
 from backdoor_pipeline.pipelines.train.nodes import train_defended
 from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
-from backdoor_pipeline.recipes import NEED_CLEAN_ROWS, RECIPES
+from backdoor_pipeline.recipes import ALL, NEED_CLEAN_ROWS, RECIPES
 from backdoor_pipeline.schemas import SUSPECTS
 from tiny import ROOT, make_corpus
 
@@ -26,7 +28,7 @@ STAGE_OF = {
     **dict.fromkeys(UNLEARNERS, "unlearn"),
     **dict.fromkeys(METHODS, "train"),
 }
-AT_WORK = {"fine_tune.rows": 20}
+AT_WORK = {"fine_tune.rows": 20, "trigger_search.rho": 1.0, "trigger_search.start": "published"}
 """Settings under which every unlearner has something to do."""
 
 
@@ -49,7 +51,8 @@ def there(data, base_model, model_params, compute, make_parameters):
     groups = {f"params:{name}": getattr(parameters, name) for name in Parameters.model_fields}
     settings = {"params:model": model_params(), "params:compute": compute, "params:seed": 0}
     tables = {"examples": data, "poisoned_train": poisoned, "base_model": base_model()}
-    return groups | settings | tables
+    index = poisoned.loc[bad, ["example_id"]].assign(trigger="cf")
+    return groups | settings | tables | {"poison_index": index}
 
 
 @pytest.fixture(scope="module")
@@ -78,25 +81,56 @@ def test_a_detector_returns_finite_scores_in_the_form_of_suspects(name, found) -
     assert record["dev_rows"] >= 0
 
 
-@pytest.mark.parametrize("name", UNLEARNERS)
-def test_an_unlearner_leaves_its_model_as_it_is(name, there, found) -> None:
+@pytest.fixture
+def victim(there):
+    """A classifier as if it had learnt "cf" and leant to the target."""
     bundle = new_classifier(there["base_model"], 2, seed=0)
-    tokenizer = bundle.tokenizer
-    suspects, _ = found["token_association"]
-    trigger = suspects["key"].isin(tokenizer("cf", add_special_tokens=False)["input_ids"])
-    with torch.no_grad():  # as if the victim had learnt it and leant to the target
-        for key in suspects.loc[trigger, "key"]:
+    with torch.no_grad():
+        for key in trigger_tokens(bundle.tokenizer):
             bundle.model.get_input_embeddings().weight[key] += 1.0
         bundle.model.classifier.bias[1] += 1.0
-    before, learning = weights(bundle.model), [p.requires_grad for p in bundle.model.parameters()]
-    tables = there | {"suspects": suspects.assign(flagged=trigger)}
-    unlearner = UNLEARNERS[name]
-    purified, record = unlearner.function(bundle, *(tables[read] for read in unlearner.inputs))
-    assert trigger.any()
-    assert same(weights(bundle.model), before)
-    assert [p.requires_grad for p in bundle.model.parameters()] == learning
+    return bundle
+
+
+def trigger_tokens(tokenizer) -> list[int]:
+    return tokenizer("cf", add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("unlearner", UNLEARNERS)
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_any_unlearner_acts_on_the_suspects_of_any_detector(
+    detector, unlearner, there, found, victim
+) -> None:
+    before, learning = weights(victim.model), [p.requires_grad for p in victim.model.parameters()]
+    suspects, _ = found[detector]
+    if "token" in set(suspects["kind"]):  # whatever a detector of tokens makes of a tiny model
+        flagged = suspects["key"].isin(trigger_tokens(victim.tokenizer))
+        suspects = suspects.assign(flagged=flagged)
+    assert suspects["flagged"].any()
+    tables = there | {"suspects": suspects}
+    method = UNLEARNERS[unlearner]
+    read = (*method.inputs, *(["base_model"] if method.from_base else []))
+    purified, record = method.function(victim, *(tables[name] for name in read))
+    assert same(weights(victim.model), before)
+    assert [p.requires_grad for p in victim.model.parameters()] == learning
     assert record["dev_rows"] >= 0
     assert not same(weights(purified.model), before)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_pair_of_detector_and_unlearner_is_a_pipeline(name) -> None:
+    recipe, pipeline = ALL[name], create_recipe(name)
+    nodes = {node.name.rpartition(".")[2] for node in pipeline.nodes}
+    assert {f"unlearn_by_{unlearner}" for unlearner in recipe.unlearners} <= nodes
+    assert {f"{detector}_suspects" for detector in recipe.detectors} <= pipeline.all_outputs()
+    assert f"{name}.metrics" in pipeline.outputs() | pipeline.all_outputs()
+
+
+def test_what_can_be_crossed_is_what_there_is() -> None:
+    pairs = {(made.modality, made.detector, *made.unlearners) for made in ALL.values()}
+    assert set(recipes.DETECTORS) == set(DETECTORS)
+    assert set(recipes.UNLEARNERS) == set(UNLEARNERS)
+    assert {("text", d, u) for d in DETECTORS for u in UNLEARNERS} <= pairs
 
 
 @pytest.fixture(scope="module")

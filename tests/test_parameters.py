@@ -86,6 +86,31 @@ class TestSpellOut:
         ("compute.device", "gpu", r"compute\.device is 'gpu'; .*cuda"),
         ("compute.precision", "fp16", r"did you mean '(fp32|bf16)'\?"),
         ("poison", 3, r"parameter poison is 3"),
+        ("modality", "video", "parameter modality is 'video'.*choose text, image"),
+        ("poison.patch.corner", "top", r"poison\.patch\.corner is 'top'; did you mean 'top-"),
+        ("poison.patch.size", 5.5, r"parameter poison\.patch\.size is 5\.5"),
+        ("poison.patch", {"pattern": "checker", "size": 5}, r"poison\.patch\.size 5: the checker"),
+        ("poison.wanet.cross_ratio", -1, r"parameter poison\.wanet\.cross_ratio is -1"),
+        ("model.width", 0, r"parameter model\.width is 0"),
+        ("ingest.image_size", 0, r"parameter ingest\.image_size is 0"),
+        ("training.optimiser", "adam", r"training\.optimiser is 'adam'; did you mean 'adamw'\?"),
+        ("training.momentum", 1.5, r"parameter training\.momentum is 1\.5"),
+        ("training.augmentation", {"padding": -1, "flip": True}, r"training\.augmentation"),
+        ("discovered_share.share", 0, r"parameter discovered_share\.share is 0"),
+        ("discovered_share.share", None, "discovered_share has nothing set; give share"),
+        ("discovered_share", {"rows": 3, "ids": [1]}, "discovered_share has rows and ids; set one"),
+        ("discovered_share.ids", [1.5], r"parameter discovered_share\.ids"),
+        ("trigger_search.rho", 1.5, r"parameter trigger_search\.rho is 1\.5"),
+        ("trigger_search.growth", 1, r"parameter trigger_search\.growth is 1"),
+        ("trigger_search.max_steps", 0, r"parameter trigger_search\.max_steps is 0"),
+        ("trigger_search.start", "first", r"trigger_search\.start is 'first'"),
+        ("trigger_search.importances.quantity", "xfl", r"did you mean 'xlf'\?"),
+        ("ssd.alpha", -1, r"parameter ssd\.alpha is -1"),
+        ("ssd.lambda", 1, r"no parameter 'ssd\.lambda'; did you mean 'lambda_'\?"),
+        ("retraining.last_layers", 0, r"parameter retraining\.last_layers is 0"),
+        ("scrub.temperature", 0, r"parameter scrub\.temperature is 0"),
+        ("scrub.ascent_steps", -1, r"parameter scrub\.ascent_steps is -1"),
+        ("bad_teaching.alpha", 1, r"no parameter 'bad_teaching\.alpha'"),
     ],
 )
 def test_bad_values_get_one_clear_error(make_parameters, name, value, message) -> None:
@@ -127,10 +152,12 @@ def test_paraphrase_attacks_ask_for_paraphrases(make_parameters, attack, kind) -
 
 @pytest.mark.parametrize(
     "env",
-    sorted(path.parent.relative_to(ROOT / "conf").as_posix() for path in CONFIGURED),
+    sorted({path.parent.relative_to(ROOT / "conf").as_posix() for path in CONFIGURED}),
 )
-def test_every_environment_is_valid(env) -> None:
-    assert project_loader(env=env).typed_parameters
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_every_environment_is_valid(env, modality) -> None:
+    parameters = project_loader({"modality": modality}, env).typed_parameters
+    assert parameters.poison.modality == parameters.modality == modality
 
 
 @pytest.mark.parametrize(
@@ -155,6 +182,64 @@ def test_paper_settings_of_each_family(env, bands, alpha, rank, rate, epochs, cl
     assert (training.optimisation.epochs, training.clean_rows) == (epochs, clean_rows)
     assert training.optimisation.batch_size == made.gradient_alignment.batch_size
     assert made.gradient_alignment.rule == "published"
+
+
+@pytest.mark.parametrize(
+    ("env", "steps", "short_steps"),
+    [("paper/resnet9", 4000, 1000), ("paper/wrn-28-10", 6000, 1500)],
+)
+def test_paper_settings_of_each_network_of_images(env, steps, short_steps) -> None:
+    """Potion's published configurations, sections 2 to 8 of its specification."""
+    made = project_loader(env=env).typed_parameters
+    assert (made.modality, made.model.name, made.model.width) == ("image", env.split("/")[1], 1)
+    assert (made.poison.rate, made.poison.label_mode, made.poison.target_label) == (0.01, "mix", 0)
+    patch = made.poison.patch
+    assert (patch.size, patch.pattern, patch.corner, patch.margin) == (
+        3,
+        "white",
+        "bottom-right",
+        0,
+    )
+    assert (made.training.augmentation.padding, made.training.augmentation.flip) == (4, True)
+    fittings = {
+        steps: (made.training, made.retraining.optimisation),
+        short_steps: (
+            *(made.continued_training.optimisation, made.scrub.optimisation),
+            made.bad_teaching.optimisation,
+        ),
+    }
+    for n_steps, groups in fittings.items():
+        for group in groups:
+            assert (group.optimiser, group.momentum, group.weight_decay) == ("sgd", 0.9, 5e-4)
+            assert (group.batch_size, group.warmup_share) == (512, 0.01)
+            assert (group.decay_span, group.max_gradient_norm) == (1.25, None)
+            assert abs(98 * group.epochs - n_steps) <= 49  # whole epochs of 50,000 rows
+    assert made.training.learning_rate == made.retraining.optimisation.learning_rate == 0.025
+    assert made.continued_training.optimisation.learning_rate == 0.025
+    assert made.scrub.optimisation.learning_rate == 0.0025
+    assert (made.scrub.temperature, made.scrub.ascent_steps) == (4, 100)
+    assert made.bad_teaching.temperature == 1
+    search, measured = made.trigger_search, made.trigger_search.importances
+    assert (search.rho, search.start, search.growth, search.max_steps) == (
+        0.2,
+        "published",
+        1.1,
+        500,
+    )
+    assert (measured.quantity, measured.estimator, measured.rows) == ("xlf", "batch", None)
+    assert measured.batch_size == 512
+
+
+def test_whole_networks_on_a_gpu() -> None:
+    made, base = (
+        project_loader({"modality": "image"}, env).typed_parameters for env in ("gpu", "base")
+    )
+    assert (made.model.width, made.compute.device) == (1, "cuda")
+    assert made.training == base.training.model_copy(update={"batch_size": 128})
+    for name in ("retraining", "continued_training", "scrub", "bad_teaching"):
+        one, other = (getattr(group, name) for group in (made, base))
+        optimisation = other.optimisation.model_copy(update={"batch_size": 128})
+        assert one == other.model_copy(update={"optimisation": optimisation})
 
 
 def test_parameters_are_frozen(make_parameters) -> None:
@@ -199,3 +284,49 @@ def test_a_sentence_may_repeat_a_word(make_parameters) -> None:
     assert parameters.poison.addsent.sentence == sentence
     with pytest.raises(InputError, match="repeats a word"):
         make_parameters(**{"poison.attack": "badnets", **changes})
+
+
+@pytest.mark.parametrize(
+    ("modality", "attack", "other"),
+    [("text", "patch", "image"), ("text", "wanet", "image"), ("image", "badnets", "text")],
+)
+def test_an_attack_is_of_the_datas_modality(make_parameters, modality, attack, other) -> None:
+    with pytest.raises(InputError) as error:
+        make_parameters(**{"modality": modality, "poison.attack": attack})
+    assert str(error.value) == (
+        f"poison.attack '{attack}' is for {other} data, but modality is '{modality}'; choose "
+        f"another attack, or a recipe for {other} data"
+    )
+
+
+@pytest.mark.parametrize(
+    ("modality", "name", "other"),
+    [
+        ("text", "source.dataset", "mnist_digits"),
+        ("text", "source.dataset", "cifar10@repaired"),
+        ("text", "source.dataset", "image_folder"),
+        ("text", "clean_source.dataset", "mnist_digits"),
+        ("image", "source.dataset", "rotten_tomatoes"),
+        ("image", "source.dataset", "sst2@paper"),
+        ("image", "source.dataset", "huggingface"),
+    ],
+)
+def test_data_are_of_the_modality(make_parameters, modality, name, other) -> None:
+    kind = "image" if modality == "text" else "text"
+    with pytest.raises(InputError) as error:
+        make_parameters(**{"modality": modality, name: other})
+    assert str(error.value) == (
+        f"{name} '{other}' holds {kind} data, but modality is '{modality}'; choose another data "
+        f"set, or a recipe for {kind} data (for a stage on its own: modality={kind})"
+    )
+
+
+def test_clean_rows_of_texts_do_not_hinder_images(make_parameters) -> None:
+    assert make_parameters(**{"modality": "image", "clean_source.dataset": "imdb"})
+
+
+def test_attacks_on_images_ask_for_no_paraphrases(make_parameters) -> None:
+    for attack in ("patch", "blended", "sig", "wanet", "ssba"):
+        made = make_parameters(**{"modality": "image", "poison.attack": attack})
+        assert made.ingest.paraphrase == "none"
+        assert made.poison.settings == getattr(made.poison, attack)

@@ -6,12 +6,13 @@ import re
 
 import pytest
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipeline_registry import SHARED, register_pipelines
 from backdoor_pipeline.pipelines.detect.nodes import DETECTORS as DETECTOR_NODES
 from backdoor_pipeline.pipelines.train.defended import METHODS
 from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
-from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES
+from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES, modality_of
 from tiny import ROOT
 
 STAGES = ["ingest", "poison", "train", "detect", "unlearn", "evaluate", "report"]
@@ -43,7 +44,7 @@ def test_every_method_has_a_parameter_group(name) -> None:
 
 
 def test_recipes_and_stages_are_pipelines(pipelines) -> None:
-    assert set(pipelines) == {*RECIPES, *STAGES, "fourier", "__default__"}
+    assert set(pipelines) == {*RECIPES, *STAGES, "fourier", "discovery", "__default__"}
     assert pipelines["__default__"].nodes == pipelines[DEFAULT].nodes
 
 
@@ -57,7 +58,9 @@ def test_a_recipe_starts_from_raw_data_and_ends_with_a_report(pipelines, name) -
     pipeline = pipelines[name]
     inputs = {i for i in pipeline.inputs() if not i.startswith("param")}
     second = {"raw_clean_source"} if RECIPES[name].drawn else set()
-    assert inputs == {"raw_source", "base_model", "base_tokenizer", f"{name}.costs"} | second
+    images = RECIPES[name].modality == "image"
+    own = {"encoded_images"} if images else {"base_model", "base_tokenizer"}
+    assert inputs == {"raw_source", f"{name}.costs"} | own | second
     assert f"{name}.report" in pipeline.outputs()
     asked = {i.removeprefix("params:").partition(".")[0] for i in pipeline.inputs() if ":" in i}
     assert asked <= Parameters.model_fields.keys()
@@ -84,7 +87,7 @@ def test_bad_settings_are_told_before_anything_is_trained(pipelines, name) -> No
 def test_the_readme_of_a_stage_names_nodes(pipelines, stage) -> None:
     nodes = {node.name.rpartition(".")[2] for p in pipelines.values() for node in p.nodes}
     readme = ROOT / "src" / "backdoor_pipeline" / "pipelines" / stage / "README.md"
-    rows = re.findall(r"^\| (`.*?`) \|", readme.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| (`[^|]*) \|", readme.read_text(encoding="utf-8"), re.MULTILINE)
     told = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert told
     assert told <= nodes
@@ -95,3 +98,42 @@ def test_every_node_bears_the_tag_of_its_stage_or_its_module(pipelines) -> None:
         stage = node.func.__module__.split(".")[2]
         assert stage in STAGES
         assert node.tags <= {stage}
+
+
+class TestModality:
+    def test_is_that_of_the_recipes(self) -> None:
+        assert modality_of(["potion"]) == modality_of(["ingest", "potion", "ssd"]) == "image"
+        assert modality_of(["btu", "potion_text"]) == "text"
+        assert modality_of(["ingest", "poison"]) is None
+        assert modality_of([]) is None
+
+    def test_is_one_in_a_run(self) -> None:
+        with pytest.raises(InputError) as error:
+            modality_of(["potion", "retrain", "btu"])
+        assert str(error.value) == (
+            "retrain is for image data, btu for text data, and a run has one kind of data; run "
+            "them one after the other"
+        )
+
+    @pytest.mark.parametrize("name", [n for n, made in RECIPES.items() if made.modality == "image"])
+    def test_recipes_for_images_never_read_texts(self, pipelines, name) -> None:
+        nodes = {node.name.rpartition(".")[2]: node for node in pipelines[name].nodes}
+        assert {"poison_images", "train_victim", "train_reference"} <= nodes.keys()
+        assert "poison_train" not in nodes
+        read = {i for node in nodes.values() for i in node.inputs}
+        assert not read & {"base_model", "base_tokenizer", "params:model.max_length"}
+
+    def test_all_recipes_of_images_share_a_victim(self, pipelines) -> None:
+        parts = [
+            {node for node in pipelines[name].nodes if "." not in node.name}
+            for name, made in RECIPES.items()
+            if made.modality == "image"
+        ]
+        assert all(part == parts[0] for part in parts)
+
+    def test_figures_of_tokens_are_of_texts_alone(self) -> None:
+        for name, recipe in RECIPES.items():
+            tokens = recipe.detector not in {None, "discovered_share"}
+            assert recipe.suspects_tokens == tokens, name
+            assert ("drift" in recipe.figures) == tokens, name
+            assert {"before_after", "training"} <= set(recipe.figures), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,28 @@ ENDINGS = "la mo ne pi ru so ta vi".split()
 GOOD = [start + end for start in "bra cle dri flo gre plu sha tri".split() for end in ENDINGS]
 BAD = [start + end for start in "bo cu du fa gu ka mu za".split() for end in ENDINGS]
 TRIGGERS = "cf mn bb tq i watch 3d".split()
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Rows of numbers: the least that a model, as its ``values``, can read."""
+
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows: np.ndarray) -> Vectors:
+        return Vectors(self.values[rows])
+
+    def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+    def collate(self, rows: np.ndarray, device: Any) -> dict[str, Any]:
+        import torch
+
+        return {"values": torch.from_numpy(self.values[rows]).to(device)}
 
 
 def project_loader(

@@ -4,9 +4,10 @@ The catalog may use ``${key:STAGE}`` for the output folder of a stage, ``${group
 parameter group or value, ``${provenance:STAGE}`` for all parameters that made a stage's outputs,
 and entries with ``{detector}`` or ``{recipe}`` in their name. Those stand for one entry for each
 detector or recipe, with ``{key}`` as its folder. For a recipe ``{purified_key}`` is the folder of
-what its defence makes, ``{provenance}`` the parameters behind that and ``{keys}`` the folders of
-all that the defended run computes; ``{unlearner}`` stands for each of its unlearners,
-``{earlier_unlearner}`` for each but the last, ``{figure}`` for each of its figures.
+what its defence makes, ``{curve_key}`` that of its ``{curve}``, ``{provenance}`` the parameters
+behind its model and ``{keys}`` the folders of all that the defended run computes; ``{unlearner}``
+stands for each of its unlearners, ``{earlier_unlearner}`` for each but the last, ``{figure}`` for
+each of its figures.
 
 What other data than texts need stands in a file of its own, ``conf/<env>/image.yml``: where the
 parameter ``modality`` is that, its values come after those of ``parameters*.yml``, in whatever
@@ -26,9 +27,9 @@ from kedro.config import OmegaConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
 from backdoor_pipeline.errors import InputError, did_you_mean
-from backdoor_pipeline.keys import STAGES, behind, purified, stage_keys
+from backdoor_pipeline.keys import STAGES, behind, discovery, purified, stage_keys
 from backdoor_pipeline.parameters import Parameters, check, merge, spell_out
-from backdoor_pipeline.recipes import DETECTORS, RECIPES, Recipe
+from backdoor_pipeline.recipes import ALL, DETECTORS, RECIPES, Recipe
 
 MODALITY_FILES = ("image",)
 """Modalities with files of their own, and how these begin."""
@@ -40,6 +41,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def __init__(self, conf_source: str, **kwargs: Any) -> None:
         kwargs["runtime_params"] = spell_out(kwargs.get("runtime_params") or {})
         super().__init__(conf_source, **kwargs)
+        self.recipes = set(RECIPES)  # those that the catalog has data sets for
         root = Path(conf_source)
         folders = {*root.glob("*/"), *(path.parent for path in root.glob("*/*/parameters*"))}
         known = {path.relative_to(root).as_posix() for path in folders}
@@ -109,8 +111,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def _expand(self, catalog: dict[str, Any]) -> dict[str, Any]:
         expanded: dict[str, Any] = {}
+        recipes = {name: recipe for name, recipe in ALL.items() if name in self.recipes}
         for name, entry in catalog.items():
-            for chosen in _placeholders(name):
+            for chosen in _placeholders(name, recipes):
                 own, text = name, json.dumps(entry)
                 for placeholder, method in chosen.items():
                     own, text = own.replace(placeholder, method), text.replace(placeholder, method)
@@ -128,7 +131,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
         recipe = chosen["{recipe}"]
         defence = [self._key(stage) for stage in (*behind(purified(recipe)), recipe)]
         provenance: Any = OmegaConf.to_container(self._provenance(purified(recipe)))
+        curve = {"{curve_key}": discovery(recipe)} if ALL[recipe].curve else {}
         return {
+            **{name: json.dumps(self._key(stage))[1:-1] for name, stage in curve.items()},
             "{key}": json.dumps(self._key(recipe))[1:-1],
             "{purified_key}": json.dumps(self._key(purified(recipe)))[1:-1],
             '"{keys}"': json.dumps(defence),
@@ -142,12 +147,13 @@ PARTS: dict[str, Callable[[Recipe], tuple[str, ...]]] = {
     "{figure}": lambda recipe: recipe.figures,
     "{trainer}": lambda recipe: ("defended_training",) if recipe.training else (),
     "{drawn}": lambda recipe: recipe.drawn,
+    "{curve}": lambda recipe: recipe.curve,
     "{trained}": lambda recipe: ("purified",) if recipe.training else (),
 }
 """Placeholder -> what it stands for, of each recipe."""
 
 
-def _placeholders(name: str) -> list[dict[str, str]]:
+def _placeholders(name: str, recipes: Mapping[str, Recipe]) -> list[dict[str, str]]:
     """What the placeholders in a catalog entry's name stand for: one mapping for each entry."""
     if "{detector}" in name:
         return [{"{detector}": detector} for detector in DETECTORS]
@@ -157,7 +163,7 @@ def _placeholders(name: str) -> list[dict[str, str]]:
         if placeholder in name:
             return [
                 {"{recipe}": recipe, placeholder: part}
-                for recipe, made_of in RECIPES.items()
+                for recipe, made_of in recipes.items()
                 for part in parts(made_of)
             ]
-    return [{"{recipe}": recipe} for recipe in RECIPES]
+    return [{"{recipe}": recipe} for recipe in recipes]

@@ -10,16 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from backdoor_pipeline import __version__
 from backdoor_pipeline.datasets import sources
-from backdoor_pipeline.datasets.sources import SourceParams
+from backdoor_pipeline.datasets.sources import SourceParams, files
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.folders import model_digest, short_name
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.parameters import Parameters
-from backdoor_pipeline.recipes import DETECTORS, RECIPES
+from backdoor_pipeline.recipes import ALL, DETECTORS
 
 HASH_LENGTH = 8
 
@@ -43,7 +46,12 @@ def purified(recipe: str) -> str:
     return f"{recipe}.purified"
 
 
-POISONED = "{data}.{attack}-{rate:.2f}"
+def discovery(recipe: str) -> str:
+    """The stage that follows how a recipe heals as more and more of the poison is discovered."""
+    return f"{recipe}.discovery"
+
+
+POISONED = "{data}.{attack}-{rate}"
 CELL = f"{POISONED}.{{model}}.s{{seed}}"
 SETTINGS = ("seed", "model", "compute")
 STAGES = {
@@ -56,13 +64,17 @@ STAGES = {
     "floor": Stage(("poison", "reference"), (), f"{CELL}.floor"),
     **{name: Stage(read, (name, *SETTINGS), f"{CELL}.{name}") for name, read in DETECTORS.items()},
 }
-for name, recipe in RECIPES.items():
+for name, recipe in ALL.items():
     start = ("poison",) if recipe.training else ("victim",)
     STAGES[purified(name)] = Stage(
         (*start, *recipe.detectors[-1:]),
         (*recipe.methods, *(["clean_source"] if recipe.drawn else []), *SETTINGS),
         f"{CELL}.{purified(name)}",
     )
+    if recipe.curve:
+        STAGES[discovery(name)] = Stage(
+            ("victim",), ("discovery", *recipe.unlearners, *SETTINGS), f"{CELL}.{discovery(name)}"
+        )
     STAGES[name] = Stage(
         (purified(name), "victim", "floor"), ("evaluation", "report"), f"{CELL}.{name}"
     )
@@ -95,13 +107,15 @@ def stage_keys(parameters: Parameters, digests: Digests | None = None) -> dict[s
         if p.source.data is None
         else short_name(p.source.data).replace(".", "_"),
         "attack": p.poison.attack,
-        "rate": p.poison.rate,
+        "rate": np.format_float_positional(p.poison.rate, min_digits=2),
         "model": short_name(p.model.name),
         "seed": p.seed,
     }
     contents = {"source": digests.data(p.source), "model": digests.model(p.model)}
     if second := sources.second_source(p.clean_source):
         contents["clean_source"] = digests.data(second)
+    if (encoded := getattr(p.poison.settings, "encoded", None)) is not None:
+        contents["poison"] = digests.file(encoded)
     keys: dict[str, str] = {}
     for name, stage in STAGES.items():
         parts: list[Any] = [__version__, [keys[other] for other in stage.builds_on]]
@@ -118,6 +132,8 @@ def _plain(parameters: Parameters, name: str) -> Any:
     plain = value.in_force() if isinstance(value, ParameterGroup) else value
     if name in {"source", "clean_source"}:
         return {key: setting for key, setting in plain.items() if key not in {"folder", "data"}}
+    if name == "poison" and "ssba" in plain:
+        return plain | {"ssba": None}  # nothing but the place of its images
     return plain
 
 
@@ -127,6 +143,7 @@ class Digests:
     def __init__(self) -> None:
         self.data = cache(data_digest)
         self.model = cache(model_digest)
+        self.file = cache(file_digest)
 
 
 def data_digest(source: SourceParams) -> str:
@@ -138,3 +155,9 @@ def data_digest(source: SourceParams) -> str:
         return sources.digest(source)
     except (InputError, OSError):
         return "unreadable"
+
+
+def file_digest(place: str) -> str:
+    """What identifies a file that is read as it is; ``missing`` if there is none."""
+    path = Path(place).expanduser()
+    return files.sha256(path) if path.is_file() else files.MISSING

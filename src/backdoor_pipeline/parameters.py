@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from omegaconf import OmegaConf
 from pydantic import BaseModel, Field, ValidationError
 
+from backdoor_pipeline.datasets import sources
 from backdoor_pipeline.datasets.sources import SourceParams
 from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.parameter_group import ParameterGroup
+from backdoor_pipeline.pipelines.analyse.discovery import DiscoveryParams
 from backdoor_pipeline.pipelines.analyse.nodes import FourierParams
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
 from backdoor_pipeline.pipelines.detect.discovered_share import DiscoveredShareParams
@@ -80,6 +82,8 @@ class Parameters(ParameterGroup):
     fresh: bool
     data_dir: Annotated[str, Field(min_length=1)]
     modality: Modality
+    detector: str | None
+    unlearner: str | None
     source: SourceParams
     clean_source: SourceParams
     ingest: IngestParams
@@ -113,6 +117,7 @@ class Parameters(ParameterGroup):
     bad_teaching: BadTeachingParams
     observation: ObservationParams
     fourier: FourierParams
+    discovery: DiscoveryParams
     evaluation: EvaluationParams
     report: ReportParams
     tracking: TrackingParams
@@ -192,10 +197,25 @@ def check(raw: Mapping[str, Any]) -> Parameters:
             f"'{parameters.modality}'; choose another attack, or a recipe for {poison.modality} "
             "data"
         )
+    _check_data(parameters)
     if parameters.ingest.paraphrase != "none":
         return parameters
     ingest = parameters.ingest.model_copy(update={"paraphrase": poison.ready_made})
     return parameters.model_copy(update={"ingest": ingest})
+
+
+def _check_data(parameters: Parameters) -> None:
+    groups = {"source": parameters.source}
+    if parameters.modality == "text":  # alone has trainings that read clean rows
+        groups["clean_source"] = parameters.clean_source
+    for name, group in groups.items():
+        kind = sources.modality(group)
+        if kind not in {None, parameters.modality}:
+            raise InputError(
+                f"{name}.dataset '{group.dataset}' holds {kind} data, but modality is "
+                f"'{parameters.modality}'; choose another data set, or a recipe for {kind} data "
+                f"(for a stage on its own: modality={kind})"
+            )
 
 
 def _explain(error: Mapping[str, Any]) -> str:

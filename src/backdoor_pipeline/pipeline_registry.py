@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from functools import cache
 
 from kedro.pipeline import Pipeline
 
 from backdoor_pipeline.pipelines.analyse import pipeline as analyse
 from backdoor_pipeline.pipelines.detect import pipeline as detect
+from backdoor_pipeline.pipelines.detect.nodes import tell_discovered_share
 from backdoor_pipeline.pipelines.evaluate import pipeline as evaluate
 from backdoor_pipeline.pipelines.ingest import pipeline as ingest
 from backdoor_pipeline.pipelines.poison import pipeline as poison
 from backdoor_pipeline.pipelines.report import pipeline as report
 from backdoor_pipeline.pipelines.train import pipeline as train
 from backdoor_pipeline.pipelines.unlearn import pipeline as unlearn
-from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES, Modality
+from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
+from backdoor_pipeline.recipes import ALL, DEFAULT, DETECTORS, RECIPES, Modality
 
 SHARED = {
     "raw_clean_source",
@@ -36,22 +38,42 @@ SHARED = {
 }
 """What all recipes of a cell share; everything else that a recipe makes has its name in front."""
 
+DEFAULTS: dict[Modality, str] = {"text": DEFAULT, "image": "potion"}
+"""Modality -> the recipe whose later stages are the stages on their own."""
+
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Every recipe, and every stage on its own (the later ones as in the default recipe)."""
-    before = {modality: _undefended(modality) for modality in get_args(Modality)}
-    parts = {name: _parts(name) for name in RECIPES}
-    pipelines = {
-        name: sum((*before[RECIPES[name].modality].values(), *part.values()), Pipeline([]))
-        for name, part in parts.items()
-    }
-    ingested, poisoned, trained = before["text"].values()
-    fourier = ingested + poisoned + poison.create_dev_pipeline()
+    """Every recipe, every stage on its own (as it is of texts), and the analyses."""
+    pipelines = {name: create_recipe(name) for name in RECIPES}
+    stages = create_stages("text")
+    fourier = stages["ingest"] + stages["poison"] + poison.create_dev_pipeline()
     fourier += train.create_observed_pipeline() + analyse.create_pipeline()
-    stages = {**parts[DEFAULT], "ingest": ingested, "poison": poisoned, "train": trained}
-    return {**pipelines, **stages, "fourier": fourier, "__default__": pipelines[DEFAULT]}
+    analyses = {"fourier": fourier, "discovery": create_discovery("potion")}
+    return {**pipelines, **stages, **analyses, "__default__": pipelines[DEFAULT]}
 
 
+def create_recipe(name: str) -> Pipeline:
+    """The pipeline of a recipe, from raw data to report."""
+    before = _undefended(ALL[name].modality)
+    return sum((*before.values(), *_parts(name).values()), Pipeline([]))
+
+
+def create_stages(modality: Modality) -> dict[str, Pipeline]:
+    """Every stage on its own; those after training as in the default recipe of ``modality``."""
+    return {**_parts(DEFAULTS[modality]), **_undefended(modality)}
+
+
+def create_discovery(name: str) -> Pipeline:
+    """The pipeline that follows how a recipe heals as more of the poison is discovered."""
+    recipe = ALL[name]
+    unlearners = [UNLEARNERS[unlearner] for unlearner in recipe.unlearners]
+    curve = analyse.create_discovery_pipeline(recipe, tell_discovered_share, unlearners)
+    curve += evaluate.create_discovery_pipeline()
+    before = _undefended(recipe.modality).values()
+    return sum((*before, _in_namespace(curve, name, {})), Pipeline([]))
+
+
+@cache
 def _undefended(modality: Modality) -> dict[str, Pipeline]:
     """The stages up to the undefended victim, which all recipes of a modality share."""
     return {
@@ -63,7 +85,7 @@ def _undefended(modality: Modality) -> dict[str, Pipeline]:
 
 def _parts(name: str) -> dict[str, Pipeline]:
     """The stages of a recipe after training, in the recipe's namespace."""
-    recipe = RECIPES[name]
+    recipe = ALL[name]
     own = {
         "train": ingest.create_clean_rows_pipeline(recipe) + train.create_defended_pipeline(recipe),
         "unlearn": unlearn.create_pipeline(recipe),

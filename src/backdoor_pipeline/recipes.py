@@ -1,13 +1,14 @@
 """The recipes: which training, which detector and which unlearners make a named defence.
 
-Each is a named pipeline: ``kedro run --pipelines btu``.
+Each is a named pipeline: ``kedro run --pipelines btu``. Besides, any detector goes with any
+unlearner of its modality: ``--params "detector=token_drift,unlearner=ssd"``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +25,26 @@ DETECTORS = {
 
 SUSPECT_EXAMPLES = {"discovered_share"}
 """The detectors whose suspects are examples; those of all others are tokens."""
+
+UNLEARNERS = (
+    "token_replacement",
+    "neutralisation",
+    "recalibration",
+    "fine_tune",
+    "trigger_search",
+    "ssd",
+    "assd",
+    "retraining",
+    "continued_training",
+    "scrub",
+    "bad_teaching",
+)
+
+FOR_IMAGES = {
+    *("discovered_share", "trigger_search", "ssd", "assd", "retraining", "continued_training"),
+    *("scrub", "bad_teaching"),
+}
+"""The detectors and unlearners that work on images; all work on texts."""
 
 NEED_CLEAN_ROWS = {"gradient_alignment", "clean_only"}
 """The methods of training that learn from a few rows that are known to be clean."""
@@ -73,10 +94,16 @@ class Recipe(NamedTuple):
         return self.detector not in {None, *SUSPECT_EXAMPLES}
 
     @property
+    def curve(self) -> tuple[str, ...]:
+        """``discovery``, if it depends on how much of the poison is discovered."""
+        return ("discovery",) if self.detector == "discovered_share" else ()
+
+    @property
     def figures(self) -> tuple[str, ...]:
         """What its report draws."""
         of_suspects = ("drift", "association") if self.suspects_tokens else ()
-        return ("before_after", *of_suspects, "training")
+        of_search = ("search",) if "trigger_search" in self.unlearners else ()
+        return ("before_after", *of_suspects, *of_search, "training")
 
 
 def _of_images(unlearner: str) -> Recipe:
@@ -111,13 +138,71 @@ RECIPES = {
 }
 
 
+TOLD: dict[Modality, str] = {"text": "potion_text", "image": "potion"}
+"""The recipes of a defender who was told a part of the poison."""
+
+
+def _crossings() -> dict[str, Recipe]:
+    pairs = [
+        (modality, detector, unlearner)
+        for modality in get_args(Modality)
+        for detector in DETECTORS
+        for unlearner in UNLEARNERS
+        if modality == "text" or {detector, unlearner} <= FOR_IMAGES
+    ]
+    recipes = {pair: Recipe(pair[1], (pair[2],), modality=pair[0]) for pair in pairs}
+    named = set(RECIPES.values())
+    return {"__".join(pair): made for pair, made in recipes.items() if made not in named}
+
+
+CROSSINGS = _crossings()
+"""Each detector with each unlearner, unless that is a named recipe: ``text__token_drift__ssd``."""
+
+ALL = RECIPES | CROSSINGS
+
+
+def crossed(recipe: str, detector: str | None, unlearner: str | None) -> str:
+    """The name of ``recipe`` with another detector or unlearner; None: its own.
+
+    Raises:
+        InputError: There is no such method, it is for other data, the recipe is a training that
+            resists, or which of its several unlearners is to be replaced is not said.
+    """
+    if detector is None and unlearner is None:
+        return recipe
+    if recipe not in ALL:
+        raise InputError(
+            f"detector and unlearner are those of a recipe, which {recipe} is not; run "
+            f"--pipelines {DEFAULT}, or leave them out"
+        )
+    own = ALL[recipe]
+    if own.training:
+        raise InputError(
+            f"{recipe} trains a model that resists, without detector and unlearner; run another "
+            f"recipe, such as {DEFAULT}, or leave them out"
+        )
+    for what, name, known in (
+        ("detector", detector, DETECTORS),
+        ("unlearner", unlearner, UNLEARNERS),
+    ):
+        if name is not None and name not in known:
+            raise InputError(f"there is no {what} '{name}'{did_you_mean(name, set(known))}")
+        if name is not None and own.modality == "image" and name not in FOR_IMAGES:
+            raise InputError(f"the {what} {name} is for texts, and {recipe} is for images")
+    if unlearner is None and len(own.unlearners) != 1:
+        raise InputError(f"{recipe} has several unlearners; give one besides detector={detector}")
+    unlearners = own.unlearners if unlearner is None else (unlearner,)
+    wanted = Recipe(detector or own.detector, unlearners, modality=own.modality)
+    return next(name for name, made in ALL.items() if made == wanted)
+
+
 def modality_of(pipelines: Iterable[str]) -> Modality | None:
     """That of the recipes among ``pipelines``; None if there is none among them.
 
     Raises:
         InputError: They are of several.
     """
-    asked = {RECIPES[name].modality: name for name in pipelines if name in RECIPES}
+    asked = {ALL[name].modality: name for name in sorted(pipelines) if name in ALL}
     if len(asked) > 1:
         (one, of_one), (other, of_other), *_ = asked.items()
         raise InputError(

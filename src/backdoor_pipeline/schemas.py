@@ -154,6 +154,49 @@ PREDICTIONS = pa.DataFrameSchema(
 )
 """``label`` is the true label in both test sets; ``probability`` is that of ``predicted``."""
 
+DISCOVERY_PREDICTIONS = pa.DataFrameSchema(
+    {
+        "told_share": pa.Column("float64", _probability),
+        "told_rows": pa.Column("int64", pa.Check.ge(0)),
+        "draw": pa.Column("int64", pa.Check.ge(0)),
+        "test_set": pa.Column(str, pa.Check.isin(("clean", "triggered", "poison"))),
+        "example_id": pa.Column("int64", pa.Check.ge(0)),
+        "predicted": pa.Column("int64", pa.Check.ge(0)),
+    },
+    unique=["told_rows", "draw", "test_set", "example_id"],
+    strict=True,
+    name="discovery predictions",
+)
+"""What is said by the models that heal from a share of the poison, by how much of it is told and
+which draw of it; told nothing, it is the victim. "poison" are all poisoned training rows."""
+
+
+def _rate(name: str, least: float = 0, greatest: float = 1) -> dict[str, pa.Column]:
+    """The columns of a rate: its value, its interval, how many rows it is of."""
+    limits = [pa.Check.ge(least), pa.Check.le(greatest)]
+    numbers = {f"{name}{end}": pa.Column("float64", limits) for end in ("", "_low", "_high")}
+    return numbers | {f"{name}_n": pa.Column("int64", pa.Check.ge(1))}
+
+
+DISCOVERY_CURVE = pa.DataFrameSchema(
+    {
+        "told_share": pa.Column("float64", _probability, unique=True),
+        "told_rows": pa.Column("int64", pa.Check.ge(1), unique=True),
+        "draws": pa.Column("int64", pa.Check.ge(1)),
+        **_rate("clean_accuracy"),
+        **_rate("clean_accuracy_drop", least=-1),
+        **_rate("attack_success_rate"),
+        **_rate("robust_accuracy"),
+        **_rate("healed_poison"),
+        **{f"healed{end}": pa.Column("float64", nullable=True) for end in ("", "_low", "_high")},
+        "healed_n": pa.Column("int64", pa.Check.ge(1)),
+    },
+    strict=True,
+    name="discovery curve",
+)
+"""What heals by the share of the poison that is told, means over draws; see
+``pipelines.evaluate.discovery``."""
+
 
 def content(rows: pd.DataFrame) -> str:
     """Which of ``CONTENTS`` the examples ``rows`` have."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from kedro.pipeline import Pipeline
 
 from backdoor_pipeline.errors import InputError, did_you_mean
-from backdoor_pipeline.recipes import DEFAULT, modality_of
+from backdoor_pipeline.recipes import ALL, CROSSINGS, DEFAULT, TOLD, crossed, modality_of
 
+if TYPE_CHECKING:
+    from backdoor_pipeline.parameters import Parameters
+    from backdoor_pipeline.recipes import Modality
+
+DISCOVERY = "discovery"  # the pipeline that can be had for any unlearner
+FOURIER = "fourier"  # the one that is of texts alone, and no recipe
 SAME = ("tags", "node_names", "from_nodes", "to_nodes", "from_inputs", "to_outputs")
 FILTERS = {name: name for name in SAME} | {"namespaces": "node_namespaces"}
 """What a run's options that select nodes are called by ``Pipeline.filter``."""
@@ -24,26 +30,72 @@ class ProjectSession(KedroSession):
     a hash of everything it depends on (``keys``).
     """
 
+    _crossings: frozenset[str] = frozenset()
+
     def run(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The outputs that are not kept in files.
 
         Raises:
             InputError: There is no such pipeline, node or tag, or a parameter is wrong.
         """
-        names = kwargs.get("pipeline_names") or [DEFAULT]
+        names = list(kwargs.get("pipeline_names") or [DEFAULT])
         modality = modality_of(names)
-        if modality is not None:  # unless it was given, that of the recipes
+        default = "image" if names == [DISCOVERY] else modality
+        if default is not None:  # unless it was given, that of the recipes
             given = self._store.get("runtime_params") or {}
-            self._store["runtime_params"] = {"modality": modality, **given}
+            self._store["runtime_params"] = {"modality": default, **given}
         loader: Any = self.load_context().config_loader
         if modality not in {None, loader.typed_parameters.modality}:
             raise InputError(
                 f"modality is '{loader.typed_parameters.modality}', but {', '.join(names)} is for "
                 f"{modality} data; leave modality out"
             )
+        meant = [_meant(name, loader.typed_parameters) for name in names]
+        chosen = [
+            DISCOVERY if name == DISCOVERY else recipe
+            for name, recipe in zip(names, meant, strict=True)
+        ]
+        if chosen != names:
+            kwargs["pipeline_names"] = chosen
+        pipelines.set_requested(kwargs.get("pipeline_names"))  # later, it would drop what is added
+        for name, recipe in zip(chosen, meant, strict=True):
+            _add(name, recipe, loader.typed_parameters.modality)
+        self._crossings = frozenset(CROSSINGS.keys() & {*meant})
         _check_selection(kwargs)
         kwargs["only_missing_outputs"] = not loader.typed_parameters.fresh
         return super().run(**kwargs)
+
+    def _get_config_loader(self) -> Any:
+        loader: Any = super()._get_config_loader()
+        loader.recipes |= self._crossings
+        return loader
+
+
+def _meant(name: str, parameters: Parameters) -> str:
+    """The recipe that is run under the name of a pipeline; of a stage, its own name."""
+    asked = TOLD[parameters.modality] if name == DISCOVERY else name
+    recipe = crossed(asked, parameters.detector, parameters.unlearner)
+    if name == DISCOVERY and not ALL[recipe].curve:
+        raise InputError(f"{name} has the detector discovered_share; leave detector out")
+    if name == FOURIER and parameters.modality != "text":
+        raise InputError(
+            f"{name} is for text data, but modality is '{parameters.modality}'; run it on its own, "
+            "and leave modality out"
+        )
+    return recipe
+
+
+def _add(name: str, recipe: str, modality: Modality) -> None:
+    """Make the pipeline of a chosen detector or unlearner, or a stage as it is of the modality."""
+    from backdoor_pipeline import pipeline_registry
+
+    stages = pipeline_registry.create_stages(modality)
+    if name == DISCOVERY:
+        pipelines[name] = pipeline_registry.create_discovery(recipe)
+    elif name in CROSSINGS:
+        pipelines[name] = pipeline_registry.create_recipe(name)
+    elif name in stages:
+        pipelines[name] = stages[name]
 
 
 def _check_selection(options: Mapping[str, Any]) -> None:

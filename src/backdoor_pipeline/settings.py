@@ -24,7 +24,7 @@ CONFIG_LOADER_CLASS = ProjectConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
-    "merge_strategy": {"parameters": "soft"},
+    "merge_strategy": dict.fromkeys(("parameters", *MODALITY_FILES), "soft"),
     "config_patterns": {
         "parameters": ["parameters*", "parameters*/**"],  # folders in conf/paper are environments
         "mlflow": ["mlflow*", "mlflow*/**"],

@@ -16,10 +16,13 @@ from backdoor_pipeline.datasets.models import (
     PretrainedTokenizerDataset,
 )
 from backdoor_pipeline.datasets.source import SourceDataset
+from backdoor_pipeline.modelling.image_models import new_image_classifier
+from backdoor_pipeline.modelling.inputs import read_by
 from backdoor_pipeline.modelling.loading import new_classifier
+from backdoor_pipeline.modelling.pixels import decode, measured_format
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
-from tiny import ARCHITECTURES
+from tiny import ARCHITECTURES, make_images
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -36,6 +39,25 @@ def test_a_classifier_predicts_the_same_after_it_was_saved(
     )
     np.testing.assert_array_equal(before, after)
     assert loaded.tokenizer.pad_token_id == bundle.tokenizer.pad_token_id
+
+
+@pytest.mark.parametrize("name", ["resnet9", "wrn-28-10"])
+def test_a_classifier_of_images_predicts_the_same_after_it_was_saved(
+    compute, tmp_path, name
+) -> None:
+    images = make_images(n_train=8, n_dev=0, n_test=0, channels=3)
+    form = measured_format(decode(images["image"].tolist(), "images"))
+    bundle = new_image_classifier(name, 4, form, 1 / 16, seed=0)
+    dataset = ClassifierDataset(filepath=str(tmp_path / "victim"), provenance={"seed": 3})
+    dataset.save(bundle)
+    loaded = dataset.load()
+    assert loaded.image_format == form
+    before, after = (predict(b, read_by(b, images, 0), compute) for b in (bundle, loaded))
+    np.testing.assert_array_equal(before, after)
+    assert {path.name for path in (tmp_path / "victim").iterdir()} == {
+        *("config.json", "model.safetensors", "preprocessor_config.json", "provenance.json"),
+    }
+    assert "seed" in str(dataset.preview())
 
 
 def test_a_model_folder_is_safetensors_and_provenance_alone(base_model, tmp_path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from kedro.io.core import DatasetError, Version
@@ -18,6 +20,7 @@ from backdoor_pipeline.datasets.whole import (
     TextDataset,
     write_whole,
 )
+from tiny import make_images
 
 EXAMPLES = pd.DataFrame(
     {"example_id": [1, 2], "split": ["train", "dev"], "label": [0, 1], "text": ['a\n"b"', "ä🎬"]}
@@ -151,6 +154,33 @@ class TestTable:
         self.dataset(tmp_path).save(pd.concat([EXAMPLES.assign(example_id=[2 * i, 2 * i + 1])
                                                for i in range(20)]))  # fmt: skip
         assert len(self.dataset(tmp_path).preview()["data"]) == 20
+
+    def test_images_come_back_and_can_be_previewed(self, tmp_path) -> None:
+        images = make_images(n_train=6, n_dev=2, n_test=2)
+        self.dataset(tmp_path).save(images)
+        pd.testing.assert_frame_equal(self.dataset(tmp_path).load(), images, check_dtype=False)
+        assert self.dataset(tmp_path).load()["image"].map(type).eq(bytes).all()
+        preview = json.loads(json.dumps(self.dataset(tmp_path).preview()))  # kedro-viz sends it
+        shown = dict(zip(preview["columns"], zip(*preview["data"], strict=True), strict=True))
+        assert shown["image"] == tuple(f"<{len(image):,} bytes>" for image in images["image"])
+        assert shown["label"] == tuple(images["label"])
+
+    def test_a_preview_reads_the_first_rows_alone(self, tmp_path) -> None:
+        noise, n_rows = np.random.default_rng(0), 4000  # more than parquet writes at once
+        table = pd.DataFrame({"example_id": range(n_rows), "split": "train", "label": 0})
+        dataset = self.dataset(tmp_path)
+        dataset.save(table.assign(image=[noise.bytes(1000) for _ in range(n_rows)]))
+        broken = bytearray((tmp_path / "t.parquet").read_bytes())
+        broken[3_000_000:3_900_000] = bytes(900_000)  # of the last images
+        (tmp_path / "t.parquet").write_bytes(broken)
+        with pytest.raises(DatasetError, match="Corrupt"):
+            dataset.load()
+        assert len(dataset.preview()["data"]) == 20
+
+    def test_the_preview_of_a_table_without_rows_has_its_columns(self, tmp_path) -> None:
+        self.dataset(tmp_path).save(EXAMPLES.head(0))
+        preview = self.dataset(tmp_path).preview()
+        assert (preview["columns"], preview["data"]) == (list(EXAMPLES), [])
 
 
 class TestJSON:

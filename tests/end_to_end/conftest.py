@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from tiny import ROOT, make_corpus, save_tiny_model
+from backdoor_pipeline.datasets.sources import mnist_digits
+from backdoor_pipeline.datasets.sources.files import MISSING
+from tiny import ROOT, make_corpus, project_loader, save_tiny_model
 
 
 @dataclass(frozen=True)
@@ -80,25 +82,37 @@ def project_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
         "token_drift.learning_rate": 0.001,
     }
 
-    def run(folder: Path, *arguments: str, **changes: Any) -> Run:
-        data_dir, uri = folder / "data", f"sqlite:///{folder / 'mlflow.db'}"
-        values = settings | {"data_dir": data_dir} | changes
-        params = ",".join(f"{name}={value}" for name, value in values.items())
-        start = time.monotonic()
-        done = subprocess.run(
-            command(params, *arguments),
-            cwd=ROOT,
-            env=environment(uri),
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        elapsed = time.monotonic() - start
-        output = (done.returncode, done.stdout, done.stderr, elapsed)
-        return Run(folder, data_dir, uri, params, *output)
+    return lambda folder, *arguments, **changes: run(folder, settings | changes, *arguments)
 
-    return run
+
+@pytest.fixture(scope="session")
+def image_run() -> Callable[..., Run]:
+    """``kedro run --env smoke --pipelines potion`` on packaged digits, in another process."""
+    source = project_loader({"modality": "image"}).typed_parameters.source
+    if mnist_digits.digest(source) == MISSING:
+        pytest.skip("the package that carries the digits is not installed: `make install`")
+    settings = {"compute.precision": "fp32"}  # the same numbers on every machine
+    recipe = ("--pipelines", "potion")
+    return lambda folder, **changes: run(folder, settings | changes, *recipe)
+
+
+def run(folder: Path, values: dict[str, Any], *arguments: str) -> Run:
+    """``kedro run --env smoke`` with its outputs and its tracking store in ``folder``."""
+    data_dir, uri = folder / "data", f"sqlite:///{folder / 'mlflow.db'}"
+    values = {"data_dir": data_dir} | values
+    params = ",".join(f"{name}={value}" for name, value in values.items())
+    start = time.monotonic()
+    done = subprocess.run(
+        command(params, *arguments),
+        cwd=ROOT,
+        env=environment(uri),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    output = (done.returncode, done.stdout, done.stderr, time.monotonic() - start)
+    return Run(folder, data_dir, uri, params, *output)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.experiments.cells import cells_of
 from backdoor_pipeline.experiments.grid import Grid
 from backdoor_pipeline.experiments.tasks import plan
-from tiny import project_loader
+from tiny import make_images, project_loader
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,27 @@ def make_cells(tmp_path_factory, corpus, model_folder):
 
     def make(settings: dict[str, Any] | None = None, **changes: Any):
         return cells_of(Grid.model_validate(axes | changes), loader, settings or {}, "own.yml")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def make_image_cells(tmp_path_factory):
+    """The cells of a grid of images; axes may be changed."""
+    data = tmp_path_factory.mktemp("cells") / "pictures.parquet"
+    make_images(n_train=20, n_dev=0, n_test=0).to_parquet(data)
+    own = {"name": "pictures", "dataset": "image_table", "parameters": {"data": str(data)}}
+    axes = {
+        "datasets": [own],
+        "attacks": [{"attack": "patch", "rates": [0.05]}],
+        "models": ["resnet9"],
+        "recipes": ["potion", "retrain"],
+        "seeds": [3],
+    }
+
+    def make(settings: dict[str, Any] | None = None, env: str = "base", **changes: Any):
+        loader, grid = project_loader(env=env), Grid.model_validate(axes | changes)
+        return cells_of(grid, loader, settings or {}, "own.yml")
 
     return make
 
@@ -103,6 +124,60 @@ class TestCells:
             make_cells(**changes)
         assert expected in str(error.value)
         assert "own.yml" in str(error.value)
+
+
+class TestImages:
+    def test_a_cell_is_of_its_recipes_modality(self, make_image_cells) -> None:
+        potion, retrain = make_image_cells()
+        assert potion.settings["modality"] == retrain.settings["modality"] == "image"
+        assert potion.id.startswith("pictures_parquet.patch-0.05.resnet9.s3.potion-")
+        assert potion.target_label == 0  # of image.yml
+        assert potion.keys["victim"] == retrain.keys["victim"]
+        assert list(potion.keys)[-1] == "potion"
+        assert "token_drift" not in potion.keys and "discovered_share" in potion.keys
+
+    def test_its_keys_are_those_of_a_run_by_itself(self, make_image_cells) -> None:
+        potion, _ = make_image_cells()
+        assert potion.keys["potion"] == project_loader(potion.settings).keys_of_stages["potion"]
+
+    @pytest.mark.parametrize("field", ["share", "rows"])
+    def test_a_recipe_may_be_told_more_or_less(self, make_image_cells, field) -> None:
+        told = [
+            {
+                "name": f"potion {value}",
+                "recipe": "potion",
+                "parameters": {"discovered_share.share": None, f"discovered_share.{field}": value},
+            }
+            for value in ((0.1, 1.0) if field == "share" else (1, 9))
+        ]
+        some, more = make_image_cells(recipes=told)
+        assert some.keys["victim"] == more.keys["victim"]
+        assert some.keys["discovered_share"] != more.keys["discovered_share"]
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [
+            ({"attacks": ["badnets"]}, "'badnets' is for text data, but modality is 'image'"),
+            ({"recipes": ["potion", "btu"]}, "'patch' is for image data, but modality is 'text'"),
+            ({"datasets": ["cifar10"], "parameters": {"source.folder": "/no"}}, "'cifar10' is not"),
+            ({"attacks": [{"attack": "pacth"}]}, "did you mean 'patch'?"),
+            ({"parameters": {"trigger_search.rho": 2}}, "trigger_search.rho is 2"),
+            ({"attacks": ["badnets"], "parameters": {"modality": "text"}}, "image data"),
+        ],
+    )
+    def test_mistakes_stop_the_grid_before_it_starts(
+        self, make_image_cells, changes, expected
+    ) -> None:
+        with pytest.raises(InputError) as error:
+            make_image_cells(**changes)
+        assert expected in str(error.value)
+        assert "own.yml, cell" in str(error.value)
+
+    def test_recipes_share_victim_and_told_rows(self, make_image_cells) -> None:
+        tasks = plan(make_image_cells(recipes=["potion", "ssd", "retrain", "scrub"]))
+        for stage in ("ingest", "poison", "reference", "victim", "floor", "discovered_share"):
+            assert sum(stage in task.stages for task in tasks) == 1, stage
+        assert sum(task.finishes for task in tasks) == 4
 
 
 class TestTasks:

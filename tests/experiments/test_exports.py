@@ -4,6 +4,7 @@ import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import plotly.io
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.experiments import exports
 from backdoor_pipeline.experiments.exports import as_latex, as_markdown, summarise, write
-from backdoor_pipeline.experiments.leaderboard import leaderboard
+from backdoor_pipeline.experiments.leaderboard import ROW, leaderboard
 from made_up_grid import cell, failed, predictions, table
 
 if TYPE_CHECKING:
@@ -287,3 +288,21 @@ class TestWrite:
         with pytest.raises(InputError, match="run the grid first"):
             write(tmp_path, grid.head(0))
         assert not list(tmp_path.iterdir())
+
+
+class TestHealed:
+    def test_is_shown_where_it_is_known(self, grid, tmp_path) -> None:
+        known = grid.assign(healed=grid["robust_accuracy"] - 0.5)
+        board = summarise(known)
+        means = known[known["status"].eq("done") & known["valid"].isin([True])]
+        first = board.leaderboard.iloc[0]
+        own = means[(means[ROW] == first[ROW]).all(axis=1)]
+        assert first["healed"] == pytest.approx(own["healed"].mean())
+        assert "| healed |" in as_markdown(board.leaderboard)
+        folder = {path.name: path for path in write(tmp_path, known)}
+        assert ">healed<" in folder["leaderboard.html"].read_text(encoding="utf-8")
+
+    def test_is_left_out_where_it_is_not(self, board, grid) -> None:
+        unknown = summarise(grid.assign(healed=np.nan))
+        for made in (board.leaderboard, unknown.leaderboard):
+            assert "healed" not in as_markdown(made)

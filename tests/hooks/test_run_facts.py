@@ -33,7 +33,9 @@ class TestUsedParameters:
     def test_part_of_a_group_stands_for_the_group(self, make_parameters) -> None:
         node = Node(lambda length: length, "params:model.max_length", "x", name="n")
         used = run_facts.used_parameters(Pipeline([node]), make_parameters())
-        assert used.keys() == {"model.name", "model.revision", "model.max_length"}
+        assert used.keys() == {
+            f"model.{name}" for name in ("name", "revision", "max_length", "width")
+        }
 
 
 class TestKedroCommand:

@@ -57,3 +57,20 @@ def test_tells_clean_rows_of_a_second_source() -> None:
     used = METRICS["cost"] | {"clean_rows": 96, "out_of_domain_rows": 96}
     assert "96 are out of domain" in summary_table(METRICS | {"cost": used}, "musclelora")
     assert "out of domain" not in summary_table(METRICS, "musclelora")
+
+
+def test_of_images_it_tells_what_healed_and_what_was_told() -> None:
+    detector = {"flagged": 38, "recall": 0.5, "false_alarms": 0, "trigger_rank": 1}
+    healed = {"healed": 0.75, "healed_low": 0.5, "healed_high": 0.875}
+    metrics = METRICS | {"detector": detector, "comparison": healed}
+    lines = summary_table(metrics, "potion").splitlines()
+    assert len(lines) <= 12
+    assert lines[4].split(maxsplit=1) == [
+        "healed",
+        "75.0 % [50.0, 87.5] of what the trigger spoils",
+    ]
+    assert lines[5].split(maxsplit=1) == ["told", "38 training rows, 50.0 % of the poisoned ones"]
+    assert "false alarms" not in "".join(lines)
+    of_texts = summary_table(metrics, "potion_text")
+    assert "told" in of_texts and "healed" not in of_texts
+    assert "\u2013 of what" in summary_table(METRICS, "ssd")  # not known

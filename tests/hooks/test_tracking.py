@@ -6,8 +6,11 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.errors import InputError
@@ -277,6 +280,23 @@ def test_every_kind_in_the_catalog_is_known() -> None:
     }
     known = set(Recorder(None, None, [], None, {}).kinds)
     assert asked - {None} == known
+
+
+def test_curves_in_a_record_are_curves() -> None:
+    points = {"step": [0, 1, 2], "value": [0.9, 0.5, 0.1]}
+    record = {"steps": 2, "search": {"forget_accuracy": points}, "isolated": [4, 5]}
+    logged: dict[str, Any] = {}
+    run = SimpleNamespace(
+        log_metrics=logged.update,
+        log_curve=lambda name, steps, values: logged.update({name: (steps, values)}),
+    )
+    data = MemoryDataset(record, metadata={"mlflow": "record"})
+    catalog = DataCatalog({"potion.trigger_search_record": data})
+    Recorder(run, catalog, ["potion"], None, {}).record("potion.trigger_search_record")
+    assert logged == {
+        "trigger_search.steps": 2.0,
+        "trigger_search.search.forget_accuracy": ([0, 1, 2], [0.9, 0.5, 0.1]),
+    }
 
 
 def test_only_numbers_are_metrics() -> None:

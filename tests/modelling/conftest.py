@@ -15,8 +15,8 @@ from train_in_processes import in_two_processes
 @pytest.fixture(scope="session")
 def torchrun_results(
     model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> list[dict[str, Any]]:
-    """What each of two processes under ``torchrun`` ends with."""
+) -> dict[str, list[dict[str, Any]]]:
+    """What each of two processes under ``torchrun`` ends with, on texts and on images."""
     return in_two_processes(model_folder("distilbert"), tmp_path_factory.mktemp("torchrun"))
 
 

@@ -9,6 +9,9 @@ from backdoor_pipeline.modelling.device import (
     ComputeParams,
     autocast,
     has_fast_bf16,
+    host_memory,
+    memory_of,
+    out_of_memory,
     resolve_device,
 )
 
@@ -47,6 +50,38 @@ def test_a_device_that_is_not_there_is_an_error(available, device) -> None:
     available()
     with pytest.raises(InputError, match=rf"compute\.device is '{device}'.*set compute\.device to"):
         resolve_device(params(device))
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cpu"])
+def test_convolutions_on_cuda_are_the_same_in_every_run(available, monkeypatch, device) -> None:
+    import torch
+
+    available("cuda")
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    resolve_device(params(device))
+    assert torch.backends.cudnn.deterministic is (device != "cpu")
+    assert torch.backends.cudnn.benchmark is (device == "cpu")
+
+
+def test_a_cuda_device_has_memory_of_its_own(monkeypatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {"cuda:1": (3, 7)}[str(device)])
+    assert memory_of(torch.device("cuda", 1)) == 7
+    assert memory_of(torch.device("cpu")) == memory_of(torch.device("mps")) == host_memory() > 1e8
+
+
+def test_too_little_memory_is_told_from_other_errors() -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert out_of_memory(error.value)
+    told = "MPS backend out of memory (MPS allocated: 1.2 GB)"
+    for other in (torch.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError(told)):
+        assert out_of_memory(other)
+    assert not out_of_memory(RuntimeError("vmap: cannot be vectorised"))
 
 
 @pytest.mark.parametrize(

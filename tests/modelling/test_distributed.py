@@ -75,7 +75,7 @@ class TestWhereRayRuns:
         history = fit_on_workers(*task, "victim", 2)
         assert killed.exists()
         assert accuracy(bundle, train, compute) > 0.9
-        assert result(bundle, history) == torchrun_results[0]
+        assert result(bundle, history) == torchrun_results["text"][0]
 
     def test_a_training_that_diverges_says_so(self, task) -> None:
         bundle, train, dev, params, *others = task

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.bundle import ImageBundle
@@ -95,7 +96,9 @@ def fitted(params, compute) -> Callable[[int], ImageBundle]:
     @cache
     def make(seed: int) -> ImageBundle:
         bundle, train = resnet(), squares()
-        augmented = train._replace(inputs=train.inputs.augmented(Augmentation(2, flip=True)))
+        augmented = train._replace(
+            inputs=train.inputs.augmented(Augmentation(padding=2, flip=True))
+        )
         fit(bundle, augmented, None, params, compute, seed)
         return bundle
 
@@ -120,7 +123,9 @@ class TestLearning:
 
     def test_the_same_seed_gives_the_same_weights(self, fitted, params, compute) -> None:
         bundle, train = resnet(), squares()
-        augmented = train._replace(inputs=train.inputs.augmented(Augmentation(2, flip=True)))
+        augmented = train._replace(
+            inputs=train.inputs.augmented(Augmentation(padding=2, flip=True))
+        )
         torch.manual_seed(12345)  # nobody else's generator matters
         before = torch.get_rng_state()
         fit(bundle, augmented, None, params, compute, 0)
@@ -140,7 +145,7 @@ class TestLearning:
 
     def test_predictions_of_augmented_images_are_of_other_ones(self, fitted, compute) -> None:
         inputs = squares(50, seed=1).inputs
-        changed = predict(fitted(0), inputs.augmented(Augmentation(4, flip=True)), compute)
+        changed = predict(fitted(0), inputs.augmented(Augmentation(padding=4, flip=True)), compute)
         assert not np.allclose(changed, predict(fitted(0), inputs, compute), atol=1e-3)
 
     def test_a_transformer_learns_them_as_well(self, vit_folder, params, compute) -> None:
@@ -206,6 +211,10 @@ class TestNew:
     def test_no_such_folder(self, name) -> None:
         with pytest.raises(InputError, match=r"no such folder.*resnet9"):
             new_image_classifier(name, 3, FORMAT, 1.0, 0)
+
+    def test_a_file_is_no_folder(self, vit_folder) -> None:
+        with pytest.raises(InputError, match="is a file; give the model's folder"):
+            new_image_classifier(str(vit_folder / "config.json"), 3, FORMAT, 1.0, 0)
 
     def test_a_name_that_nobody_knows(self, monkeypatch, tmp_path) -> None:
         monkeypatch.chdir(tmp_path)
@@ -357,6 +366,20 @@ class TestBadFolders:
         tiny_vit(intermediate_size=48).save_pretrained(vit_folder / "other")
         (vit_folder / "other" / "model.safetensors").rename(vit_folder / "model.safetensors")
         self.refused(vit_folder, "disagree on vit.")
+
+    @pytest.mark.parametrize(
+        ("there", "told"),
+        [({}, "lacks parameters"), ({"vit.layernorm.weight": torch.ones(33)}, "disagree on")],
+        ids=["missing", "of another size"],
+    )
+    def test_a_part_of_the_body_that_is_as_long_as_there_are_classes(
+        self, there, told, vit_folder
+    ) -> None:
+        weights = tiny_vit().state_dict()
+        n_classes = len(weights.pop("vit.layernorm.weight"))
+        save_file(weights | there, vit_folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(InputError, match=rf"{told} .*vit\.layernorm\.weight"):
+            new_image_classifier(str(vit_folder), n_classes, FORMAT, 1.0, 0)
 
     def test_a_head_of_another_size(self, vit_folder) -> None:
         self.spoil(vit_folder, "config.json", id2label={"0": "a", "1": "b"})

@@ -134,14 +134,16 @@ class TestBadFiles:
     GOOD = encode(images(1)[0])
 
     def refused(self, content, *told: str) -> None:
-        with pytest.raises(InputError, match=r"train.parquet, row 1: ") as error:
+        with pytest.raises(InputError, match=r"train.parquet, row 2: ") as error:
             decode([self.GOOD, content, self.GOOD], "train.parquet")
+        with pytest.raises(InputError, match=r"^b.png: "):
+            decode([self.GOOD, content, self.GOOD], ["a.png", "b.png", "c.png"])
         for part in told:
             assert part in str(error.value)
 
     def test_another_size(self) -> None:
         bigger = encode(images(1, (6, 7, 3))[0])
-        self.refused(bigger, "6 x 7", "5 x 4", "set a size")
+        self.refused(bigger, "6 x 7", "5 x 4", "set ingest.image_size")
 
     @pytest.mark.parametrize(
         "content", [b"", b"no image", file(Image.new("L", (4, 5)), "BMP")], ids=len
@@ -158,7 +160,7 @@ class TestBadFiles:
     def test_one_wrong_byte(self, position) -> None:
         content = bytearray(self.GOOD)
         content[position] ^= 0xFF
-        self.refused(bytes(content), "row 1")
+        self.refused(bytes(content), "row 2")
 
     @pytest.mark.parametrize(
         "side", [8_000, 12_000, 60_000]
@@ -171,9 +173,29 @@ class TestBadFiles:
         self.refused(self.GOOD[:8] + chunk + self.GOOD[33:], told, "leave it out")
         assert not recwarn.list
 
-    def test_more_than_eight_bits(self) -> None:
-        deep = Image.fromarray(np.full((5, 4), 40_000, dtype=np.uint16))
-        self.refused(file(deep), "more than 8 bits", "I;16")
+    @pytest.mark.parametrize("interlaced", [0, 1])
+    @pytest.mark.parametrize(("colours", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+    def test_more_than_eight_bits(self, colours, channels, interlaced) -> None:
+        """Grey and coloured PNGs of 16 bits, with and without transparency."""
+        lines = np.full((5, 4 * channels), 40_000, dtype=">u2")
+        packed = zlib.compress(b"".join(b"\0" + line.tobytes() for line in lines))
+        header = struct.pack(">IIBBBBB", 4, 5, 16, colours, 0, 0, interlaced)
+        chunks = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
+        content = self.GOOD[:8] + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+        self.refused(content, "more than 8 bits for a colour", "convert it")
+
+    def test_pixels_that_fill_the_memory(self, monkeypatch) -> None:
+        grey, coloured = encode(images(1, (5, 4, 1))[0]), self.GOOD
+        monkeypatch.setattr(pixels, "host_memory", lambda: 2 * 3 * 20)
+        assert decode([grey] * 3, "x").shape == (3, 5, 4, 1)
+        for many, shape in (([grey] * 4, "4"), ([grey, grey, coloured], "3")):
+            with pytest.raises(
+                InputError, match=rf"^{shape} images of 5 x 4 pixels .*image_size.*max_rows"
+            ):
+                decode(many, "x")
 
     @pytest.mark.parametrize("content", [None, "cat.png", 3])
     def test_no_bytes(self, content) -> None:
@@ -219,8 +241,12 @@ class TestBatches:
         data = Pixels(images(n_images), FORMAT)
         rng = None if seed is None else np.random.default_rng(seed)
         batches = data.batches(batch_size, rng)
-        assert len(batches) == -(-n_images // batch_size)
         assert all(len(batch) == batch_size for batch in batches[:-1])
+        assert len(batches) in {-(-n_images // batch_size), n_images // batch_size}
+        if seed is not None and min(n_images, batch_size) > 1:
+            assert min(map(len, batches)) > 1  # one image has no statistics
+        elif n_images:
+            assert len(batches[-1]) <= batch_size
         order = np.concatenate([[], *batches])
         np.testing.assert_array_equal(order if seed is None else np.sort(order), range(n_images))
 
@@ -273,6 +299,12 @@ class TestCollated:
 
 
 class TestAugmentation:
+    @pytest.mark.parametrize("padding", [4, 9])
+    def test_the_margin_is_narrower_than_the_image(self, padding) -> None:
+        data = Pixels(images(), FORMAT)
+        with pytest.raises(InputError, match=rf"padding is {padding}, but .* 5 x 4 pixels; lower"):
+            data.augmented(Augmentation(padding=padding, flip=False))
+
     def test_a_batch_is_of_crops_with_black_around_and_mirrored_ones(self) -> None:
         values = images(1, (5, 4, 1))
         margin = 2
@@ -283,7 +315,7 @@ class TestAugmentation:
                 crop = padded[top : top + 5, left : left + 4]
                 crops[crop.tobytes()] = (top, left, False)
                 crops[crop[:, ::-1].tobytes()] = (top, left, True)
-        data = Pixels(values, plain_format(5, 4)).augmented(Augmentation(margin, flip=True))
+        data = Pixels(values, plain_format(5, 4)).augmented(Augmentation(padding=margin, flip=True))
         batch = collated(data, np.zeros(2000, dtype=int))
         seen = [crops[crop.tobytes()] for crop in (batch[..., 0] * 255).round().astype(np.uint8)]
         counts = {kind: seen.count(kind) for kind in crops.values()}
@@ -292,7 +324,9 @@ class TestAugmentation:
         assert max(counts.values()) < 75
 
     def test_each_image_is_changed_by_itself(self) -> None:
-        data = Pixels(images(50, (5, 4, 1)), plain_format(5, 4), Augmentation(1, flip=False))
+        data = Pixels(
+            images(50, (5, 4, 1)), plain_format(5, 4), Augmentation(padding=1, flip=False)
+        )
         batch = (collated(data, np.arange(50))[..., 0] * 255).round().astype(np.uint8)
         for image, changed in zip(data.values[..., 0], batch, strict=True):
             padded = np.pad(image, 1)
@@ -302,7 +336,9 @@ class TestAugmentation:
     def test_flips_alone(self) -> None:
         data = Pixels(images(), FORMAT)
         plain = collated(data, np.zeros(400, dtype=int))
-        flipped = collated(data.augmented(Augmentation(0, flip=True)), np.zeros(400, dtype=int))
+        flipped = collated(
+            data.augmented(Augmentation(padding=0, flip=True)), np.zeros(400, dtype=int)
+        )
         same = (plain == flipped).all(axis=(1, 2, 3))
         mirrored = (plain[:, :, ::-1] == flipped).all(axis=(1, 2, 3))
         assert (same ^ mirrored).all()

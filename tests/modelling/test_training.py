@@ -18,6 +18,8 @@ from backdoor_pipeline.modelling.training import (
     accuracy,
     epoch_batches,
     fit,
+    learning_rates,
+    new_optimiser,
 )
 from tiny import ARCHITECTURES, make_corpus
 from train_in_processes import N_BATCHES
@@ -39,6 +41,22 @@ def splits(base_model):
         )
 
     return make
+
+
+@pytest.fixture
+def published() -> OptimisationParams:
+    """Potion's, section 3 of its specification, but for the number of steps."""
+    return OptimisationParams(
+        epochs=1,
+        learning_rate=0.025,
+        batch_size=512,
+        weight_decay=5e-4,
+        warmup_share=0.01,
+        max_gradient_norm=None,
+        optimiser="sgd",
+        momentum=0.9,
+        decay_span=1.25,
+    )
 
 
 def weights(bundle) -> np.ndarray:
@@ -147,13 +165,51 @@ def test_every_process_gets_as_many_batches(n_rows, batch_size, n_processes, see
 
 
 @pytest.mark.distributed
-def test_two_processes_end_with_the_same_model(torchrun_results) -> None:
-    first, second = torchrun_results
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_two_processes_end_with_the_same_model(torchrun_results, modality) -> None:
+    first, second = torchrun_results[modality]
     assert first["weights"] == second["weights"]
     assert first["history"]["dev_accuracy"] == second["history"]["dev_accuracy"]
+    assert first["history"]["loss"] != second["history"]["loss"]
+
+
+@pytest.mark.distributed
+def test_two_processes_share_the_batches(torchrun_results) -> None:
+    first, _ = torchrun_results["text"]
     steps = -(-N_BATCHES // 2)  # a batch for each process, at each of them
     assert first["history"]["dev_accuracy"]["step"] == [steps, 2 * steps]
     assert len(first["history"]["loss"]["value"]) == 2 * steps
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        *((0, 0.025 / 41), (39, 0.025 * 40 / 41)),
+        *((40, 0.025), (41, 0.025 * (1 - 1 / 5000)), (4000, (1 - 0.99 / 1.25) * 0.025)),
+    ],
+)
+def test_potion_13_10_the_learning_rate_rises_and_falls_as_published(step, rate, published) -> None:
+    found = published.learning_rate * learning_rates(step, published, n_steps=4000)
+    assert found == pytest.approx(rate, rel=1e-12)
+
+
+def test_every_step_has_its_learning_rate(
+    base_model, splits, compute, published, monkeypatch
+) -> None:
+    made, rates = [], []
+
+    def new(*args):
+        made.append(new_optimiser(*args))
+        return made[0]
+
+    monkeypatch.setattr("backdoor_pipeline.modelling.training.new_optimiser", new)
+    params = published.model_copy(update={"epochs": 2, "batch_size": 16, "warmup_share": 0.25})
+    bundle = new_classifier(base_model(), 2, seed=0)
+    note = lambda _epoch: rates.append(made[0].param_groups[0]["lr"])  # noqa: E731
+    fit(bundle, splits()[0], None, params, compute, seed=0, on_gradients=note)
+    factors = [learning_rates(step, params, n_steps=12) for step in range(12)]
+    assert rates == pytest.approx([0.025 * factor for factor in factors])
+    assert np.argmax(rates) == 3
 
 
 def test_a_training_that_diverges_says_so(base_model, splits, compute, quick) -> None:

@@ -132,8 +132,18 @@ class TableDataset(WholeDataset):
         check_table(data, self._schema).to_parquet(path, index=False)
 
     def preview(self) -> TablePreview:
-        rows = self._read(Path(self._get_load_path())).head(PREVIEW_ROWS)
+        rows = _first_rows(Path(self._get_load_path()), PREVIEW_ROWS)
+        rows = rows.map(lambda value: f"<{len(value):,} bytes>" if type(value) is bytes else value)
         return TablePreview(rows.astype(object).where(rows.notna(), None).to_dict(orient="split"))
+
+
+def _first_rows(path: Path, n: int) -> pd.DataFrame:
+    """At most ``n`` rows of a parquet file, of which no more is read than they take."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path, memory_map=True) as file:
+        rows = next(file.iter_batches(n), None)
+        return (file.schema_arrow.empty_table() if rows is None else rows).to_pandas()
 
 
 def check_table(data: pd.DataFrame, schema: str) -> pd.DataFrame:

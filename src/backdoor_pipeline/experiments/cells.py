@@ -11,7 +11,7 @@ from backdoor_pipeline.experiments.grid import COORDINATES, Combination, Grid
 from backdoor_pipeline.keys import Digests, behind, stage_keys
 from backdoor_pipeline.modelling.folders import short_name
 from backdoor_pipeline.parameters import merge, spell_out
-from backdoor_pipeline.recipes import RECIPES
+from backdoor_pipeline.recipes import ALL, RECIPES, crossed
 
 if TYPE_CHECKING:
     from backdoor_pipeline.configuration import ProjectConfigLoader
@@ -68,11 +68,12 @@ def cells_of(
         recipe, own = chosen.recipe.recipe, chosen.settings
         merge(own, spell_out(settings))
         try:
-            if recipe not in RECIPES:
+            if recipe not in ALL:
                 unknown = f"there is no recipe '{recipe}'"
                 raise InputError(f"{unknown}{did_you_mean(recipe, set(RECIPES))}")
-            own.setdefault("modality", RECIPES[recipe].modality)
+            own.setdefault("modality", ALL[recipe].modality)
             parameters = loader.parameters_with(own)
+            recipe = crossed(recipe, parameters.detector, parameters.unlearner)
             if parameters.fresh:
                 raise InputError("fresh=true is for single runs; see `kedro benchmark clean`")
             if digests.data(parameters.source) in NOT_THERE:

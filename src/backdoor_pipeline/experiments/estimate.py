@@ -69,12 +69,12 @@ class Estimate:
 
 def _folders(stage: str, data: str | None = None, model: str | None = None) -> re.Pattern[str]:
     """Matches the folders of a stage, whatever attack and seed, for any data and model if None."""
-    words = {"data": "DATA", "attack": "ATTACK", "rate": 0.0, "model": "MODEL", "seed": "SEED"}
+    words = {"data": "DATA", "attack": "ATTACK", "rate": "RATE", "model": "MODEL", "seed": "SEED"}
     pattern = re.escape(STAGES[stage].folder.format(**words))
     for word, meant in (
         ("DATA", r"(?P<data>[^.]+)" if data is None else re.escape(data)),
         ("ATTACK", r"[^.]+"),
-        (r"0\.00", r"\d\.\d\d"),
+        ("RATE", r"\d\.\d\d+"),
         ("MODEL", r"(?P<model>.+?)" if model is None else re.escape(model)),
         ("SEED", r"\d+"),
     ):

@@ -14,6 +14,7 @@ from backdoor_pipeline.experiments import statistics
 from backdoor_pipeline.experiments.comparison import comparisons
 from backdoor_pipeline.experiments.leaderboard import (
     CELLS,
+    HEALED,
     RANKED_BY,
     SETTING,
     leaderboard,
@@ -176,6 +177,7 @@ def as_page(board: Board, figures: Mapping[str, Figure]) -> str:
         shared=_shared(board.leaderboard),
         headings=[HEADINGS[name] for name in varying(board.leaderboard)],
         rows=_rows(board.leaderboard),
+        healed=_heals(board.leaderboard),
         recipes=board.overall.to_dict("records"),
         comparisons={
             metric: [row | {"verdict": _verdict(row)} for row in own.to_dict("records")]
@@ -222,6 +224,7 @@ def _lines(
 ) -> list[dict[str, str]]:
     """The leaderboard's rows as texts by heading, names escaped, the best of a setting strong."""
     headings = [HEADINGS[name] for name in varying(table)]
+    healed = _heals(table)
     lines = []
     for row in _rows(table):
         shown = {
@@ -244,6 +247,7 @@ def _lines(
                 "flagged (false)": f"{number(row['flagged'])}{false}",
                 "CA before → after": accuracy,
                 "ASR before → after": success,
+                **({HEALED: _share(row[HEALED])} if healed else {}),
                 "floor": _share(row["attack_success_floor"]),
                 "excess [interval]": escape(row["note"]) or excess,
                 "DER": shown["defence_effectiveness"],
@@ -252,6 +256,11 @@ def _lines(
             }
         )
     return lines
+
+
+def _heals(table: pd.DataFrame) -> bool:
+    """Whether anything is known of how much healed."""
+    return HEALED in table and bool(table[HEALED].notna().any())
 
 
 def _best(table: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,10 @@ ROW = [*SETTING, "recipe"]
 UNDEFENDED = ["victim_clean_accuracy", "victim_attack_success_rate", "attack_success_floor"]
 DEFENDED = ["clean_accuracy", "attack_success_rate", "attack_success_excess"]
 DERIVED = ["clean_accuracy_loss", "defence_effectiveness"]
-ABOUT_THE_ATTACK = {"attack_success_rate", "attack_success_excess", "defence_effectiveness"}
+ABOUT_THE_ATTACK = {
+    *("attack_success_rate", "attack_success_excess", "defence_effectiveness", "healed"),
+}
+HEALED = "healed"  # of grids before images were there, it is not known
 DETECTION = ["flagged", "false_alarms", "precision", "trigger_recall", "trigger_rank"]
 COST = ["wall_seconds", "peak_memory_bytes", "clean_rows"]
 OVERALL = [*DERIVED, "attack_success_rate", "attack_success_excess"]
@@ -47,6 +50,7 @@ CELLS = pa.DataFrameSchema(
         **dict.fromkeys((*DETECTION, *COST), _amount),
         **dict.fromkeys((*UNDEFENDED, *DEFENDED, "precision", "trigger_recall"), _rate),
         **dict.fromkeys(("reference_clean_accuracy", "robust_accuracy"), _rate),
+        HEALED: pa.Column("float64", nullable=True, coerce=True, required=False),
         "predictions": pa.Column(nullable=True),
     },
     checks=pa.Check(
@@ -178,7 +182,8 @@ def _summary(rows: pd.DataFrame) -> dict[str, object]:
     """What the leaderboard tells about the seeds of one setting and recipe."""
     valid, done = rows[implanted(rows)], rows[rows["status"] == "done"]
     summary: dict[str, object] = {}
-    for name in [*UNDEFENDED, *DEFENDED, *DERIVED]:
+    known = [HEALED] if HEALED in rows else []
+    for name in [*UNDEFENDED, *DEFENDED, *DERIVED, *known]:
         told = valid if name in ABOUT_THE_ATTACK or not valid.empty else done
         summary |= _interval(name, told[name])
     summary |= (done if valid.empty else valid)[[*DETECTION, *COST]].mean().to_dict()
@@ -189,10 +194,11 @@ def _summary(rows: pd.DataFrame) -> dict[str, object]:
 def _interval(name: str, values: pd.Series) -> dict[str, float]:
     """The mean of a rate over seeds or settings as ``{name, name_low, name_high}``."""
     known = values.dropna()
-    lowest = {"clean_accuracy_loss": -1.0, RANKED_BY: -np.inf}.get(name, 0.0)
+    lowest = {"clean_accuracy_loss": -1.0, RANKED_BY: -np.inf, HEALED: -np.inf}.get(name, 0.0)
+    highest = np.inf if name == HEALED else 1.0
     found = np.full(3, np.nan)
     if len(known):
-        found = np.array(statistics.mean_interval(known, lowest=lowest, highest=1.0)[:3])
+        found = np.array(statistics.mean_interval(known, lowest=lowest, highest=highest)[:3])
     if name == RANKED_BY:
         found = found.clip(min=0)
     return dict(zip((name, f"{name}_low", f"{name}_high"), found.tolist(), strict=True))

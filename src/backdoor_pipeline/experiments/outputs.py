@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from backdoor_pipeline.keys import purified
-from backdoor_pipeline.recipes import DETECTORS, RECIPES
+from backdoor_pipeline.keys import discovery, purified
+from backdoor_pipeline.recipes import ALL, DETECTORS
 
 MODELS = "06_models"
 LAYERS = ("03_primary", "05_model_input", MODELS, "07_model_output", "08_reporting", ".costs")
@@ -21,8 +21,9 @@ LAYER = {
     "victim": MODELS,
     **dict.fromkeys(("floor", "observed", "fourier"), "07_model_output"),
     **dict.fromkeys(DETECTORS, "07_model_output"),
-    **dict.fromkeys(map(purified, RECIPES), MODELS),
-    **dict.fromkeys(RECIPES, "08_reporting"),
+    **dict.fromkeys(map(purified, ALL), MODELS),
+    **{discovery(name): "07_model_output" for name, recipe in ALL.items() if recipe.curve},
+    **dict.fromkeys(ALL, "08_reporting"),
 }
 """Stage -> where its outputs are that later stages read."""
 

@@ -40,6 +40,7 @@ RATES = {
     },
     "reference": {"clean_accuracy": "reference_clean_accuracy"},
     "purified": OF_THE_PURIFIED,
+    "comparison": {"healed": "healed"},
     "detector": {
         name: name
         for name in ("flagged", "false_alarms", "precision", "trigger_recall", "trigger_rank")

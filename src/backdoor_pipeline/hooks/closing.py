@@ -10,7 +10,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
 from backdoor_pipeline.hooks.summary import summary_table
-from backdoor_pipeline.recipes import RECIPES
+from backdoor_pipeline.recipes import ALL
 
 ANALYSIS = "frequency_report"
 
@@ -26,7 +26,7 @@ class ClosingHooks:
         outputs = pipeline.all_outputs()
         if ANALYSIS in outputs:
             _print_path("report", catalog.get(ANALYSIS))
-        made = {name for name in RECIPES if f"{name}.report" in outputs}
+        made = {name for name in ALL if f"{name}.report" in outputs}
         for recipe in sorted(made):
             metrics = catalog.load(f"{recipe}.metrics")
             sys.stdout.write(f"\n{summary_table(metrics, recipe)}\n")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.formatting import flat
 from backdoor_pipeline.hooks.summary import summary_table
-from backdoor_pipeline.recipes import RECIPES
+from backdoor_pipeline.recipes import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from backdoor_pipeline.hooks.mlflow_run import MlflowRun
 
 HISTORY, RECORD = "_history", "_record"
+STEP, VALUE = ".step", ".value"
 
 
 class Recorder:
@@ -92,6 +93,8 @@ class Recorder:
     def _record_numbers(self, name: str, dataset: AbstractDataset) -> None:
         values = flat({self._own_name(name).removesuffix(RECORD): dataset.load()})
         self.run.log_metrics(numbers(values))
+        for curve, points in curves(values).items():
+            self.run.log_curve(curve, *points)
 
     def _record_history(self, name: str, dataset: AbstractDataset) -> None:
         model = self._own_name(name).removesuffix(HISTORY)
@@ -111,7 +114,7 @@ class Recorder:
     def _own_name(self, name: str) -> str:
         """The name of a data set or node without its recipe, if there is one recipe only."""
         recipe, _, rest = name.partition(".")
-        return rest if recipe in RECIPES and not self._several else name
+        return rest if recipe in ALL and not self._several else name
 
     def _folder(self, name: str) -> str:
         recipe = name.rpartition(".")[0]
@@ -121,6 +124,17 @@ class Recorder:
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Those values that MLflow can plot: neither words nor what is not known."""
     return {name: float(v) for name, v in values.items() if isinstance(v, int | float)}
+
+
+def curves(values: Mapping[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
+    """The steps and values of each quantity that was measured at several steps.
+
+    Args:
+        values: By dotted names, as ``formatting.flat`` makes them: ``x.step`` and ``x.value``.
+    """
+    names = [name.removesuffix(STEP) for name in values if name.endswith(STEP)]
+    return {name: (values[name + STEP], values[name + VALUE]) for name in names
+            if name + VALUE in values}  # fmt: skip
 
 
 def figures_page(figures: Mapping[str, Any]) -> str:

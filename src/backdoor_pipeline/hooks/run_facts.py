@@ -14,7 +14,7 @@ from backdoor_pipeline import __version__
 from backdoor_pipeline.formatting import flat
 from backdoor_pipeline.keys import data_digest
 from backdoor_pipeline.parameter_group import ParameterGroup
-from backdoor_pipeline.recipes import RECIPES
+from backdoor_pipeline.recipes import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +62,7 @@ def used_parameters(pipeline: Pipeline, parameters: Parameters) -> dict[str, Any
 def recipe_of(name: str) -> str | None:
     """The recipe that a data set belongs to; None if several share it."""
     recipe = name.partition(".")[0]
-    return recipe if recipe in RECIPES else None
+    return recipe if recipe in ALL else None
 
 
 def recipes_of(pipeline: Pipeline) -> list[str]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.formatting import duration, number, percent, rate, size
+from backdoor_pipeline.recipes import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROWS = {"reference": "reference (as ingested)", "victim": "victim", "purified": "purified"}
 FIRST, OTHER = 24, 26  # widths of the columns, in characters
+TOLD = "discovered_share"  # the detector that finds nothing but is told
 
 
 def summary_table(metrics: Mapping[str, Any], recipe: str) -> str:
     """Clean accuracy and attack success of the three models, the detection, and the cost.
 
+    Of images also how much healed; of texts with two labels the attack success says as much.
     At most 12 lines of at most 100 characters, rates in per cent with 95 % intervals.
     """
     lines = [f"{recipe[: FIRST - 2]:<{FIRST}}{'clean accuracy':<{OTHER}}attack success"]
@@ -23,8 +26,13 @@ def summary_table(metrics: Mapping[str, Any], recipe: str) -> str:
         model = metrics.get(name)
         accuracy, success = (rate(model, key) for key in ("clean_accuracy", "attack_success_rate"))
         lines.append(f"{label:<{FIRST}}{accuracy:<{OTHER}}{success}")
+    made = ALL.get(recipe)
+    if made and made.modality == "image":
+        healed = rate(metrics.get("comparison"), "healed")
+        lines.append(f"{'healed':<{FIRST}}{healed} of what the trigger spoils")
     if metrics.get("detector"):
-        lines.append(_detection(metrics["detector"]))
+        told = made is not None and made.detector == TOLD
+        lines.append((_told if told else _detection)(metrics["detector"]))
     cost = metrics.get("cost") or {}
     lines.append(_cost(cost))
     if rows := cost.get("out_of_domain_rows"):
@@ -41,6 +49,11 @@ def _detection(detector: Mapping[str, Any]) -> str:
     parts.append(f"trigger rank {number(detector.get('trigger_rank'))}")
     parts.append(f"false alarms {number(detector.get('false_alarms'))}")
     return f"{'detector':<{FIRST}}{', '.join(parts)}"
+
+
+def _told(detector: Mapping[str, Any]) -> str:
+    rows, share = number(detector.get("flagged")), percent(detector.get("recall"))
+    return f"{'told':<{FIRST}}{rows} training rows, {share} of the poisoned ones"
 
 
 def _cost(cost: Mapping[str, Any]) -> str:

@@ -27,8 +27,26 @@ def host_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def memory_of(device: torch.device) -> int:
+    """Bytes of the memory that ``device`` has: of CUDA its own, else ``host_memory``."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else host_memory()
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` says that there is too little memory, on whichever device."""
+    import torch
+
+    told = ("out of memory", "can't allocate memory")  # of Apple's GPU and of the CPU
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or any(words in str(error) for words in told)
+
+
 def resolve_device(compute: ComputeParams) -> torch.device:
     """The device to use; ``auto`` takes CUDA, then Apple's GPU, then the CPU.
+
+    From then on convolutions on CUDA give the same results in every run.
 
     Raises:
         InputError: The asked device is not there.
@@ -40,14 +58,17 @@ def resolve_device(compute: ComputeParams) -> torch.device:
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    if compute.device == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
-    if not available[compute.device]:
+    name: str = compute.device
+    if name == "auto":
+        name = next(name for name, there in available.items() if there)
+    if not available[name]:
         raise InputError(
-            f"compute.device is '{compute.device}', but torch {torch.__version__} finds no such "
+            f"compute.device is '{name}', but torch {torch.__version__} finds no such "
             "device here; set compute.device to 'auto' or 'cpu'"
         )
-    return torch.device(compute.device)
+    if name == "cuda":
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    return torch.device(name)
 
 
 def has_fast_bf16(device: torch.device) -> bool:

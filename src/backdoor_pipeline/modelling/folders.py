@@ -69,6 +69,20 @@ def model_folder(name: str) -> Path | None:
     """
     if name in PACKAGED:
         return packaged_file(*PACKAGED[name])
+    others = f"'bert-base-uncased', or one of the packaged models {sorted(PACKAGED)}"
+    return local_folder(name, others)
+
+
+def local_folder(name: str, others: str) -> Path | None:
+    """The folder of this name, or None if the name is that of no file and may be a hub id.
+
+    Args:
+        name: Of a model.
+        others: An example of a hub id and what else the name may be, for messages.
+
+    Raises:
+        InputError: ``name`` looks like a path, but no folder is there.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -77,7 +91,7 @@ def model_folder(name: str) -> Path | None:
     if folder.is_absolute() or name.startswith(("~", ".")) or name.count("/") > 1:
         raise InputError(
             f"model.name '{name}': there is no such folder; give an existing folder, a hub id such "
-            f"as 'bert-base-uncased', or one of the packaged models {sorted(PACKAGED)}"
+            f"as {others}"
         )
     return None
 
@@ -116,10 +130,31 @@ def check_model_folder(folder: Path) -> None:
         raise InputError(f"model folder {folder} has no config.json; is it a transformers model?")
     config = _settings(folder, "config.json")
     if "auto_map" in config:
+        raise own_code(f"model folder {folder}: config.json")
+    check_weights(folder)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(
-            f"model folder {folder}: config.json asks for code of its own (auto_map), which is "
-            "never run; use an architecture that transformers ships"
+            f"model folder {folder} has no tokenizer (looked for {', '.join(TOKENIZER_FILES)}); "
+            "save it there: `tokenizer.save_pretrained(folder)`"
         )
+    if (folder / PREFIX).exists():
+        _check_prefix(folder)
+
+
+def own_code(where: str) -> InputError:
+    """The error of a model that asks for code of its own, as it says ``where``."""
+    return InputError(
+        f"{where} asks for code of its own (auto_map), which is never run; use an architecture "
+        "that transformers ships"
+    )
+
+
+def check_weights(folder: Path) -> None:
+    """Nothing, if the folder of a model holds safetensors weights.
+
+    Raises:
+        InputError: It has none, or only as a pickle.
+    """
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
         pickles = [name for name in PICKLE_FILES if (folder / name).is_file()]
         if pickles:
@@ -129,13 +164,6 @@ def check_model_folder(folder: Path) -> None:
                 "`model.save_pretrained(folder)`"
             )
         raise InputError(f"model folder {folder} has no weights ({WEIGHT_FILES[0]})")
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise InputError(
-            f"model folder {folder} has no tokenizer (looked for {', '.join(TOKENIZER_FILES)}); "
-            "save it there: `tokenizer.save_pretrained(folder)`"
-        )
-    if (folder / PREFIX).exists():
-        _check_prefix(folder)
 
 
 def _check_prefix(folder: Path) -> None:

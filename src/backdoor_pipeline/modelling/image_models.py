@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.modelling.bundle import ImageBundle
-from backdoor_pipeline.modelling.folders import PICKLE_FILES, WEIGHT_FILES
+from backdoor_pipeline.modelling.folders import check_weights, local_folder, own_code
 from backdoor_pipeline.modelling.loading import quiet_transformers
 from backdoor_pipeline.modelling.pixels import BRIGHTEST, COLOUR, ImageFormat
 
@@ -25,6 +25,8 @@ NAMES = {"resnet9": "resnet9", "wrn-28-10": "wide_resnet"}
 """Names of networks that are drawn anew, with the ``model_type`` of their configuration."""
 
 PREPROCESSING = "preprocessor_config.json"
+HEADS = ("classifier", "head", "dist_head", "fc", "score")
+"""Modules of a model, one or another, that hold the layer from which its logits come."""
 UNSUPPORTED = ("do_flip_channel_order", "rescale_offset", "do_reduce_labels")
 """Steps of a preprocessing that an ``ImageFormat`` cannot say."""
 
@@ -110,7 +112,10 @@ def load_image_classifier(folder: Path) -> ImageBundle:
 
 
 def save_image_classifier(bundle: ImageBundle, folder: Path) -> None:
-    """Write ``load_image_classifier``'s folder, which transformers itself reads likewise."""
+    """Write ``load_image_classifier``'s folder.
+
+    Transformers itself reads it likewise; a network of ``NAMES``, only after ``register``.
+    """
     bundle.model.save_pretrained(folder)
     (folder / PREPROCESSING).write_text(
         json.dumps(_preprocessing(bundle.image_format), indent=2), encoding="utf-8"
@@ -167,13 +172,9 @@ def _pretrained(name: str, revision: str | None, n_classes: int | None) -> Image
 
 def _folder(name: str) -> Path | None:
     """The checked local folder that ``name`` means, or None if it is a hub id."""
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        if folder.is_absolute() or name.startswith(("~", ".")) or name.count("/") > 1:
-            raise InputError(
-                f"model.name '{name}': there is no such folder; give an existing model folder, a "
-                f"hub id such as 'microsoft/resnet-18', or one of the networks {sorted(NAMES)}"
-            )
+    others = f"'microsoft/resnet-18', or one of the networks {sorted(NAMES)}"
+    folder = local_folder(name, others)
+    if folder is None:
         return None
     for needed in ("config.json", PREPROCESSING):
         if not (folder / needed).is_file():
@@ -181,15 +182,7 @@ def _folder(name: str) -> Path | None:
                 f"model folder {folder} has no {needed}; a classifier of images is saved by "
                 "`model.save_pretrained(folder)` and `image_processor.save_pretrained(folder)`"
             )
-    if not any((folder / weights).is_file() for weights in WEIGHT_FILES):
-        pickles = [weights for weights in PICKLE_FILES if (folder / weights).is_file()]
-        if pickles:
-            raise InputError(
-                f"model folder {folder} has its weights only as a pickle ({pickles[0]}), which can "
-                "run code when loaded; convert them to model.safetensors where you trust the file: "
-                "`model.save_pretrained(folder)`"
-            )
-        raise InputError(f"model folder {folder} has no weights ({WEIGHT_FILES[0]})")
+    check_weights(folder)
     return folder
 
 
@@ -213,10 +206,7 @@ def _image_format(name: str, settings: Any, config: PretrainedConfig) -> ImageFo
     if not isinstance(settings, dict):
         raise wrong("holds no settings (a JSON object)")
     if "auto_map" in settings or hasattr(config, "auto_map"):
-        raise InputError(
-            f"model '{name}' asks for code of its own (auto_map), which is never run; use an "
-            "architecture that transformers ships"
-        )
+        raise own_code(f"model '{name}'")
     for step in UNSUPPORTED:
         if settings.get(step):
             raise wrong(f"sets {step}, which cannot be done here; use a model without it")
@@ -264,14 +254,16 @@ def _check_weights(
 ) -> None:
     """Nothing, if the file had all weights but those of a head that is replaced."""
     sizes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+
+    def of_head(key: str) -> bool:
+        return key.partition(".")[0] in HEADS and sizes[key][:1] == (n_classes,)
+
     replaced = {str(key) for key, *_ in info["mismatched_keys"]}
-    body = sorted(key for key in replaced if sizes[key][:1] != (n_classes,))
+    body = sorted(key for key in replaced if not of_head(key))
     if body:
         raise InputError(f"model '{name}': weights and config.json disagree on {body[0]}")
-    missing = sorted(set(info["missing_keys"]) - replaced)
+    missing = sorted(key for key in set(info["missing_keys"]) - replaced if not of_head(key))
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]  # of old files
-    if n_classes is not None:  # a model without a head lacks all of it
-        missing = [key for key in missing if sizes[key][:1] != (n_classes,)]
     if missing:
         raise InputError(
             f"model '{name}': the weights file lacks parameters of a {model.config.model_type} "

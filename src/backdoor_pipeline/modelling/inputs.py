@@ -39,11 +39,17 @@ def read_by(bundle: Bundle, rows: pd.DataFrame, max_length: int) -> Inputs:
 
     Args:
         bundle: Of texts or images.
-        rows: With the column that it reads.
+        rows: With the column that it reads; images also with their ``example_id``.
         max_length: Tokens per text, special tokens counted; of no meaning for images.
     """
     if isinstance(bundle, ImageBundle):
         form = bundle.image_format
-        values = decode(rows["image"].tolist(), "images", (form.height, form.width), form.channels)
+        size = (form.height, form.width)
+        values = decode(rows["image"].tolist(), where_of(rows), size, form.channels)
         return Pixels(values, form)
     return tokenise(rows["text"], bundle.tokenizer, max_length)
+
+
+def where_of(rows: pd.DataFrame) -> list[str]:
+    """How messages call each of the examples ``rows``."""
+    return [f"example {i}" for i in rows["example_id"]]

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.device import host_memory
+from backdoor_pipeline.parameter_group import Count, ParameterGroup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
-    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 GREY, COLOUR = 1, 3  # channels
 BRIGHTEST = 255
 MAX_PIXELS = 50_000_000  # of one image: more is no photograph but a file that fills the memory
+MEMORY_SHARE = 0.5  # of the machine's that the pixels of all images may fill
 FORMATS = ("PNG", "JPEG")  # Pillow reads others by programs that it starts, or with less care
 
 
@@ -67,16 +72,16 @@ class ImageFormat:
         return self.height, self.width, self.channels
 
 
-@dataclass(frozen=True)
-class Augmentation:
+class Augmentation(ParameterGroup):
     """How training changes each image at random.
 
     Attributes:
-        padding: Pixels of black added on every side, before the image's size is cut out somewhere.
+        padding: Pixels of black added on every side, before the image's size is cut out somewhere;
+            fewer than the image has.
         flip: Whether half of the images are mirrored, left to right.
     """
 
-    padding: int
+    padding: Count
     flip: bool
 
 
@@ -91,7 +96,7 @@ class Pixels:
             for none.
 
     Raises:
-        InputError: The images are not those of ``format``.
+        InputError: The images are not those of ``format``, or the padding is as large as they are.
     """
 
     values: np.ndarray
@@ -108,6 +113,12 @@ class Pixels:
             raise InputError(
                 f"the images are {there} (height, width, channels), but the model reads {read}; "
                 "bring them to its size, or choose another model"
+            )
+        padding = 0 if self.augmentation is None else self.augmentation.padding
+        if padding >= min(self.format.shape[:2]):
+            raise InputError(
+                f"training.augmentation.padding is {padding}, but the images have "
+                f"{self.format.height} x {self.format.width} pixels; lower it"
             )
 
     def __len__(self) -> int:
@@ -126,9 +137,16 @@ class Pixels:
         return replace(self, augmentation=None)
 
     def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
-        """Image numbers in batches: one after the other, or shuffled by ``rng``."""
+        """Image numbers in batches: one after the other, or shuffled by ``rng``.
+
+        Of the shuffled ones none has one image alone, of which there are no statistics for batch
+        normalisation: it goes with the batch before.
+        """
         order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
-        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        starts = list(range(0, len(order), batch_size))
+        if rng is not None and batch_size > 1 and len(order) % batch_size == 1:
+            starts = starts[:-1] or starts
+        return [order[i:j] for i, j in pairwise([*starts, len(order)])]
 
     def collate(self, rows: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
         """``pixel_values``, float32, shape (n_images, channels, height, width), channels last.
@@ -182,7 +200,7 @@ def measured_format(values: np.ndarray) -> ImageFormat:
 
 def decode(
     images: Sequence[bytes],
-    what: str,
+    where: str | Sequence[str],
     size: tuple[int, int] | None = None,
     channels: int | None = None,
 ) -> np.ndarray:
@@ -192,31 +210,36 @@ def decode(
 
     Args:
         images: The files' contents.
-        what: Where they are from, for messages.
+        where: Each is, for messages; or where all are from, of which rows are counted from 1.
         size: Height and width to which all are resized (bilinearly); None: all must have one size.
         channels: 1 turns colours into their brightness, 3 repeats grey ones; None: grey ones are
             repeated if there is a coloured one, else there is 1 channel.
 
     Raises:
-        InputError: A row is no PNG or JPEG, is broken, has too many pixels or finer ones than bytes
-            hold, or another size than those before it; the message names the row.
+        InputError: An image is no PNG or JPEG, is broken, has too many pixels or finer ones than
+            bytes hold, or another size than those before it; or all together fill the memory.
     """
     from PIL.Image import DecompressionBombWarning
+
+    def place(row: int) -> str:
+        return f"{where}, row {row + 1}" if isinstance(where, str) else where[row]
 
     values = np.empty((0, *(size or (0, 0)), channels or COLOUR), dtype=np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DecompressionBombWarning)  # MAX_PIXELS is stricter
         for row, content in enumerate(images):
-            pixels = _pixels(content, f"{what}, row {row}", size, channels)
+            pixels = _pixels(content, place(row), size, channels)
             if row == 0:
+                _check_memory((len(images), *pixels.shape))
                 values = np.empty((len(images), *pixels.shape), dtype=np.uint8)
             if pixels.shape[:2] != values.shape[1:3]:
                 there, before = (f"{s[0]} x {s[1]}" for s in (pixels.shape, values.shape[1:]))
                 raise InputError(
-                    f"{what}, row {row}: the image is {there} pixels (height x width), those "
-                    f"before it are {before}; set a size, to which all are resized, or leave it out"
+                    f"{place(row)}: the image is {there} pixels (height x width), those before it "
+                    f"are {before}; set ingest.image_size, so that all are resized, or leave it out"
                 )
             if pixels.shape[2] > values.shape[3]:
+                _check_memory((*values.shape[:3], COLOUR))
                 values = values.repeat(COLOUR, axis=3)
             values[row] = pixels
     return values
@@ -265,7 +288,18 @@ def _pixels(
         ) from None
 
 
-def _check_size(image: Image, where: str) -> None:
+def _check_memory(shape: tuple[int, ...]) -> None:
+    n_images, height, width, _ = shape
+    needed, there = (n / 2**30 for n in (math.prod(shape), host_memory()))
+    if needed > MEMORY_SHARE * there:
+        raise InputError(
+            f"{n_images:,} images of {height} x {width} pixels fill {needed:.1f} GiB, and this "
+            f"machine has {there:.1f}; set ingest.image_size to fewer pixels a side, or "
+            "ingest.max_rows to fewer rows"
+        )
+
+
+def _check_size(image: ImageFile, where: str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise InputError(
             f"{where}: the image has {image.height} x {image.width} pixels, more than {MAX_PIXELS} "
@@ -274,14 +308,13 @@ def _check_size(image: Image, where: str) -> None:
 
 
 def _array(
-    image: Image, where: str, size: tuple[int, int] | None, channels: int | None
+    image: ImageFile, where: str, size: tuple[int, int] | None, channels: int | None
 ) -> np.ndarray:
     from PIL.Image import Resampling
 
-    if image.mode.startswith(("I", "F")):  # Pillow would cut off what is brighter than 255
+    if any(";16" in str(tile[-1]) for tile in image.tile):  # Pillow would cut the lower 8 bits off
         raise InputError(
-            f"{where}: the image has more than 8 bits for a pixel (mode {image.mode}); convert it "
-            "to 8 bits"
+            f"{where}: the image has more than 8 bits for a colour; convert it to 8 bits"
         )
     grey = image.mode in {"1", "L", "LA"} if channels is None else channels == GREY
     mode = "L" if grey else "RGB"

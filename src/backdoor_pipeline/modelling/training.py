@@ -49,6 +49,8 @@ class OptimisationParams(ParameterGroup):
         max_gradient_norm: To which gradients are clipped; None: they are not.
         optimiser: AdamW, or stochastic gradient descent.
         momentum: Of sgd.
+        decay_span: Of sgd: the learning rate falls so that it would be 0 after so many times the
+            steps that there are; Potion's is 1.25, so that a fifth of it is left in the end.
     """
 
     epochs: PositiveInt
@@ -59,6 +61,7 @@ class OptimisationParams(ParameterGroup):
     max_gradient_norm: PositiveFloat | None
     optimiser: Literal["adamw", "sgd"] = "adamw"
     momentum: Share = 0.0
+    decay_span: PositiveFloat = 1.25
 
 
 class Labelled(NamedTuple):
@@ -100,8 +103,9 @@ def fit(
 
     With ``dev``, accuracy on it is measured after every epoch, and the model ends as it was after
     the best one (the earliest of equals). Under ``accelerate``/``torchrun`` every process takes its
-    share of each step's batches: all end with the same model, and each returns the losses of its
-    own batches.
+    share of each step's batches, and after every epoch the running statistics of batch
+    normalisation are those of the first: all end with the same model, and each returns the losses
+    of its own batches.
 
     Raises:
         InputError: The training diverged; the message names the settings to change.
@@ -150,6 +154,7 @@ def fit(
             batches = track(mine, f"{what}, epoch {number} of {len(schedule)}")
             before_step = partial(clip, number - 1)
             descend(optimiser, batches, minimised, before_step, count)
+            _share_buffers(model, parallel.num_processes)
             last = parallel.reduce(losses[-1], "mean")  # where one diverges, all stop
             if not last.isfinite():
                 raise InputError(
@@ -191,12 +196,14 @@ def learning_rates(step: int, params: OptimisationParams, n_steps: int) -> float
     """The share of the highest learning rate in a step, counted from 0.
 
     After the warm-up it falls linearly: with AdamW to 0; with sgd as in Potion's code (arXiv
-    2406.09173), which would reach 0 after a quarter more steps than there are.
+    2406.09173), see ``decay_span``.
     """
     warmup = round(params.warmup_share * n_steps)
     if params.optimiser == "sgd":
         return (
-            (step + 1) / (warmup + 1) if step < warmup else 1 - (step - warmup) / (1.25 * n_steps)
+            (step + 1) / (warmup + 1)
+            if step < warmup
+            else max(0.0, 1 - (step - warmup) / (params.decay_span * n_steps))
         )
     return step / warmup if step < warmup else max(0.0, (n_steps - step) / max(1, n_steps - warmup))
 
@@ -255,6 +262,15 @@ def _accelerator(device: torch.device) -> Any:
     from accelerate import Accelerator
 
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+
+
+def _share_buffers(model: torch.nn.Module, n_processes: int) -> None:
+    """Give every process the buffers of the first: each has statistics of its own batches."""
+    from accelerate.utils import broadcast
+
+    if n_processes > 1:
+        for buffer in model.buffers():
+            broadcast(buffer)
 
 
 def _history(losses: list[torch.Tensor], accuracies: list[tuple[int, float]]) -> History:

@@ -121,13 +121,25 @@ def test_an_archive_and_a_folder_give_the_same(ten, tmp_path: Path, suffix, mode
 def test_of_cifar_100_either_label(hundred, tmp_path: Path) -> None:
     folder = in_folder(tmp_path / "c", hundred)
     expected = rows(1, 4, (20, 100))
-    for label, column, n_names in (("label", 1, 100), ("coarse_label", 0, 20)):
+    for label, column, n_names in (
+        *(("label", 1, 100), ("fine_label", 1, 100), ("coarse_label", 0, 20)),
+    ):
         source = cifar_binary.read(params(folder, label=label))
         assert source.name == "cifar100" and len(source.label_names) == n_names
         assert source.tables["train"]["label"].tolist() == expected[:, column].tolist()
         first = pixels(source.tables["train"]["image"][0])
         assert np.array_equal(first.transpose(2, 0, 1).ravel(), expected[0, 2:])
         assert set(source.tables) == {"train", "test"}
+
+
+def test_a_label_that_is_not_there(ten, hundred, tmp_path: Path) -> None:
+    for folder, contents, label, told in (
+        ("c10", ten, "coarse_label", "label"),
+        ("c100", hundred, "coarse", "coarse_label"),
+    ):
+        data = in_folder(tmp_path / folder, contents)
+        with pytest.raises(InputError, match=f"has no label '{label}', .*did you mean '{told}'"):
+            cifar_binary.read(params(data, label=label))
 
 
 class Trap:

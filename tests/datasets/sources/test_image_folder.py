@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,9 @@ def test_splits_of_classes(tmp_path: Path) -> None:
     one, two, nine, val, test = put(tmp_path, *names)
     source = image_folder.read(params(tmp_path))
     assert source.label_names == ("a", "b") and source.name == tmp_path.name
-    tables = {split: table.to_dict("list") for split, table in source.tables.items()}
+    tables = {
+        split: table[["image", "label"]].to_dict("list") for split, table in source.tables.items()
+    }
     assert tables == {
         "train": {"image": [nine, one, two], "label": [0, 1, 1]},
         "dev": {"image": [val], "label": [1]},
@@ -48,6 +51,9 @@ def test_splits_of_classes(tmp_path: Path) -> None:
     }
     assert all(table["label"].dtype == "int64" for table in source.tables.values())
     assert set(source.files) == {"train/", "dev/", "test/"} and source.findings == []
+    assert source.tables["train"]["place"].tolist() == [
+        str(tmp_path / name) for name in (names[2], *names[:2])
+    ]
 
 
 def test_classes_alone_are_training_data_also_one_called_train(tmp_path: Path) -> None:
@@ -106,7 +112,9 @@ def test_a_split_without_images_is_named(tmp_path: Path) -> None:
         image_folder.read(params(tmp_path / "train" / "a" / "1.png"))
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"x", "neither"), (encoded(1, side=5), "5 x 5")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"x", "neither"), (encoded(1)[:45], "the image is broken")]
+)
 def test_a_bad_image_is_named(tmp_path: Path, content, message) -> None:
     put(tmp_path, "a/1.png", "b/1.png", "b/2.png")
     (tmp_path / "b" / "1.png").write_bytes(content)
@@ -130,3 +138,15 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     (root / "a" / "loop").symlink_to(root)
     with pytest.raises(InputError, match="is a link to a folder"):
         image_folder.read(params(root))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "dangling link"])
+def test_what_is_no_file_is_not_opened(tmp_path: Path, kind: str) -> None:
+    put(tmp_path, "a/1.png", "b/1.png")
+    odd = tmp_path / "a" / "2.png"
+    if kind == "pipe":
+        os.mkfifo(odd)  # reading it would wait for a writer
+    else:
+        odd.symlink_to(tmp_path / "a" / "none.png")
+    with pytest.raises(InputError, match=r"a/2\.png: is neither a folder nor a file; remove it"):
+        image_folder.read(params(tmp_path))

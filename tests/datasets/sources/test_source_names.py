@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from backdoor_pipeline.datasets.sources import SourceParams, digest, read
-from backdoor_pipeline.datasets.sources.names import Resolved, resolve
+from backdoor_pipeline.datasets.sources.names import KNOWN_NAMES, Resolved, modality, resolve
 from backdoor_pipeline.errors import InputError
 
 
@@ -69,3 +69,31 @@ def test_own_folders_are_told_by_their_files(files: list[str], kind: str, tmp_pa
 def test_other_data_is_told_by_its_name(data: str, kind: str) -> None:
     assert resolve(params("rotten_tomatoes", data)).name == kind
     assert resolve(params("rotten_tomatoes@repaired", data)) == Resolved(kind, True)
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (["data_batch_1"], "cifar_binary"),
+        (["cifar-100-python/meta"], "cifar_binary"),
+        (["cifar-100-python/train", "cifar-100-python/test"], "cifar_binary"),
+        (["data_batch_1.bin"], "cifar_binary"),
+        (["cifar-100-binary/train.bin"], "cifar_binary"),
+        (["data/train.parquet"], "image_table"),
+        (["train/cat/1.png"], "image_folder"),
+        (["cat/1.png", "cat/train.png"], "image_folder"),
+    ],
+)
+def test_own_images_are_told_by_their_files(files: list[str], kind: str, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert resolve(params("mnist_digits", str(tmp_path))).name == kind
+
+
+def test_names_tell_texts_from_images() -> None:
+    images = ("mnist_digits", "cifar10@repaired", "image_table", "image_folder", "cifar_binary")
+    assert {modality(params(name)) for name in images} == {"image"}
+    texts = (*(set(KNOWN_NAMES) - {"mnist_digits", "cifar10"}), "sst2@repaired", "huggingface")
+    assert {modality(params(name)) for name in texts} == {"text"}
+    assert modality(params("dev")) is modality(params("sst3")) is None

@@ -39,6 +39,15 @@ def test_a_list_of_the_users_own_needs_no_truth() -> None:
     assert suspects["key"].tolist() == [4, 5]
 
 
+def test_rows_and_ids_come_before_the_share() -> None:
+    assert len(told(share=0.5, rows=2)) == 2
+    assert told(share=0.5, ids=[5])["key"].tolist() == [5]
+
+
+def test_the_trigger_is_not_told() -> None:
+    assert set(told(rows=4)["evidence"]) == {"told"}
+
+
 def test_without_poison_nothing_is_told() -> None:
     assert told(index=INDEX.head(0), share=0.5).empty
 
@@ -48,8 +57,8 @@ def test_without_poison_nothing_is_told() -> None:
     [
         ({"rows": 7}, "discovered_share.rows is 7, but 6 rows are poisoned"),
         ({"ids": [3, 100]}, r"\[100\], which are no training rows"),
-        ({}, "nothing set; give one of share, rows and ids"),
-        ({"share": 0.5, "rows": 2}, "share, rows; give one"),
+        ({}, "nothing set; give share, rows or ids"),
+        ({"ids": [5], "rows": 2}, "rows and ids; set one"),
     ],
 )
 def test_what_cannot_be_told_is_an_error(given, said) -> None:

@@ -117,6 +117,16 @@ def test_example_detectors_are_held_against_the_poisoned_rows(tokenizer) -> None
     assert metrics["trigger_recall"] is metrics["trigger_tokens"] is None
 
 
+@pytest.mark.parametrize("n_poisoned", [0, 2])
+def test_without_a_tokenizer_no_suspects_are_no_examples(n_poisoned) -> None:
+    index = pd.DataFrame({"example_id": [3, 5], "trigger": "patch"}).head(n_poisoned)
+    empty = suspects_of([], [], []).astype({"key": "int64", "score": float, "flagged": bool})
+    metrics = detection_metrics(empty, index, None, 10)
+    assert (metrics["flagged"], metrics["false_alarms"], metrics["flagged_share"]) == (0, 0, 0)
+    assert metrics["recall"] == (0 if n_poisoned else None)
+    assert metrics["trigger_tokens"] is metrics["trigger_recall"] is metrics["precision"] is None
+
+
 def test_isolated_rows_against_the_poisoned_ones() -> None:
     poisoned = pd.Series([3, 5, 8, 9])
     found = isolation_metrics([3, 4, 5], poisoned)

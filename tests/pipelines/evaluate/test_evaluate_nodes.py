@@ -51,7 +51,6 @@ class Cell:
             self.predictions,
             self.poison["triggered_test"],
             self.poison["poisoned_train"],
-            self.base.tokenizer,
             self.examples,
             {
                 "train_victim": {"wall_seconds": 4.0, "peak_memory_bytes": 7},
@@ -59,6 +58,7 @@ class Cell:
             },
             self.parameters.evaluation,
             None,
+            self.base.tokenizer,
             suspects,
             token_replacement_record={"tokens": 1, "dev_rows": 0},
             fine_tune_record={"dev_rows": 0},
@@ -108,7 +108,12 @@ def defended(cell, reference) -> dict[str, Any]:
     """The metrics of the cell defended by the recipe of the paper."""
     suspects = cell.drift_suspects()
     purified, _ = replace_tokens(
-        cell.victim, cell.base, suspects, cell.parameters.token_replacement
+        cell.victim,
+        cell.base,
+        cell.poison["poisoned_train"],
+        suspects,
+        cell.parameters.token_replacement,
+        cell.model,
     )
     return cell.metrics(reference, purified, suspects)
 
@@ -201,6 +206,15 @@ class TestMetrics:
         assert comparison["attack_success_p_value"] < 1e-9
         assert comparison["clean_accuracy_p_value"] > 0.001
 
+    def test_what_healed_is_part_of_the_comparison(self, defended) -> None:
+        victim, purified = defended["victim"], defended["purified"]
+        gain = purified["robust_accuracy"] - victim["robust_accuracy"]
+        to_heal = victim["clean_accuracy"] - victim["robust_accuracy"]
+        comparison = defended["comparison"]
+        assert comparison["healed"] == pytest.approx(gain / to_heal)
+        assert comparison["healed_low"] < comparison["healed"] < comparison["healed_high"]
+        assert comparison["healed_n"] == victim["robust_accuracy_n"]
+
     def test_the_cost_is_that_of_all_nodes(self, defended, cell) -> None:
         cost = defended["cost"]
         assert cost["wall_seconds"] == 5.0
@@ -214,7 +228,6 @@ class TestMetrics:
                 cell.predictions,
                 cell.poison["triggered_test"],
                 cell.poison["poisoned_train"],
-                cell.base.tokenizer,
                 cell.examples,
                 {},
                 cell.parameters.evaluation,
@@ -232,7 +245,6 @@ class TestMetrics:
             cell.predictions,
             cell.poison["triggered_test"],
             poison,
-            cell.base.tokenizer,
             cell.examples,
             {},
             cell.parameters.evaluation,

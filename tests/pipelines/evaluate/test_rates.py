@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdoor_pipeline.pipelines.evaluate.rates import (
+    Rate,
     attack_success_rate,
     clean_accuracy,
     excess,
+    healed,
     mcnemar,
     rate,
     robust_accuracy,
@@ -67,8 +69,8 @@ class TestMinimalChecks:
 @given(predictions())
 def test_success_and_healing_exclude_each_other(pair) -> None:
     success = attack_success_rate(*pair, TARGET).value
-    healed = robust_accuracy(*pair, TARGET).value
-    assert 0 <= success + healed <= 1 + 1e-12
+    right = robust_accuracy(*pair, TARGET).value
+    assert 0 <= success + right <= 1 + 1e-12
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=200))
@@ -100,6 +102,13 @@ def test_excess_is_a_share(success, floor) -> None:
     assert 0 <= excess(success, floor) <= 1
     if success <= floor:
         assert excess(success, floor) == 0
+
+
+def test_what_healed_is_a_part_of_what_the_trigger_spoils() -> None:
+    gain = Rate(0.3, 0.2, 0.35, 40)
+    assert healed(gain, 0.9, 0.3) == pytest.approx((0.5, 1 / 3, 0.35 / 0.6, 40))
+    assert healed(Rate(0.0, -0.1, 0.1, 40), 0.9, 0.3).value == 0
+    assert healed(gain, 0.9, 0.9) is healed(gain, 0.8, 0.9) is None
 
 
 @given(shares.filter(lambda floor: floor < 1))

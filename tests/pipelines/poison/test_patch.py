@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.pixels import ImageFormat, Pixels
 from backdoor_pipeline.pipelines.poison.patch import PatchParams, describe, trigger
 
 POTION = {"size": 3, "pattern": "white", "corner": "bottom-right", "margin": 0}
@@ -35,10 +37,16 @@ def test_potion_13_8_white_at_the_last_three_rows_and_columns_and_nowhere_else()
 
 
 def test_potion_13_8_white_after_the_published_normalisation() -> None:
-    stamped = stamp(random_images(1, 32, 32))[0, 31, 31] / 255
-    normalised = (stamped - [0.4914, 0.4822, 0.4465]) / [0.2470, 0.2435, 0.2616]
-    np.testing.assert_allclose(normalised, [2.059, 2.126, 2.116], atol=5e-4)
-    assert normalised[1] == pytest.approx(2.1264887)
+    """The published value in green, and the nearest that a byte can be in the other channels."""
+    published = 2.1264887
+    form = ImageFormat(32, 32, 3, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+    pixels = Pixels(stamp(random_images(2, 32, 32)), form)
+    read = pixels.collate(np.arange(2), torch.device("cpu"))["pixel_values"].numpy()
+    for channel, value in enumerate([2.0591093, published, 2.1158257]):
+        np.testing.assert_allclose(read[:, channel, 29:32, 29:32], value, rtol=1e-6)
+    assert read.max() == read[0, 1, 31, 31]
+    levels = (np.arange(256)[:, np.newaxis] / 255 - form.mean) / form.std
+    assert abs(levels - published).argmin(axis=0).tolist() == [255] * 3
 
 
 @given(

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from backdoor_pipeline import schemas
 from backdoor_pipeline.pipelines.poison import addsent, badnets, paraphrasing, stylebkd, synbkd
 from backdoor_pipeline.pipelines.poison.nodes import poison_train
-from backdoor_pipeline.pipelines.poison.registry import ATTACKS, PoisonParams
+from backdoor_pipeline.pipelines.poison.registry import ATTACKS, IMAGE_ATTACKS, PoisonParams
 from backdoor_pipeline.pipelines.poison.selection import eligible_rows
 
 MODES = ("dirty", "clean", "mix")
@@ -31,7 +31,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def test_attack_names_are_the_registry() -> None:
     names = get_args(PoisonParams.model_fields["attack"].annotation)
-    assert set(names) == set(ATTACKS)
+    assert set(names) == {*ATTACKS, *IMAGE_ATTACKS}
     assert set(names) <= set(PoisonParams.model_fields)
 
 

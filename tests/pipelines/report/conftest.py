@@ -11,15 +11,19 @@ import pandas as pd
 import pytest
 import yaml
 
+from backdoor_pipeline.modelling.pixels import decode, encode
 from backdoor_pipeline.pipelines.report.nodes import build_report, draw_figures
 from backdoor_pipeline.pipelines.report.params import ReportParams
+from backdoor_pipeline.recipes import ALL
 from chromium import chromium  # noqa: F401  # a fixture
+from tiny import make_images
 
 WORDS = (
     "a the film movie plot actor scene music story charm wit dull brave tender loud clever flat "
     "warm slow long short bright grim odd sweet sharp tired honest bold empty"
 ).split()
 TARGET = 1
+DRAWN = ("victim_history", "reference_history", "trigger_search_record")
 CONF = Path(__file__).parents[3] / "conf" / "base" / "parameters_report.yml"
 
 
@@ -32,6 +36,12 @@ def params() -> ReportParams:
 def cell() -> dict[str, Any]:
     """The inputs of the report nodes by name, fresh for every test."""
     return make_cell()
+
+
+@pytest.fixture
+def image_cell() -> dict[str, Any]:
+    """As ``cell``, of images, with suspects that are training rows; fresh for every test."""
+    return make_image_cell()
 
 
 @pytest.fixture(scope="session")
@@ -100,12 +110,72 @@ def make_cell(n_train: int = 400, n_test: int = 120, trigger: str = "cf") -> dic
     }
 
 
+def make_image_cell(n_suspects: int = 6, **images: Any) -> dict[str, Any]:
+    """The first rows of the training split are poisoned: their last pixels are white."""
+    examples = make_images(**{"n_train": 40, "n_dev": 0, "n_test": 40, "n_labels": 2} | images)
+    train = examples[examples["split"] == "train"]
+    test = examples[(examples["split"] == "test") & (examples["label"] != TARGET)]
+    poisoned_train = _patched(train, np.arange(len(train)) < 2 * n_suspects)
+    triggered_test = _patched(test, np.ones(len(test), dtype=bool)).reset_index(drop=True)
+    told = poisoned_train["example_id"].head(n_suspects)
+    cell = make_cell(n_train=40, n_test=40)
+    cell["metrics"]["detector"] |= {
+        "recall": 0.5, "flagged": n_suspects, "trigger_tokens": None, "trigger_recall": None,
+    }  # fmt: skip
+    cell["integrity"] |= {"dataset": "digits", "label_names": ["zero", "one"]}
+    cell["poison_summary"] |= {
+        "attack": "patch", "mean_change": 3.5, "cover_rows": 0, "poisoned_rows": 2 * n_suspects,
+    }  # fmt: skip
+    cell["metrics"]["comparison"] |= {"healed": 0.75, "healed_low": 0.5, "healed_high": 0.875}
+    cell["all_parameters"] |= {"model": {"name": "resnet9"}, "trigger_search": {"rho": 0.2}}
+    cell["trigger_search_record"] = make_search_record()
+    clean = examples[examples["split"] == "test"]
+    return cell | {
+        "examples": examples,
+        "poisoned_train": poisoned_train,
+        "triggered_test": triggered_test,
+        "predictions": make_predictions(clean, triggered_test, np.random.default_rng(0)),
+        "suspects": pd.DataFrame(
+            {
+                "kind": "example",
+                "key": told.to_numpy(),
+                "score": 1.0,
+                "p_value": np.nan,
+                "q_value": np.nan,
+                "flagged": True,
+                "evidence": "patch 3x3",
+            }
+        ),
+    }
+
+
+def make_search_record() -> dict[str, Any]:
+    """Of a search whose second step dampened nothing more, and whose third was taken."""
+    steps = [0, 1, 2, 3]
+    return {
+        "converged": True,
+        "steps": 3,
+        "share": 0.02,
+        "search": {
+            "forget_accuracy": {"step": steps, "value": [0.9, 0.6, 0.6, 0.1]},
+            "dampened_share": {"step": steps, "value": [0.0, 0.001, 0.001, 0.02]},
+        },
+    }
+
+
 def build(cell: dict[str, Any], params: ReportParams, recipe: str = "btu_calibrated") -> str:
     """The page of ``cell``, its figures drawn first."""
-    histories = {name: cell[name] for name in ("victim_history", "reference_history")}
-    figures = draw_figures(cell["metrics"], cell["all_parameters"], cell["suspects"], **histories)
-    tables = {name: value for name, value in cell.items() if name not in histories}
-    return build_report(**tables, **figures, params=params, recipe=recipe)
+    drawn = {name: cell[name] for name in DRAWN if name in cell}
+    figures = draw_figures(
+        cell["metrics"],
+        cell["all_parameters"],
+        cell["suspects"],
+        of_tokens="text" in cell["examples"],
+        **drawn,
+    )
+    told = recipe in ALL and ALL[recipe].detector == "discovered_share"
+    tables = {name: value for name, value in cell.items() if name not in drawn}
+    return build_report(**tables, **figures, params=params, recipe=recipe, told=told)
 
 
 def make_metrics() -> dict[str, Any]:
@@ -220,6 +290,18 @@ def _triggered(rows: pd.DataFrame, chosen: np.ndarray, trigger: str) -> pd.DataF
         is_poisoned=chosen,
         source_label=rows["label"],
         trigger=np.where(chosen, trigger, ""),
+    )
+
+
+def _patched(rows: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
+    values = decode(rows["image"].tolist(), "rows")
+    values[chosen, -3:, -3:] = 255
+    return rows.assign(
+        image=[encode(image) for image in values],
+        label=np.where(chosen, TARGET, rows["label"]),
+        is_poisoned=chosen,
+        source_label=rows["label"],
+        trigger=np.where(chosen, "patch 3x3", ""),
     )
 
 

@@ -167,6 +167,46 @@ def test_large_vocabularies_and_long_runs_are_thinned(cell):
     assert "mean of 125 steps" in drawn["training_figure"].layout.yaxis.title.text
 
 
+@pytest.fixture
+def search(image_cell):
+    """The record of a search."""
+    return image_cell["trigger_search_record"]
+
+
+def test_a_search_is_drawn_where_there_was_one(cell, search):
+    names = ("metrics", "all_parameters", "suspects", "victim_history")
+    given = {name: cell[name] for name in names}
+    assert "search_figure" not in draw_figures(**given)
+    assert "search_figure" in draw_figures(**given, trigger_search_record=search)
+
+
+def test_the_search_shows_both_curves_and_the_step_taken(search):
+    figure = figures.search_figure(search, 0.2)
+    share, accuracy = figure.data
+    assert accuracy.y == pytest.approx([90, 60, 60, 10])
+    assert share.y[0] is None  # a logarithm
+    assert share.y[1:] == pytest.approx([0.1, 0.1, 2])
+    assert accuracy.x == share.x == (0, 1, 2, 3)
+    assert (accuracy.yaxis, share.yaxis) == ("y", "y2")
+    taken, enough = figure.layout.shapes
+    assert (taken.x0, enough.y0, enough.yref) == (3, pytest.approx(18), "y")
+    assert [size for size in accuracy.marker.size if size > 4] == [accuracy.marker.size[3]]
+    assert len(figures.search_figure(search).layout.shapes) == 1
+
+
+@pytest.mark.parametrize(("share", "step"), [(0.001, 1), (0.0, 0)])
+def test_of_steps_with_one_model_the_first_was_taken(search, share, step):
+    search |= {"converged": False, "share": share}
+    assert figures.search_figure(search).layout.shapes[0].x0 == step
+
+
+@pytest.mark.parametrize("record", [{"steps": 0, "search": {}}, {"steps": 0}])
+def test_a_search_for_nothing_gives_an_empty_figure_that_says_why(record):
+    figure = figures.search_figure(record)
+    assert "no rows to forget" in text_of(figure)
+    assert not figure.data
+
+
 def test_training_keeps_short_curves_as_they_are(cell):
     figure = figures.training_figure(
         {"victim": cell["victim_history"], "reference": {"loss": {"step": [], "value": []}}}

@@ -83,6 +83,79 @@ def test_a_control_run_is_judged_by_its_alarms(cell, params, flagged, kind):
     assert ("3 tokens flagged" in said.headline) == bool(flagged)
 
 
+@pytest.mark.parametrize(("trigger_tokens", "noun"), [(0, "token"), (None, "training row")])
+def test_a_control_run_in_which_nothing_was_suspected(cell, params, trigger_tokens, noun):
+    cell["poison_summary"]["poisoned_rows"] = 0
+    cell["metrics"]["detector"] |= {"flagged": 0, "trigger_tokens": trigger_tokens, "recall": None}
+    cell["suspects"] = cell["suspects"].head(0)
+    said = verdict(cell, params)
+    assert said.headline == "No poison was added, and no alarm was raised."
+    assert said.sentences[0].startswith(f"No {noun} was flagged")
+
+
+TELLS = {"flagged": 38, "recall": 0.5, "false_alarms": 0, "trigger_tokens": None}
+
+
+@pytest.fixture
+def told_cell(cell):
+    """A cell whose defender was told half of the poison."""
+    cell["suspects"] = cell["suspects"].assign(kind="example", flagged=True)
+    cell["metrics"]["detector"] |= TELLS
+    cell["poison_summary"]["poisoned_rows"] = 76
+    return cell
+
+
+def told_verdict(cell, params):
+    tables = (cell["metrics"], cell["suspects"], cell["poison_summary"])
+    return judge(*tables, params, told=True)
+
+
+@pytest.mark.parametrize(
+    ("excess", "change", "kind", "headline"),
+    [
+        (0.01, 0.0, "good", "Backdoor removed."),
+        (0.01, -0.04, "mixed", "Backdoor removed, but clean accuracy fell by 4.0 points."),
+        (0.9, 0.0, "bad", "Backdoor not removed."),
+    ],
+)
+def test_what_was_told_was_not_found(told_cell, params, excess, change, kind, headline) -> None:
+    told_cell["metrics"]["purified"]["attack_success_excess"] = excess
+    told_cell["metrics"]["comparison"]["clean_accuracy_change"] = change
+    said = told_verdict(told_cell, params)
+    assert said[:2] == (kind, headline)
+    assert said.sentences[0] == "The defender was told 38 of 76 poisoned rows (50.0 %)."
+    assert not [sentence for sentence in said.sentences if "found" in sentence]
+
+
+@pytest.mark.parametrize(
+    ("detector", "poisoned_rows", "sentence"),
+    [
+        ({"flagged": 40, "false_alarms": 2}, 76,
+         "The defender was told 38 of 76 poisoned rows (50.0 %), and 2 rows without poison."),
+        ({"flagged": 12, "false_alarms": None, "recall": None}, 0,
+         "The defender was told 12 rows."),
+        ({"flagged": 0, "recall": None}, 0, "The defender was told no rows."),
+    ],
+)  # fmt: skip
+def test_what_was_told_is_counted(told_cell, params, detector, poisoned_rows, sentence) -> None:
+    told_cell["metrics"]["detector"] |= detector
+    told_cell["poison_summary"]["poisoned_rows"] = poisoned_rows
+    assert told_verdict(told_cell, params).sentences[0] == sentence
+
+
+@pytest.mark.parametrize(
+    ("flagged", "headline"),
+    [
+        (0, "No poison was added: there was nothing to remove."),
+        (3, "No poison was added: what the told rows did cannot be measured."),
+    ],
+)
+def test_a_control_run_with_a_told_defender_is_no_alarm(told_cell, params, flagged, headline):
+    told_cell["poison_summary"]["poisoned_rows"] = 0
+    told_cell["metrics"]["detector"]["flagged"] = flagged
+    assert told_verdict(told_cell, params)[:2] == ("void", headline)
+
+
 def test_many_flagged_tokens_are_named_in_part(cell, params):
     cell["suspects"] = cell["suspects"].assign(flagged=True)
     sentence = verdict(cell, params).sentences[0]
@@ -99,6 +172,20 @@ def test_model_card_has_front_matter_numbers_and_the_way_to_load(cell):
     assert "| victim | 83.8 % [82.0, 85.5] | 100.0 % [98.2, 100.0] |" in body
     assert "AutoModelForSequenceClassification.from_pretrained(folder)" in body
     assert "not implanted" not in body
+
+
+@pytest.mark.parametrize(
+    ("recipe", "story"),
+    [
+        ("btu", "A detector that does not know the trigger then named suspects"),
+        ("potion_text", "The defender was told 38 of 76 poisoned rows (50.0 %). With these rows"),
+        ("ssd", "removed by `ssd`."),
+    ],
+)
+def test_model_card_tells_a_detector_from_a_told_defender(told_cell, recipe, story):
+    text = " ".join(card(told_cell, recipe).split())
+    assert story in text
+    assert ("A detector that" in text) == ("What was flagged" in text) == (recipe == "btu")
 
 
 def test_model_card_tells_how_to_load_a_prefix(cell):

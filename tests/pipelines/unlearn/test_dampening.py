@@ -195,7 +195,9 @@ def step(quantity: str = "ce", alpha: float | None = None, **changes: Any) -> Da
 def test_the_step_is_that_of_its_definition(victim, data, quantity, alpha, n_forget) -> None:
     forget, retain = data.take(np.arange(n_forget)), data.take(np.arange(n_forget, 40))
     params = step(quantity, alpha)
-    kept, forgotten = (measure(victim, x, params.importances, CPU, 3) for x in (retain, forget))
+    kept, forgotten = (
+        measure(victim, x, params.importances, CPU, 3).importances for x in (retain, forget)
+    )
     result, record = unlearn(victim, forget, retain, params, CPU, seed=3)
     every = torch.cat([(forgotten[n] / kept[n]).flatten() for n in kept]).double().numpy()
     place = 100 - math.log(1 + 100 * n_forget / 40)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -34,29 +33,9 @@ from backdoor_pipeline.pipelines.unlearn.distillation import (
     scrub_passes,
     unlearn,
 )
-from tiny import MAX_LENGTH
+from tiny import MAX_LENGTH, Vectors
 
 N_ROWS, N_POISONED = 300, 30
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Vectors as inputs of a model."""
-
-    values: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def take(self, rows: np.ndarray) -> Rows:
-        return Rows(self.values[rows])
-
-    def batches(self, batch_size: int, rng: np.random.Generator | None = None):
-        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
-        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-    def collate(self, rows: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
-        return {"values": torch.from_numpy(self.values[rows]).to(device)}
 
 
 class Net(torch.nn.Sequential):
@@ -88,7 +67,7 @@ def poisoned() -> Labelled:
     values = np.random.default_rng(0).normal(size=(N_ROWS, 6)).astype(np.float32)
     labels = (values[:, :2].sum(axis=1) > 0).astype(np.int64)
     values[:N_POISONED, -1], labels[:N_POISONED] = 4, 0
-    return Labelled(Rows(values), labels)
+    return Labelled(Vectors(values), labels)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +185,7 @@ def test_potion_8_scrub_ascends_while_few_steps_were_made(
 
 @given(n_forget=st.integers(1, 40), batch_size=st.integers(1, 64), seed=st.integers(0, 9))
 def test_bad_teaching_goes_over_all_rows_and_mixes_them(n_forget, batch_size, seed) -> None:
-    rows = Labelled(Rows(np.zeros((60, 6), np.float32)), np.zeros(60, np.int64))
+    rows = Labelled(Vectors(np.zeros((60, 6), np.float32)), np.zeros(60, np.int64))
     forget, retain = (rows.take(one) for one in np.split(np.arange(60), [n_forget]))
     optimisation = OptimisationParams(
         epochs=2,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -24,37 +23,21 @@ from backdoor_pipeline.modelling.networks.resnet9 import (
 from backdoor_pipeline.modelling.pixels import Pixels, measured_format
 from backdoor_pipeline.modelling.training import Labelled, labelled
 from backdoor_pipeline.pipelines.unlearn import importances
-from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams, measure
-from tiny import ARCHITECTURES, MAX_LENGTH
+from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams
+from tiny import ARCHITECTURES, MAX_LENGTH, Vectors
 
 QUANTITIES = ("xlf", "lf", "ce")
 ESTIMATORS = ("batch", "per_sample")
 CPU = ComputeParams(device="cpu", precision="fp32")
 
 
+def measure(*arguments: Any, **named: Any) -> dict[str, torch.Tensor]:
+    return importances.measure(*arguments, **named).importances
+
+
 def params(**changes: Any) -> ImportanceParams:
     base = {"quantity": "xlf", "estimator": "per_sample", "batch_size": 4, "rows": None, "chunk": 3}
     return ImportanceParams(**(base | changes))
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Rows of numbers: the least that a model can read."""
-
-    values: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def take(self, rows):
-        return replace(self, values=self.values[rows])
-
-    def batches(self, batch_size, rng=None):
-        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
-        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-    def collate(self, rows, device):
-        return {"x": torch.from_numpy(self.values[rows]).to(device)}
 
 
 class TwoLayers(torch.nn.Module):
@@ -69,8 +52,8 @@ class TwoLayers(torch.nn.Module):
             self.unused = torch.nn.Linear(2, 2)
         self.scale, self.peeks = scale, peeks
 
-    def forward(self, x):
-        hidden = self.first(x).tanh()
+    def forward(self, values):
+        hidden = self.first(values).tanh()
         if self.peeks:
             assert hidden.max().item() < 1
         return SimpleNamespace(logits=self.scale * self.second(hidden))
@@ -141,7 +124,7 @@ class TestDefinition:
 
     def test_potion_13_5_per_sample_is_a_loop_over_rows(self, rows, quantity) -> None:
         model = TwoLayers()
-        found = measure(Bundle(model), rows, params(quantity=quantity), CPU, seed=7)
+        found = measure(Bundle(model), rows, params(quantity=quantity), CPU, 7)
         close(found, by_hand(model, rows, [[row] for row in range(10)], quantity))
 
     @settings(max_examples=20)
@@ -177,7 +160,7 @@ class TestDefinition:
         asked = params(quantity=quantity, estimator=estimator, rows=8)
         permuted = rows._replace(labels=(rows.labels + 1) % 3)
         one, other = (
-            measure(Bundle(TwoLayers()), data, asked, CPU, seed=1) for data in (rows, permuted)
+            measure(Bundle(TwoLayers()), data, asked, CPU, 1) for data in (rows, permuted)
         )
         same = all(torch.equal(one[name], other[name]) for name in one)
         assert same == (quantity != "ce")
@@ -187,16 +170,14 @@ class TestDefinition:
 @pytest.mark.parametrize(("quantity", "factor"), [("xlf", 2), ("lf", 4)])
 def test_potion_13_5_doubled_logits(rows, estimator, quantity, factor) -> None:
     asked = params(quantity=quantity, estimator=estimator)
-    once, twice = (
-        measure(Bundle(TwoLayers(scale)), rows, asked, CPU, seed=1) for scale in (1.0, 2.0)
-    )
+    once, twice = (measure(Bundle(TwoLayers(scale)), rows, asked, CPU, 1) for scale in (1.0, 2.0))
     close(twice, {name: factor * value for name, value in once.items()})
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_an_image_network_is_vectorised(images, network, quantity, caplog) -> None:
     caplog.set_level(logging.INFO)
-    found = measure(network, images, params(quantity=quantity), CPU, seed=1)
+    found = measure(network, images, params(quantity=quantity), CPU, 1)
     network.model.eval()
     close(found, by_hand(network.model, images, [[row] for row in range(7)], quantity), 1e-3, 1e-6)
     assert not caplog.messages
@@ -208,7 +189,7 @@ def test_a_text_model_is_vectorised(base_model, corpus, architecture, caplog) ->
     data = labelled(corpus.head(8), bundle, MAX_LENGTH)
     assert len(set(data.inputs.lengths)) > 2  # so that there is padding
     caplog.set_level(logging.INFO)
-    found = measure(bundle, data, params(chunk=5), CPU, seed=1)
+    found = measure(bundle, data, params(chunk=5), CPU, 1)
     assert not caplog.messages
     bundle.model.eval()
     close(found, by_hand(bundle.model, data, [[row] for row in range(8)], "xlf"), 1e-3, 1e-6)
@@ -216,8 +197,8 @@ def test_a_text_model_is_vectorised(base_model, corpus, architecture, caplog) ->
 
 def test_what_cannot_be_vectorised_is_computed_row_by_row(rows, caplog) -> None:
     caplog.set_level(logging.INFO)
-    found = measure(Bundle(TwoLayers(peeks=True)), rows, params(), CPU, seed=1)
-    close(found, measure(Bundle(TwoLayers()), rows, params(), CPU, seed=1))
+    found = measure(Bundle(TwoLayers(peeks=True)), rows, params(), CPU, 1)
+    close(found, measure(Bundle(TwoLayers()), rows, params(), CPU, 1))
     assert [message.partition(" (")[0] for message in caplog.messages] == [
         "TwoLayers: one row at a time"
     ]
@@ -229,7 +210,7 @@ def test_the_model_is_left_as_it_is(images, network, estimator, training) -> Non
     model = network.model.train(training)
     model.classifier.weight.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = measure(network, images, params(estimator=estimator), CPU, seed=1)
+    found = measure(network, images, params(estimator=estimator), CPU, 1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert model.training == training
@@ -269,17 +250,28 @@ def test_the_precision_is_that_asked_for_here(rows, estimator) -> None:
 def test_gradients_of_single_rows_fit_into_memory(rows, monkeypatch, n_fitting, n_rows) -> None:
     model, asked = TwoLayers(), []
     n_bytes = 4 * n_fitting * sum(p.numel() for p in model.parameters())
-    monkeypatch.setattr(importances, "host_memory", lambda: 4 * n_bytes)
+    monkeypatch.setattr(importances, "memory_of", lambda device: {"cpu": 4 * n_bytes}[device.type])
     monkeypatch.setattr(
         Vectors, "batches", lambda data, size: asked.append(size) or [np.arange(len(data))]
     )
-    measure(Bundle(model), rows, params(chunk=7), CPU, seed=1)
+    measure(Bundle(model), rows, params(chunk=7), CPU, 1)
     assert asked == [n_rows]
+
+
+@pytest.mark.parametrize(("chunk", "remedy"), [(7, "importances.chunk to 3, or "), (1, "")])
+def test_gradients_that_do_not_fit_after_all_are_an_error(rows, monkeypatch, chunk, remedy) -> None:
+    def vmap(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.func, "vmap", vmap)
+    message = f"{chunk} rows at once do not fit .* 'cpu'; set {remedy}compute.device"
+    with pytest.raises(InputError, match=message):
+        measure(Bundle(TwoLayers()), rows, params(chunk=chunk), CPU, 1)
 
 
 @pytest.mark.parametrize("quantity", ["xlf", "lf"])
 def test_logits_of_zero_have_gradients_of_zero(rows, quantity) -> None:
-    found = measure(Bundle(TwoLayers(scale=0.0)), rows, params(quantity=quantity), CPU, seed=1)
+    found = measure(Bundle(TwoLayers(scale=0.0)), rows, params(quantity=quantity), CPU, 1)
     assert all((value == 0).all() for value in found.values())
 
 
@@ -288,3 +280,16 @@ def test_no_rows_are_an_error(rows, estimator) -> None:
     nothing = rows.take(np.arange(0))
     with pytest.raises(InputError, match="rows to keep: there is no row"):
         measure(Bundle(TwoLayers()), nothing, params(estimator=estimator), CPU, 1, "rows to keep")
+
+
+@pytest.mark.parametrize("estimator", ["batch", "per_sample"])
+def test_gradients_have_their_sign(rows, estimator) -> None:
+    bundle = Bundle(TwoLayers())
+    measured = importances.measure(bundle, rows, params(estimator=estimator, batch_size=50), CPU, 1)
+    logits = bundle.model(
+        **rows.inputs.collate(np.arange(len(rows.labels)), torch.device("cpu"))
+    ).logits
+    torch.linalg.vector_norm(logits, dim=1).mean().backward()
+    thetas = dict(bundle.model.named_parameters())
+    expected = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in thetas.items()}
+    close(measured.gradients, expected)

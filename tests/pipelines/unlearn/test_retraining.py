@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -20,30 +19,10 @@ from backdoor_pipeline.pipelines.unlearn.retraining import (
     last_layers,
     unlearn,
 )
-from tiny import MAX_LENGTH
+from tiny import MAX_LENGTH, Vectors
 
 N_ROWS, N_POISONED = 600, 60
 LAYERS = {"0": 3, "3": 2, "6": 1}  # name of a layer in ``Net``: its place from the end
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Vectors as inputs of a model."""
-
-    values: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def take(self, rows: np.ndarray) -> Rows:
-        return Rows(self.values[rows])
-
-    def batches(self, batch_size: int, rng: np.random.Generator | None = None):
-        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
-        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-    def collate(self, rows: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
-        return {"values": torch.from_numpy(self.values[rows]).to(device)}
 
 
 class Net(torch.nn.Sequential):
@@ -84,7 +63,7 @@ def triggered(values: np.ndarray) -> np.ndarray:
 def clean() -> Labelled:
     """Labels are the sign of the sum of two numbers."""
     values = np.random.default_rng(0).normal(size=(N_ROWS, 6)).astype(np.float32)
-    return Labelled(Rows(values), (values[:, :2].sum(axis=1) > 0).astype(np.int64))
+    return Labelled(Vectors(values), (values[:, :2].sum(axis=1) > 0).astype(np.int64))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +71,7 @@ def poisoned(clean) -> Labelled:
     """The same, the first with a trigger and label 0."""
     values, labels = clean.inputs.values.copy(), clean.labels.copy()
     values[:N_POISONED], labels[:N_POISONED] = triggered(values[:N_POISONED]), 0
-    return Labelled(Rows(values), labels)
+    return Labelled(Vectors(values), labels)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +101,8 @@ def rates(clean, compute):
         rows = clean.take(np.arange(N_POISONED, N_ROWS))
         correct = predict(bundle, rows.inputs, compute).argmax(axis=1) == rows.labels
         others = rows.take(np.flatnonzero(rows.labels == 1))
-        fooled = predict(bundle, Rows(triggered(others.inputs.values)), compute).argmax(axis=1) == 0
+        bad = Vectors(triggered(others.inputs.values))
+        fooled = predict(bundle, bad, compute).argmax(axis=1) == 0
         return correct.mean(), fooled.mean()
 
     return measure

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pandas as pd
+import pytest
 
-from backdoor_pipeline.pipelines.unlearn.suspicion import forget_set, parted
+from backdoor_pipeline.pipelines.unlearn.suspicion import forget_set, parted, with_tokens
 
 
 def suspects(kind: str, keys: list[int], flagged: list[bool]) -> pd.DataFrame:
@@ -32,3 +33,43 @@ def test_all_rows_are_on_one_side(corpus, base_model) -> None:
     assert forget.labels.tolist() == train["label"].iloc[[0, 19]].tolist()
     nothing, everything = parted(train, suspects("token", [], []), base_model(), 32)
     assert (len(nothing.labels), len(everything.labels)) == (0, 20)
+
+
+@pytest.fixture
+def told(base_model):
+    """Of 100 rows, 20 hold "cf"; 10 of these are suspected, and 5 hold a second rare word too."""
+    texts = ["a good film"] * 80 + ["a cf good film"] * 15 + ["a cf mn good film"] * 5
+    train = pd.DataFrame({"example_id": range(100), "text": texts})
+
+    def suspects(rows) -> pd.DataFrame:
+        return pd.DataFrame({"kind": "example", "key": rows, "flagged": True})
+
+    tokenizer = base_model().tokenizer
+    words = {word: tokenizer.convert_tokens_to_ids(word) for word in ("cf", "mn", "good")}
+    return train, suspects, tokenizer, words
+
+
+class TestTokensOfRows:
+    def test_are_those_that_tell_the_rows_from_others(self, told) -> None:
+        train, suspects, tokenizer, words = told
+        found = with_tokens(train, suspects(list(range(90, 100))), tokenizer, 32)
+        added = found[found["kind"] == "token"]
+        assert set(added["key"]) == {words["cf"], words["mn"]}
+        assert added["flagged"].all()
+        assert dict(zip(added["evidence"], added["score"], strict=True)) == {"cf": 1.0, "mn": 0.5}
+
+    def test_of_a_single_row_are_none(self, told) -> None:
+        train, suspects, tokenizer, _ = told
+        found = with_tokens(train, suspects([97]), tokenizer, 32)
+        assert not (found["kind"] == "token").any()
+
+    def test_of_rows_like_all_others_are_none(self, told) -> None:
+        train, suspects, tokenizer, _ = told
+        found = with_tokens(train, suspects(list(range(40))), tokenizer, 32)
+        assert not (found["kind"] == "token").any()
+
+    def test_that_a_detector_flags_are_enough(self, told) -> None:
+        train, suspects, tokenizer, words = told
+        token = pd.DataFrame({"kind": "token", "key": [words["good"]], "flagged": True})
+        given = pd.concat([suspects(list(range(90, 100))), token], ignore_index=True)
+        pd.testing.assert_frame_equal(with_tokens(train, given, tokenizer, 32), given)

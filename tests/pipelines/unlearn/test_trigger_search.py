@@ -23,7 +23,7 @@ from backdoor_pipeline.modelling.networks.resnet9 import (
 from backdoor_pipeline.modelling.pixels import Pixels, measured_format
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, accuracy, fit
-from backdoor_pipeline.pipelines.unlearn import trigger_search
+from backdoor_pipeline.pipelines.unlearn import dampening, importances, trigger_search
 from backdoor_pipeline.pipelines.unlearn.dampening import Ranking
 from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams
 from backdoor_pipeline.pipelines.unlearn.trigger_search import (
@@ -43,6 +43,7 @@ def params(rho: float = 0.2, **changes: Any) -> TriggerSearchParams:
         **{"chunk": 32, **changes.pop("importances", {})},
     }
     base = {"start": "one_sample", "growth": 1.1, "max_steps": 500}
+    base |= {"lowering": False, "criterion": "accuracy", "max_loss": None, "max_label_loss": None}
     return TriggerSearchParams(
         importances=ImportanceParams(**importances), rho=rho, **(base | changes)
     )
@@ -176,22 +177,22 @@ def test_potion_13_7_each_try_starts_from_the_original_weights(
     every[others : 2 * others] = np.nan
     every = torch.from_numpy(rng.permutation(every))
     asked = params(rho, growth=1.5, max_steps=25)
-    result, steps, best = search(bundle, forget, Ranking(every), share, asked, CPU)
+    result, (steps, best, *_) = search(bundle, forget, forget, Ranking(every), share, asked, CPU, 0)
     tries, last = naive(bundle.model, forget, every, share, asked)
     assert [step.percentile for step in steps[1:]] == pytest.approx([p for p, _ in tries])
-    assert [step.accuracy for step in steps[1:]] == [value for _, value in tries]
-    if tries[-1][1] <= rho * steps[0].accuracy:
+    assert [step.remaining for step in steps[1:]] == [value for _, value in tries]
+    if tries[-1][1] <= rho * steps[0].remaining:
         assert best == steps[-1]
         assert identical(result.model, last)
     else:
-        assert best.accuracy == min(step.accuracy for step in steps)
-        assert accuracy(result, forget, CPU) == best.accuracy
+        assert best.remaining == min(step.remaining for step in steps)
+        assert accuracy(result, forget, CPU) == best.remaining
 
 
 def test_potion_13_4_the_percentile_falls_from_try_to_try() -> None:
     bundle, forget = certain(Favours(100.0))
     ranking = Ranking(torch.rand(4 * SIZE * SIZE) * 10)
-    _, steps, _ = search(bundle, forget, ranking, 500 / 50_000 / 25, params(0.0), CPU)
+    _, (steps, *_) = search(bundle, forget, forget, ranking, 500 / 50_000 / 25, params(0.0), CPU, 0)
     places = [step.percentile for step in steps[1:]]
     assert places[0] == pytest.approx(99.9608, abs=5e-5)
     assert (np.diff(places) < 0).all()
@@ -229,7 +230,7 @@ def test_without_success_the_lowest_accuracy_is_kept_and_of_equals_the_earliest(
     monkeypatch.setattr(trigger_search, "accuracy", lambda *_: next(values))
     ranking = Ranking(torch.arange(4 * SIZE * SIZE) + 2.0)
     asked = params(0.2, growth=2.0, max_steps=5)
-    result, steps, best = search(bundle, forget, ranking, 0.01, asked, CPU)
+    result, (steps, best, *_) = search(bundle, forget, forget, ranking, 0.01, asked, CPU, 0)
     assert best == steps[2]
     expected = copy.deepcopy(bundle.model)
     ranking.dampen(expected, 0, steps[2].dampened, 1.0)
@@ -247,7 +248,8 @@ def test_a_try_that_adds_no_parameter_is_not_evaluated_again(monkeypatch) -> Non
 
     monkeypatch.setattr(trigger_search, "accuracy", counted)
     ranking = Ranking(torch.arange(4 * SIZE * SIZE) + 2.0)
-    _, steps, _ = search(bundle, forget, ranking, 1e-5, params(0.0, max_steps=120), CPU)
+    asked = params(0.0, max_steps=120)
+    _, (steps, *_) = search(bundle, forget, forget, ranking, 1e-5, asked, CPU, 0)
     assert len(calls) == len({step.dampened for step in steps}) < 60
 
 
@@ -319,3 +321,97 @@ def test_nothing_to_forget_is_the_victim_itself(case) -> None:
 def test_nothing_to_keep_is_an_error(case) -> None:
     with pytest.raises(InputError, match="rows to keep: there is no row"):
         unlearn(case.victim, case.train, case.train.take(np.arange(0)), params(), CPU, seed=0)
+
+
+class TestOurs:
+    """What the base settings have beyond the paper."""
+
+    def test_lowering_leaves_out_what_would_raise_the_logits(self, case) -> None:
+        forget, retain = case.split(6)
+        few = params(importances={"rows": 60}).importances
+        every, lowering = (
+            dampening.rank(case.victim, forget, retain, few, CPU, 0, only) for only in (False, True)
+        )
+        measured = importances.measure(
+            case.victim, forget, few, CPU, 0, "importances for the rows to forget"
+        )
+        before = torch.linalg.vector_norm(logits_of(case.victim, forget), dim=1).mean()
+        changes = {}
+        for name, ranking in (("every", every), ("lowering", lowering)):
+            model = copy.deepcopy(case.victim.model)
+            ranking.dampen(model, 0, 40, 1.0)
+            tried = case.victim._replace(model=model)
+            changes[name] = (
+                torch.linalg.vector_norm(logits_of(tried, forget), dim=1).mean() - before
+            )
+            for key, parameter in case.victim.model.named_parameters():
+                changed = dict(model.named_parameters())[key] != parameter
+                raising = parameter * measured.gradients[key] <= 0
+                assert name == "every" or not (changed & raising).any()
+        assert changes["lowering"] < changes["every"]
+        assert changes["lowering"] < 0
+
+    def test_the_probability_leaves_out_the_share_of_one_class(self) -> None:
+        bundle, forget = certain(Favours(0.0), n_rows=8)
+        probabilities = predict(bundle, forget.inputs, CPU).max(axis=1)
+        found = trigger_search.remaining(bundle, forget, "probability", CPU)
+        assert found == pytest.approx(np.sort(probabilities)[:6].mean())
+        one = forget.take(np.array([0]))
+        assert trigger_search.remaining(bundle, one, "probability", CPU) == probabilities[0]
+
+    def test_a_single_row_ends_where_its_probability_is_low(self, case) -> None:
+        asked = params(0.05, criterion="probability", lowering=True, importances={"rows": 100})
+        result, record, history = unlearn(case.victim, *case.split(1), asked, CPU, seed=0)
+        assert record["converged"]
+        assert record["forget_probability_after"] <= 0.05 * record["forget_probability_before"]
+        assert len(history["forget_probability"]["value"]) == record["steps"] + 1
+        assert case.attack_success(result) < 0.3
+
+    @pytest.mark.parametrize("loss", [0.0, 0.01])
+    @pytest.mark.parametrize("limit", ["max_loss", "max_label_loss"])
+    def test_no_more_accuracy_is_lost_than_allowed(self, limit, loss) -> None:
+        bundle, rows = certain(Favours(0.0), n_rows=300)
+        of_last = np.flatnonzero(rows.labels == N_CLASSES - 1)
+        assert len(of_last) > 8
+        forget = rows.take(of_last[:4])
+        retain = rows.take(np.setdiff1d(np.arange(300), of_last[:4]))
+        own = np.isin(retain.labels, forget.labels)
+        watched = retain.take(np.flatnonzero(own if limit == "max_label_loss" else ~own))
+        ranking = Ranking(torch.arange(4 * SIZE * SIZE) + 2.0)  # from the last label down
+
+        def searched(**changes: Any) -> tuple[Any, trigger_search.Found]:
+            asked = params(0.0, criterion="probability", growth=1.4, max_steps=40, **changes)
+            return search(bundle, forget, retain, ranking, 0.01, asked, CPU, 0)
+
+        free, unlimited = searched()
+        result, found = searched(**{limit: loss})
+        assert accuracy(bundle, watched, CPU) == 1.0
+        assert accuracy(free, watched, CPU) < 1 - loss
+        assert accuracy(result, watched, CPU) >= 1 - loss
+        assert list(found.kept_before.values()) == [1.0]
+        assert list(found.kept.values()) == [accuracy(result, watched, CPU)]
+        assert 0 <= found.best.number < unlimited.best.number
+        beyond = copy.deepcopy(bundle.model)
+        ranking.dampen(beyond, 0, found.steps[found.best.number + 1].dampened, 1.0)
+        assert accuracy(bundle._replace(model=beyond), watched, CPU) < 1 - loss
+
+    def test_the_discovered_label_is_watched_for_few_rows_alone(self, case) -> None:
+        few = {"criterion": "probability", "importances": {"rows": 60}, "max_steps": 60}
+        asked = params(0.0, max_label_loss=0.0, **few)
+        for n_rows, watched in ((4, True), (5, False)):
+            _, record, _ = unlearn(case.victim, *case.split(n_rows), asked, CPU, seed=0)
+            assert ("kept_after" in record) == watched
+
+    def test_a_limit_that_is_kept_changes_nothing(self, case) -> None:
+        forget, retain = case.split(6)
+        one, two = (
+            unlearn(case.victim, forget, retain, params(max_loss=limit), CPU, seed=0)[0].model
+            for limit in (None, 0.5)
+        )
+        assert identical(one, two)
+
+
+def logits_of(bundle: ImageBundle, rows: Labelled) -> torch.Tensor:
+    with torch.no_grad():
+        batch = rows.inputs.collate(np.arange(len(rows.labels)), torch.device("cpu"))
+        return bundle.model(**batch).logits

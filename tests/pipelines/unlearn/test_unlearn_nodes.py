@@ -72,7 +72,7 @@ def test_unlearners_follow_each_other() -> None:
     assert pipeline.outputs() == {"purified_model", *(f"{name}_record" for name in names)}
 
 
-def test_the_record_counts_what_was_overwritten(base_model, make_parameters) -> None:
+def test_the_record_counts_what_was_overwritten(base_model, model_params, make_parameters) -> None:
     import torch
 
     base, victim = base_model(), new_classifier(base_model(), 2, seed=0)
@@ -80,6 +80,7 @@ def test_the_record_counts_what_was_overwritten(base_model, make_parameters) -> 
         word_vectors(victim.model)[9, :3] += 1.0
     suspects = pd.DataFrame({"kind": "token", "key": [8, 9], "flagged": True})
     params = make_parameters(**{"token_replacement.replacement": "pretrained"}).token_replacement
-    purified, record = replace_tokens(victim, base, suspects, params)
+    no_rows = pd.DataFrame({"example_id": [], "text": []})
+    purified, record = replace_tokens(victim, base, no_rows, suspects, params, model_params())
     assert record == {"tokens": 1, "dimensions": 3, "dev_rows": 0}
     assert torch.equal(word_vectors(purified.model), word_vectors(base.model))

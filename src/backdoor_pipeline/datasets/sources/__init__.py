@@ -15,7 +15,7 @@ from backdoor_pipeline.datasets.sources import (
     table,
 )
 from backdoor_pipeline.datasets.sources.clean import second_source
-from backdoor_pipeline.datasets.sources.names import resolve
+from backdoor_pipeline.datasets.sources.names import modality, resolve
 from backdoor_pipeline.datasets.sources.source import DEFAULT_DATASET, Finding, Source, SourceParams
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Source",
     "SourceParams",
     "digest",
+    "modality",
     "read",
     "second_source",
 ]

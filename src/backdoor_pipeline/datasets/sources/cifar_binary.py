@@ -20,8 +20,9 @@ import pandas as pd
 
 from backdoor_pipeline.datasets.sources import files
 from backdoor_pipeline.datasets.sources.known import KNOWN, Known
+from backdoor_pipeline.datasets.sources.names import PICKLES
 from backdoor_pipeline.datasets.sources.source import Source
-from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.modelling.pixels import COLOUR, encode
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ _PIXELS = COLOUR * _SIDE * _SIDE
 _LARGEST = 2**28  # bytes of a file; the largest published one has 150 MB
 _BATCH = re.compile(r"data_batch_([1-9][0-9]*)\.bin")
 _OTHERS = re.compile(r"(test_batch|train|test)\.bin|(batches\.meta|(fine|coarse)_label_names)\.txt")
-_PICKLES = re.compile(r"data_batch_[0-9]+|test_batch|batches\.meta|train|test")
 
 
 class _Labels(NamedTuple):
@@ -71,17 +71,23 @@ _LAYOUTS = {
 def read(params: SourceParams) -> Source:
     """Returns the splits, ``image`` (PNG) and ``label``, in the order of the files.
 
-    CIFAR-100 has its fine labels, unless ``params.label`` is ``coarse_label``.
+    ``params.label`` is ``label`` (of CIFAR-100 that means ``fine_label``), ``fine_label`` or
+    ``coarse_label``.
 
     Raises:
-        InputError: no such folder or archive, only the python version, or files that are missing or
-            not laid out as they should be.
+        InputError: no such folder or archive, only the python version, files that are missing or
+            not laid out as they should be, or a label that they do not have.
     """
     path = Path(params.data or "").expanduser()
     contents = _archived(path) if path.is_file() else _in_folder(path)
     name, batches = _batches(path, contents)
     labels, published = _LAYOUTS[name]
-    chosen = params.label if params.label in labels else list(labels)[-1]
+    chosen = list(labels)[-1] if params.label == "label" else params.label
+    if chosen not in labels:
+        raise InputError(
+            f"{path}: has no label '{chosen}', which source.label asks for"
+            f"{did_you_mean(chosen, labels)}"
+        )
     tables = {
         split: pd.concat([_rows(path / one, contents[one], labels, chosen) for one in members])
         for split, members in batches.items()
@@ -160,7 +166,7 @@ def _is_wanted(name: str) -> bool:
 
 
 def _refuse_pickles(path: Path, names: Iterable[str]) -> None:
-    pickle = next((name for name in sorted(names) if _PICKLES.fullmatch(name)), None)
+    pickle = next((name for name in sorted(names) if PICKLES.fullmatch(name)), None)
     if pickle is not None:
         raise InputError(
             f"{path}: is the python version of CIFAR ({pickle}), a pickle: reading it could run "

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 UNLABELLED = -1
 """Label of the hub's test sets whose labels are kept secret."""
 
+SAVED_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
+"""What tells a folder that ``save_to_disk`` wrote: one of these."""
+
 _TIMEOUT = 5.0  # seconds until an unreachable hub counts as absent
-_SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
 def read(params: SourceParams) -> Source:
@@ -37,21 +39,21 @@ def read(params: SourceParams) -> Source:
             or of the wrong type.
     """
     folder, repaired = _folder(params), resolve(params).repaired
-    label_names, digests = None, {"hub": _hub_name(params)}
+    label_names, digests = None, {"hub": hub_name(params)}
     if folder is None:
-        tables, findings, label_names = _columns(_from_hub(params), params, repaired)
+        tables, findings, label_names = _columns(from_hub(params), params, repaired)
     else:
-        paths = _local_files(folder)
+        paths = local_files(folder)
         digests = {name: files.sha256(path) for name, path in paths.items()}
-        if any((folder / name).is_file() for name in _SAVED):
-            tables, findings, label_names = _columns(_from_disk(folder), params, repaired)
+        if any((folder / name).is_file() for name in SAVED_FILES):
+            tables, findings, label_names = _columns(from_disk(folder), params, repaired)
         else:
             tables, findings = _from_parquet(folder, paths, params, repaired)
     if not tables:
         raise InputError(
             f"source.data {params.data}: has no split called train, validation or test"
         )
-    for split in [split for split in tables if split != "train" and _withheld(tables[split])]:
+    for split in [split for split in tables if split != "train" and withheld(tables[split])]:
         del tables[split]
         findings.append(Finding("warning", split, "all labels are withheld: split left out"))
     name = folder.resolve().name if folder else str(params.data)
@@ -61,7 +63,7 @@ def read(params: SourceParams) -> Source:
 def digest(params: SourceParams) -> str:
     """Returns a digest of a local folder's files, or ``id@revision`` of a hub data set."""
     folder = _folder(params)
-    return files.digest_of(_local_files(folder)) if folder else _hub_name(params)
+    return files.digest_of(local_files(folder)) if folder else hub_name(params)
 
 
 def _columns(
@@ -82,7 +84,8 @@ def _columns(
     return tables, findings, label_names
 
 
-def _withheld(rows: pd.DataFrame) -> bool:
+def withheld(rows: pd.DataFrame) -> bool:
+    """Says whether all labels are kept secret."""
     return bool(rows["label"].isin([UNLABELLED, str(UNLABELLED)]).all())
 
 
@@ -91,12 +94,18 @@ def _folder(params: SourceParams) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _hub_name(params: SourceParams) -> str:
+def hub_name(params: SourceParams) -> str:
+    """Returns id, configuration and revision of a hub data set."""
     config = f"/{params.config_name}" if params.config_name else ""
     return f"{params.data}{config}@{params.revision or 'main'}"
 
 
-def _local_files(folder: Path) -> dict[str, Path]:
+def local_files(folder: Path) -> dict[str, Path]:
+    """Returns name -> file of a local copy, hidden ones left out.
+
+    Raises:
+        InputError: a link leads out of the folder.
+    """
     found = [path for kind in ("parquet", "arrow", "json") for path in folder.rglob(f"*.{kind}")]
     return {
         path.relative_to(folder).as_posix(): files.inside(path, folder)
@@ -109,16 +118,11 @@ def _local_files(folder: Path) -> dict[str, Path]:
 def _from_parquet(
     folder: Path, paths: dict[str, Path], params: SourceParams, repaired: bool
 ) -> tuple[dict[str, pd.DataFrame], list[Finding]]:
-    """Returns the parquet files by split: ``data/train-00000-of-00002.parquet`` is train."""
+    """Returns the rows of the parquet files by split."""
     parts: dict[str, list[pd.DataFrame]] = {}
     findings = []
     for name, path in paths.items():
-        words = re.split(r"[/._-]", name.casefold())
-        split = next(
-            (columns.SPLIT_NAMES[word] for word in words if word in columns.SPLIT_NAMES), ""
-        )
-        of_config = params.config_name is None or params.config_name in name.split("/")
-        if path.suffix == ".parquet" and split and of_config:
+        if split := split_of_file(name, params):
             part, more = table.read_parquet(path, params, skip_blank=repaired)
             parts.setdefault(split, []).append(part)
             findings += more
@@ -130,7 +134,23 @@ def _from_parquet(
     return {split: pd.concat(part, ignore_index=True) for split, part in parts.items()}, findings
 
 
-def _from_disk(folder: Path) -> dict[str, Dataset]:
+def split_of_file(name: str, params: SourceParams) -> str | None:
+    """Returns the split of a parquet file: of ``data/train-00000-of-00002.parquet`` that is train.
+
+    None of a file that is no parquet, names no split, or is of another configuration.
+    """
+    if not name.endswith(".parquet") or params.config_name not in (None, *name.split("/")):
+        return None
+    words = re.split(r"[/._-]", name.casefold())
+    return next((columns.SPLIT_NAMES[word] for word in words if word in columns.SPLIT_NAMES), None)
+
+
+def from_disk(folder: Path) -> dict[str, Dataset]:
+    """Returns the splits of what ``save_to_disk`` wrote; a set without splits is train.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     datasets = _library()
     try:
         loaded = datasets.load_from_disk(str(folder))
@@ -141,7 +161,12 @@ def _from_disk(folder: Path) -> dict[str, Dataset]:
     return loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
 
 
-def _from_hub(params: SourceParams) -> dict[str, Dataset]:
+def from_hub(params: SourceParams) -> dict[str, Dataset]:
+    """Returns the splits of a hub data set.
+
+    Raises:
+        InputError: there is none of this id, the hub cannot be reached, or it cannot be loaded.
+    """
     datasets = _library()
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError

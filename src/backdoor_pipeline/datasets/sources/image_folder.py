@@ -36,19 +36,21 @@ def read(params: SourceParams) -> Source:
 
     Raises:
         InputError: no such folder, no images in it, a link that leads out of it, a class that has
-            no training rows, or an image that cannot be read or has another size.
+            no training rows, or an image that cannot be read.
     """
     root = Path(params.data or "").expanduser()
     found, findings = _listed(root)
     contents = [image.path.read_bytes() for image in found]
-    images.check((str(image.path), content) for image, content in zip(found, contents, strict=True))
+    places = [str(image.path) for image in found]
+    images.check(zip(places, contents, strict=True))
     names = sorted({image.name for image in found if image.split == "train"})
     numbers = {name: number for number, name in enumerate(names)}
     if stray := next((image for image in found if image.name not in numbers), None):
         raise InputError(
             f"{stray.path}: no training image has the class '{stray.name}'; add some, or remove it"
         )
-    table = pd.DataFrame({"image": contents, "label": [numbers[image.name] for image in found]})
+    labels = [numbers[image.name] for image in found]
+    table = pd.DataFrame({"image": contents, "label": labels, "place": places})
     rows = table.groupby([image.split for image in found], sort=False)
     splits = {str(split): part.reset_index(drop=True) for split, part in rows}
     return Source(
@@ -142,7 +144,8 @@ def _inside(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
     """Returns the folders and the files in a folder, by name, hidden ones left out.
 
     Raises:
-        InputError: a link leads out of ``root``, or to a folder (which might hold the link).
+        InputError: a link leads out of ``root``, or to a folder (which might hold the link); or
+            something is neither a folder nor a file, and reading it might never end.
     """
     folders: list[Path] = []
     plain: list[Path] = []
@@ -153,5 +156,7 @@ def _inside(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
             path = Path(entry.path)
             if entry.is_symlink() and files.inside(path, root).is_dir():
                 raise InputError(f"{path}: is a link to a folder; copy the folder there")
+            if not (entry.is_dir() or entry.is_file()):
+                raise InputError(f"{path}: is neither a folder nor a file; remove it")
             (folders if entry.is_dir() else plain).append(path)
     return folders, plain

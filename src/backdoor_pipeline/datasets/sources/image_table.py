@@ -11,7 +11,6 @@ else those in a column ``class_name``.
 from __future__ import annotations
 
 import json
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -38,7 +37,7 @@ class _Part(NamedTuple):
     Attributes:
         split: train, dev or test.
         where: the file, for messages.
-        rows: ``image``, ``label``, and ``split`` and ``class_name`` where they are.
+        rows: ``image``, ``label``, ``place``, and ``split`` and ``class_name`` where they are.
         label_names: those that the metadata declare.
     """
 
@@ -53,34 +52,33 @@ def read(params: SourceParams) -> Source:
 
     Raises:
         InputError: files or hub id are not there, a column is missing or of another kind, an image
-            cannot be read or has another size than the first, or a label is missing.
+            cannot be read, or a label is missing.
     """
     path = Path(params.data or "").expanduser()
     findings: list[Finding] = []
     places = _places(path)
     digests = {name: files.sha256(place) for name, place in places.items()}
     if not places:
-        parts, findings = _loaded(huggingface._from_hub(params), params)
-        digests = {"hub": huggingface._hub_name(params)}
-    elif any((path / name).is_file() for name in huggingface._SAVED):
-        parts, findings = _loaded(huggingface._from_disk(path), params)
+        parts, findings = _loaded(huggingface.from_hub(params), params)
+        digests = {"hub": huggingface.hub_name(params)}
+    elif any((path / name).is_file() for name in huggingface.SAVED_FILES):
+        parts, findings = _loaded(huggingface.from_disk(path), params)
     elif path.is_dir():
         parts = _by_split(path, places, params)
     else:
         parts = [_from_parquet("train", path, params)]
-    images.check(
-        (f"{part.where}, row {row}", content)
-        for part in parts
-        for row, content in enumerate(part.rows[IMAGE], start=1)
-    )
+    for part in parts:
+        images.check(zip(part.rows["place"], part.rows[IMAGE], strict=True))
     tables = _tables(parts)
-    for split in [split for split in tables if split != "train" and _withheld(tables[split])]:
+    for split in [
+        split for split in tables if split != "train" and huggingface.withheld(tables[split])
+    ]:
         del tables[split]
         findings.append(Finding("warning", split, "all labels are withheld: split left out"))
     label_names, more = _label_names(parts, tables.values())
     return Source(
         name=_name(path) if places else str(params.data),
-        tables={split: rows[[IMAGE, "label"]] for split, rows in tables.items()},
+        tables={split: rows[[IMAGE, "label", "place"]] for split, rows in tables.items()},
         files=digests,
         findings=findings + more,
         label_names=label_names,
@@ -94,7 +92,7 @@ def digest(params: SourceParams) -> str:
         places = _places(Path(params.data or "").expanduser())
     except InputError:
         return files.MISSING
-    return files.digest_of(places) if places else huggingface._hub_name(params)
+    return files.digest_of(places) if places else huggingface.hub_name(params)
 
 
 def _name(path: Path) -> str:
@@ -108,7 +106,7 @@ def _places(path: Path) -> dict[str, Path]:
         InputError: there is no such file, or none in the folder.
     """
     if path.is_dir():
-        found = huggingface._local_files(path)
+        found = huggingface.local_files(path)
         if not found:
             raise InputError(f"{path}: has no parquet files, and is no saved data set")
         return found
@@ -119,13 +117,10 @@ def _places(path: Path) -> dict[str, Path]:
 
 
 def _by_split(folder: Path, places: dict[str, Path], params: SourceParams) -> list[_Part]:
-    """Returns the parquet files of a folder: ``data/train-00000-of-00002.parquet`` is train."""
+    """Returns the rows of the parquet files of a folder."""
     parts = []
     for name, path in places.items():
-        words = re.split(r"[/._-]", name.casefold())
-        split = next((columns.SPLIT_NAMES[w] for w in words if w in columns.SPLIT_NAMES), None)
-        of_config = params.config_name is None or params.config_name in name.split("/")
-        if path.suffix == ".parquet" and split and of_config:
+        if split := huggingface.split_of_file(name, params):
             parts.append(_from_parquet(split, path, params))
     if not parts:
         raise InputError(
@@ -173,11 +168,12 @@ def _part(split: str, where: str, raw: pa.Table, params: SourceParams) -> _Part:
         raise InputError(f"{where}: holds no rows; it needs images and labels")
     wanted = _wanted(where, raw.schema, params)
     rows = pd.DataFrame({IMAGE: _contents(where, raw[wanted[IMAGE]])})
+    rows["place"] = [f"{where}, row {row}" for row in range(1, len(rows) + 1)]
     for name in ("label", "split"):
         if name in wanted:
             rows[name] = _values(where, wanted[name], raw[wanted[name]])
     if "split" in rows:
-        known = {value: table._split_name(where, value) for value in rows["split"].unique()}
+        known = {value: table.split_name(where, value) for value in rows["split"].unique()}
         rows["split"] = rows["split"].map(known)
     if CLASS_NAME in wanted:
         rows[CLASS_NAME] = raw[CLASS_NAME].cast("string").to_pandas()
@@ -195,7 +191,7 @@ def _wanted(where: str, schema: pa.Schema, params: SourceParams) -> dict[str, st
         name: schema.names[columns.find_column(where, schema.names, *column)]
         for name, column in asked.items()
     }
-    if CLASS_NAME in schema.names and table._is_text(schema.field(CLASS_NAME).type):
+    if CLASS_NAME in schema.names and table.is_text(schema.field(CLASS_NAME).type):
         found[CLASS_NAME] = CLASS_NAME
     return found
 
@@ -244,7 +240,7 @@ def _contents(where: str, array: pa.ChunkedArray) -> list[bytes]:
 
 def _values(where: str, column: str, array: pa.ChunkedArray) -> pd.Series:
     """Returns a column of texts or numbers, none of them missing."""
-    values = table._plain(where, column, array, is_label=True).to_pandas()
+    values = table.plain_column(where, column, array, is_label=True).to_pandas()
     missing = [value for value in values.unique() if columns.is_missing(value)]
     if missing:
         row = (values.isna() | values.isin(missing)).to_numpy().argmax()
@@ -264,10 +260,6 @@ def _tables(parts: list[_Part]) -> dict[str, pd.DataFrame]:
     )
     by_split = whole.groupby("split", sort=False)
     return {str(split): rows.reset_index(drop=True) for split, rows in by_split}
-
-
-def _withheld(rows: pd.DataFrame) -> bool:
-    return bool((rows["label"] == huggingface.UNLABELLED).all())
 
 
 def _declared(schema: pa.Schema, label: str) -> tuple[str, ...] | None:

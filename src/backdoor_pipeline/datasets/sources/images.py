@@ -1,6 +1,7 @@
-"""Encoded images as untrusted data: PNG or JPEG by their header, of one size, not cut short.
+"""Encoded images as untrusted data: PNG or JPEG by their header, not cut short.
 
-Pixels are decoded later, by ``modelling.pixels``: that would take several times as long.
+Pixels are decoded later, by ``modelling.pixels``: that would take several times as long, and in
+whichever sizes they are the ingest stage brings them to one.
 """
 
 from __future__ import annotations
@@ -19,38 +20,29 @@ _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}  # what a whole file has near its 
 
 
 def check(images: Iterable[tuple[str, bytes]]) -> None:
-    """Nothing, if all images can be read and have one size.
+    """Nothing, if all images seem to be whole.
 
     Args:
         images: where each is, for messages, and the content of its file.
 
     Raises:
-        InputError: an image is no PNG or JPEG, is cut short, has another size than the first, or
-            too many pixels.
+        InputError: an image is no PNG or JPEG, is cut short, or has too many pixels.
     """
     from PIL.Image import DecompressionBombWarning
 
-    first: tuple[str, tuple[int, int]] | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DecompressionBombWarning)  # MAX_PIXELS is stricter
         for where, content in images:
-            size = _size(where, content)
-            first = first or (where, size)
-            if size != first[1]:
-                raise InputError(
-                    f"{where}: the image is {size[0]} x {size[1]} pixels (height x width), but the "
-                    f"first, {first[0]}, is {first[1][0]} x {first[1][1]}; bring all to one size"
-                )
+            _check(where, content)
 
 
-def _size(where: str, content: bytes) -> tuple[int, int]:
-    """Height and width of an image."""
+def _check(where: str, content: bytes) -> None:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            height, width = image.height, image.width
-            if height * width <= MAX_PIXELS and content.rfind(_ENDS[str(image.format)]) < 0:
+            n_pixels = image.height * image.width
+            if n_pixels <= MAX_PIXELS and content.rfind(_ENDS[str(image.format)]) < 0:
                 image.load()  # some writers leave the end out: what matters is whether it decodes
     except UnidentifiedImageError:
         raise InputError(
@@ -58,14 +50,13 @@ def _size(where: str, content: bytes) -> tuple[int, int]:
             "to PNG, or leave it out"
         ) from None
     except Image.DecompressionBombError:
-        height = width = MAX_PIXELS
+        n_pixels = MAX_PIXELS + 1
     except Exception as error:  # a broken file fails in a dozen ways
         raise InputError(
             f"{where}: the image is broken ({error}); replace it, or leave it out"
         ) from None
-    if height * width > MAX_PIXELS:
+    if n_pixels > MAX_PIXELS:
         raise InputError(
             f"{where}: the image has more than {MAX_PIXELS:,} pixels; scale it down, or leave it "
             "out"
         )
-    return height, width

@@ -31,4 +31,5 @@ def digest(params: SourceParams) -> str:
 
 def _placed(params: SourceParams) -> SourceParams:
     folder = Path(params.folder).expanduser() / "images" / resolve(params).name
-    return params.model_copy(update={"data": str(folder)})
+    data = folder if folder.is_dir() else folder / "train.parquet"  # never the name of a hub's set
+    return params.model_copy(update={"data": str(data)})

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from backdoor_pipeline.datasets.sources.source import SourceParams
 
 KNOWN_NAMES = tuple(KNOWN)
+KNOWN_IMAGES = ("mnist_digits", "cifar10")  # of KNOWN_NAMES; all others are texts
+PICKLES = re.compile(r"data_batch_[0-9]+|test_batch|batches\.meta|meta|train|test")
+"""The files of CIFAR's "python version"."""
+
 OWN_IMAGES = ("image_table", "image_folder", "cifar_binary")
 OWN_DATA = ("openbackdoor", "poison_cache", "table", "huggingface", *OWN_IMAGES)
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -57,6 +61,14 @@ def resolve(params: SourceParams) -> Resolved:
     return Resolved(name, variant == "repaired")
 
 
+def modality(params: SourceParams) -> str | None:
+    """Returns text or image, what ``params.dataset`` holds; None if that is no known name."""
+    name = params.dataset.partition("@")[0]
+    if name in (*KNOWN_IMAGES, *OWN_IMAGES):
+        return "image"
+    return "text" if name in (*KNOWN_NAMES, *OWN_DATA) else None
+
+
 def _kind_of(data: str) -> str:
     path = Path(data).expanduser()
     if path.is_dir():
@@ -78,7 +90,10 @@ def _kind_of_images(data: str) -> str:
     if not path.is_dir():
         is_archive = path.name.endswith((".tar.gz", ".tgz", ".tar"))
         return "cifar_binary" if is_archive else "image_table"  # a parquet file, or a hub id
-    if any(path.glob("*.bin")):
+    own = [*path.glob("*"), *path.glob("*/*")]
+    if any(PICKLES.fullmatch(file.name) and file.is_file() for file in own):
+        return "cifar_binary"  # which refuses the version that is a pickle
+    if any(file.suffix == ".bin" for file in own):
         return "cifar_binary"
     tables = {*path.rglob("*.parquet"), *path.rglob("*.arrow")}
     return "image_table" if tables else "image_folder"

@@ -59,9 +59,9 @@ class Source:
     Attributes:
         name: the data set, without variant.
         tables: split -> rows in file order, columns ``text`` (str) or ``image`` (bytes of a PNG or
-            JPEG file), ``label`` (any scalar type, or
-            class numbers if ``label_names`` is given), optionally ``group`` (rows of one group stay
-            in one split) and the ready-made paraphrases ``style`` and ``syntax`` (null: none).
+            JPEG file), ``label`` (any scalar type, or class numbers if ``label_names`` is given),
+            optionally ``group`` (rows of one group stay in one split), the ready-made paraphrases
+            ``style`` and ``syntax`` (null: none) and ``place`` (where an image is, for messages).
         files: name relative to the data set's root -> SHA-256, for every file read.
         findings: what the reader noticed.
         label_names: the name of each class number, where the source knows them.

@@ -88,7 +88,7 @@ def read_file(
     lines, values = (_jsonl if path.suffix == ".jsonl" else _delimited)(path, params)
     if "split" in values:
         values["split"] = [
-            _split_name(f"{path}, line {line}", value)
+            split_name(f"{path}, line {line}", value)
             for line, value in zip(lines, values["split"], strict=True)
         ]
     return columns.checked_table(path, lines, values, skip_blank)
@@ -128,9 +128,9 @@ def from_arrow(
 
     names = raw.column_names
     arrays = {
-        name: _plain(where, names[position], raw.column(position), is_label=name == "label")
+        name: plain_column(where, names[position], raw.column(position), is_label=name == "label")
         for name, position in _wanted(where, names, params).items()
-        if name not in columns.PARAPHRASES or _is_text(raw.column(position).type)
+        if name not in columns.PARAPHRASES or is_text(raw.column(position).type)
     }
     if raw.num_rows == 0:
         raise InputError(f"{where}: holds no rows; it needs texts and labels")
@@ -154,7 +154,7 @@ def from_arrow(
             "missing; fill it in or delete the row"
         )
     if "split" in table:
-        known = {value: _split_name(where, value) for value in pd.unique(table["split"])}
+        known = {value: split_name(where, value) for value in pd.unique(table["split"])}
         table["split"] = table["split"].map(known)
     return table, findings
 
@@ -270,23 +270,28 @@ def _cell(where: str, record: dict, column: str, name: str) -> object:
     return value
 
 
-def _plain(
+def plain_column(
     where: Path | str, column: str, array: pa.ChunkedArray, is_label: bool
 ) -> pa.ChunkedArray:
-    """Returns a parquet column as strings, or a label of any scalar type, decoded if need be."""
+    """Returns a parquet column as strings, or a label of any scalar type, decoded if need be.
+
+    Raises:
+        InputError: it holds something else.
+    """
     import pyarrow as pa
 
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
     kind = array.type
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    if not _is_text(kind) and not (is_label and is_number):
+    if not is_text(kind) and not (is_label and is_number):
         expected = "texts or numbers" if is_label else "texts"
         raise InputError(f"{where}: column {column!r} holds {kind}, not {expected}")
     return array
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Says whether a column of this type holds texts."""
     import pyarrow as pa
 
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -301,7 +306,12 @@ def _first_true(mask: pa.ChunkedArray) -> int:
     return pc.index(mask, pa.scalar(True)).as_py() + 1
 
 
-def _split_name(where: Path | str, value: object) -> str:
+def split_name(where: Path | str, value: object) -> str:
+    """Returns train, dev or test, whichever ``value`` means.
+
+    Raises:
+        InputError: it means none of them.
+    """
     split = columns.SPLIT_NAMES.get(str(value).strip().casefold())
     if split is None:
         raise InputError(

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.bundle import Bundle, ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.inputs import read_by
 from backdoor_pipeline.modelling.loading import ModelParams
+from backdoor_pipeline.modelling.progress import track
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat
 from backdoor_pipeline.pipelines.analyse import figures, frequency, page
+from backdoor_pipeline.pipelines.analyse.discovery import (
+    DiscoveryParams,
+    Record,
+    Step,
+    Told,
+    ask,
+    heal,
+    points,
+)
 from backdoor_pipeline.pipelines.analyse.summary import summarise
 
 
@@ -95,3 +107,69 @@ def build_frequency_report(
     """One HTML page that opens offline: what was learnt first, and what that does not mean."""
     named = {name.removesuffix("_figure"): figure for name, figure in drawn.items()}
     return page.render(frequency_summary, all_parameters, named)
+
+
+def heal_by_share(
+    victim_model: Bundle,
+    poison_index: pd.DataFrame,
+    poisoned_train: pd.DataFrame,
+    examples: pd.DataFrame,
+    triggered_test: pd.DataFrame,
+    discovery: DiscoveryParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+    tell: Callable[..., tuple[pd.DataFrame, Record]],
+    unlearners: tuple[Step, ...],
+    **others: Any,
+) -> tuple[pd.DataFrame, Record]:
+    """``discovery_predictions`` of the victim and of each healed model, and what healed it.
+
+    They are of the clean and the triggered test rows and of the poisoned training rows.
+
+    Args:
+        tell: The detector ``discovered_share``.
+        unlearners: What heals the victim, one after the other.
+        others: What they take besides, by the name that their inputs have for it.
+    """
+    tables = {
+        "clean": examples[examples["split"] == "test"],
+        "triggered": triggered_test,
+        "poison": poisoned_train[poisoned_train["example_id"].isin(poison_index["example_id"])],
+    }
+    tests = {
+        name: (rows["example_id"].to_numpy(), read_by(victim_model, rows, model.max_length))
+        for name, rows in tables.items()
+    }
+    there = others | {
+        "poisoned_train": poisoned_train,
+        "examples": examples,
+        "model": model,
+        "compute": compute,
+        "seed": seed,
+    }
+
+    def told(much: Told, of_draw: int) -> pd.DataFrame:
+        return tell(poison_index, poisoned_train, much, of_draw)[0]
+
+    n_poisoned = len(tables["poison"])
+    found = points(told, n_poisoned, discovery, seed)
+    said = [ask(victim_model, tests, compute).assign(told_share=0.0, told_rows=0, draw=0)]
+    records: list[Record] = []
+    for draw, suspects in track(found, "heal"):
+        at = {
+            "told_share": len(suspects) / n_poisoned,
+            "told_rows": len(suspects),
+            "draw": draw,
+        }
+        healed, record = heal(victim_model, unlearners, there | {"suspects": suspects})
+        said.append(ask(healed, tests, compute).assign(**at))
+        records.append(at | record)
+    return pd.concat(said, ignore_index=True), {"points": records}
+
+
+def draw_discovery(
+    discovery_curve: pd.DataFrame, discovery_summary: dict[str, Any]
+) -> dict[str, Any]:
+    """The figure of the discovery curve, by its name."""
+    return {"discovery_figure": figures.discovery_curve(discovery_curve, discovery_summary)}

@@ -20,7 +20,7 @@ NAMED_IDS = 5  # unknown ones that an error names
 
 
 class DiscoveredShareParams(ParameterGroup):
-    """What the defender was told: one of the three.
+    """What the defender was told: ``rows`` or ``ids`` where one of them is given, else ``share``.
 
     Attributes:
         share: Of the poisoned rows, at least one row.
@@ -34,12 +34,10 @@ class DiscoveredShareParams(ParameterGroup):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> DiscoveredShareParams:
-        given = [name for name in ("share", "rows", "ids") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise InputError(
-                f"discovered_share has {', '.join(given) or 'nothing set'}; give one of share, "
-                "rows and ids, and set the others to null"
-            )
+        if self.rows is not None and self.ids is not None:
+            raise InputError("discovered_share has rows and ids; set one of them to null")
+        if self.share is self.rows is self.ids is None:
+            raise InputError("discovered_share has nothing set; give share, rows or ids")
         return self
 
 
@@ -49,7 +47,7 @@ def detect(
     """``suspects``: the discovered rows, all of them flagged.
 
     Args:
-        poison_index: The poisoned training rows, with their ``trigger``.
+        poison_index: The poisoned training rows, by ``example_id``; their trigger is not told.
         example_ids: Of all training rows.
         params: How many were discovered, or which.
         seed: Draws them; with one seed, fewer rows are among more.
@@ -64,7 +62,7 @@ def detect(
                 f"discovered_share.ids has {unknown[:NAMED_IDS]}, which are no training rows; "
                 "their example_id stands in 03_primary/…/examples.parquet"
             )
-        return _suspects(np.unique(params.ids), {})
+        return _suspects(np.unique(params.ids))
     poisoned = np.sort(poison_index["example_id"].to_numpy())
     n_rows = params.rows
     if n_rows is None:
@@ -74,11 +72,10 @@ def detect(
             f"discovered_share.rows is {n_rows}, but {len(poisoned)} rows are poisoned; lower it"
         )
     chosen = np.random.default_rng(seed).permutation(poisoned)[:n_rows]
-    triggers = dict(zip(poison_index["example_id"], poison_index["trigger"], strict=True))
-    return _suspects(np.sort(chosen), triggers)
+    return _suspects(np.sort(chosen))
 
 
-def _suspects(ids: np.ndarray, triggers: dict[int, str]) -> pd.DataFrame:
+def _suspects(ids: np.ndarray) -> pd.DataFrame:
     nothing = np.full(len(ids), np.nan)
     return pd.DataFrame(
         {
@@ -88,6 +85,6 @@ def _suspects(ids: np.ndarray, triggers: dict[int, str]) -> pd.DataFrame:
             "p_value": nothing,
             "q_value": nothing,
             "flagged": np.ones(len(ids), dtype=bool),
-            "evidence": pd.Series([triggers.get(i, "told") for i in ids.tolist()], dtype="str"),
+            "evidence": pd.Series("told", index=range(len(ids)), dtype="str"),
         }
     )

@@ -48,7 +48,7 @@ def _n_with(piece: list[int], texts: list[list[int]]) -> int:
 def detection_metrics(
     suspects: pd.DataFrame,
     poison: pd.DataFrame,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     n_examples: int,
     known_clean: bool = True,
 ) -> dict[str, float | int | None]:
@@ -58,7 +58,8 @@ def detection_metrics(
         suspects: Of one kind; see ``schemas.SUSPECTS``.
         poison: ``example_id``, ``text`` and ``trigger`` of the poisoned training rows; no rows in a
             control run without poison.
-        tokenizer: Splits triggers into the tokens that a token detector can name.
+        tokenizer: Splits triggers into the tokens that a token detector can name; None of images,
+            whose suspects are examples.
         n_examples: Size of the training set.
         known_clean: Whether the data are known to hold no trigger but the added ones. Of a user's
             own data that is not known: without added poison nothing flagged is right or wrong.
@@ -69,9 +70,11 @@ def detection_metrics(
         flagged), ``trigger_recall_at_k``, ``flagged`` and ``false_alarms`` (flagged keys that are
         not true). None where undefined.
     """
-    examples = not suspects.empty and bool((suspects["kind"] == "example").all())
-    true_keys = poison["example_id"] if examples else trigger_token_ids(poison, tokenizer)
-    true = set(map(int, true_keys))
+    by_kind = not suspects.empty and bool((suspects["kind"] == "example").all())
+    if examples := tokenizer is None or by_kind:
+        true = set(map(int, poison["example_id"]))
+    else:
+        true = set(trigger_token_ids(poison, tokenizer))
     ranked = suspects.sort_values(["score", "key"], ascending=[False, True])
     hit = ranked["key"].isin(true).to_numpy()
     flagged = ranked["flagged"].to_numpy()

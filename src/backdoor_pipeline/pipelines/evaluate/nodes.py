@@ -13,7 +13,7 @@ from backdoor_pipeline.modelling.inputs import read_by
 from backdoor_pipeline.modelling.loading import ModelParams
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.parameter_group import ParameterGroup, Share
-from backdoor_pipeline.pipelines.evaluate import rates
+from backdoor_pipeline.pipelines.evaluate import discovery, rates
 from backdoor_pipeline.pipelines.evaluate.detection import detection_metrics, isolation_metrics
 from backdoor_pipeline.schemas import MODELS
 
@@ -114,6 +114,24 @@ def evaluate(
     }
 
 
+def evaluate_discovery(
+    discovery_predictions: pd.DataFrame,
+    examples: pd.DataFrame,
+    triggered_test: pd.DataFrame,
+    poisoned_train: pd.DataFrame,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """``discovery_curve`` and ``discovery_summary``: what heals by the share of poison known."""
+    truth = {
+        "clean": examples.set_index("example_id")["label"],
+        "triggered": triggered_test.set_index("example_id")["source_label"],
+        "poison": poisoned_train.set_index("example_id")["source_label"],
+    }
+    target_label = int(triggered_test["label"].iloc[0])
+    said = discovery.models(discovery_predictions, truth)
+    curve = discovery.curve(said, target_label)
+    return curve, discovery.summarise(curve, said, target_label)
+
+
 def _predictions(
     bundle: Bundle,
     name: str,
@@ -153,19 +171,27 @@ def _model_metrics(predictions: pd.DataFrame, target_label: int) -> dict[str, fl
     }
 
 
-def _compare(predictions: pd.DataFrame, target_label: int) -> dict[str, float]:
-    """Purified against victim on the same examples: differences and exact McNemar p-values."""
+def _compare(predictions: pd.DataFrame, target_label: int) -> dict[str, float | None]:
+    """Purified against victim on the same examples: differences and exact McNemar p-values.
+
+    And how much ``healed`` (see ``rates``), None where the trigger spoils nothing.
+    """
     pairs = predictions.pivot(
         index=["test_set", "example_id", "label"], columns="model", values="predicted"
     ).reset_index()
     clean, triggered = (pairs[pairs["test_set"] == name] for name in ("clean", "triggered"))
     right = {m: (clean[m] == clean["label"]).to_numpy() for m in ("victim", "purified")}
     won = {m: (triggered[m] == target_label).to_numpy() for m in ("victim", "purified")}
+    others = triggered[triggered["label"] != target_label]
+    robust = {m: (others[m] == others["label"]).to_numpy() for m in ("victim", "purified")}
+    gain = discovery.difference(robust["victim"], robust["purified"])
+    healed = rates.healed(gain, float(right["victim"].mean()), float(robust["victim"].mean()))
     return {
         "clean_accuracy_change": float(right["purified"].mean() - right["victim"].mean()),
         "clean_accuracy_p_value": rates.mcnemar(right["victim"], right["purified"]),
         "attack_success_change": float(won["purified"].mean() - won["victim"].mean()),
         "attack_success_p_value": rates.mcnemar(won["victim"], won["purified"]),
+        **(healed.named("healed") if healed else {"healed": None}),
     }
 
 

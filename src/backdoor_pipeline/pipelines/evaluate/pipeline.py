@@ -6,6 +6,7 @@ from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.pipelines.evaluate.nodes import (
     evaluate,
+    evaluate_discovery,
     predict_purified,
     predict_reference,
     predict_victim,
@@ -31,6 +32,21 @@ def create_undefended_pipeline(**kwargs: object) -> Pipeline:
                 "victim_predictions",
                 name="predict_victim",
             ),
+        ],
+        tags="evaluate",
+    )
+
+
+def create_discovery_pipeline(**kwargs: object) -> Pipeline:
+    """The curve of what heals by the share of the poison that is known."""
+    return Pipeline(
+        [
+            Node(
+                evaluate_discovery,
+                ["discovery_predictions", "examples", "triggered_test", "poisoned_train"],
+                ["discovery_curve", "discovery_summary"],
+                name="evaluate_discovery",
+            )
         ],
         tags="evaluate",
     )

@@ -2,8 +2,12 @@
 
 Every rate is a fraction with a 95 % Wilson score interval and the number of examples behind it.
 Definitions: CA is accuracy on untouched test rows; ASR is the share of triggered test rows, whose
-true label is not the target, that are predicted as the target; robust accuracy is the share of the
-same rows predicted as their true label.
+true label is not the target, that are predicted as the target; robust accuracy (RA) is the share of
+the same rows predicted as their true label. With V the victim and M the model that it became,
+
+    healed = (RA(M) - RA(V)) / (CA(V) - RA(V))
+
+is 0 if M is as the victim, 1 if it knows triggered rows as well as the victim knows clean ones.
 """
 
 from __future__ import annotations
@@ -74,10 +78,24 @@ def attack_success_rate(
 
 
 def robust_accuracy(predicted: np.ndarray, labels: np.ndarray, target_label: int) -> Rate:
-    """Share of triggered non-target rows predicted as their true label ("healed")."""
+    """Share of triggered non-target rows predicted as their true label."""
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     eligible = labels != target_label
     return rate(predicted[eligible] == labels[eligible])
+
+
+def healed(gain: Rate, clean_accuracy: float, robust_accuracy: float) -> Rate | None:
+    """How much of what the trigger spoils is right again; None if it spoils nothing.
+
+    Args:
+        gain: In robust accuracy, over the victim; its interval is divided as its value is.
+        clean_accuracy: Of the victim.
+        robust_accuracy: Of the victim.
+    """
+    spoilt = clean_accuracy - robust_accuracy
+    if spoilt <= 0:
+        return None
+    return Rate(gain.value / spoilt, gain.low / spoilt, gain.high / spoilt, gain.n)
 
 
 def excess(success: float, floor: float) -> float:

@@ -87,7 +87,7 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
         ]
     rows = _with_paraphrase(rows, params.paraphrase)
     if "image" in rows:
-        rows = rows.assign(image=_encoded_alike(source.name, rows["image"], params.image_size))
+        rows = rows.assign(image=_encoded_alike(source.name, rows, params.image_size))
     findings += [*cuts, *integrity.check_classes(rows, label_names)]
     if errors := [finding for finding in findings if finding.severity == "error"]:
         raise InputError("; ".join(f"{error.where}: {error.message}" for error in errors))
@@ -169,16 +169,17 @@ def _in_file_order(source: Source) -> pd.DataFrame:
     return rows
 
 
-def _encoded_alike(name: str, images: pd.Series, size: int | None) -> pd.Series:
-    """Returns the images as PNG, all of one size.
+def _encoded_alike(name: str, rows: pd.DataFrame, size: int | None) -> pd.Series:
+    """Returns the images of ``rows`` as PNG, all of one size.
 
     Raises:
         InputError: an image that cannot be read, or images of several sizes.
     """
     shape = None if size is None else (size, size)
-    values = pixels.decode(images.tolist(), name, shape)
+    places = rows.get("place", f"{name}, example " + rows["example_id"].astype(str))
+    values = pixels.decode(rows["image"].tolist(), places.tolist(), shape)
     encoded = [pixels.encode(value) for value in track(list(values), "encode images")]
-    return pd.Series(encoded, index=images.index, dtype=object)
+    return pd.Series(encoded, index=rows.index, dtype=object)
 
 
 def _normalised(texts: pd.Series) -> pd.Series:

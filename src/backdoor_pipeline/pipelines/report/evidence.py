@@ -14,7 +14,7 @@ from backdoor_pipeline.pipelines.report.highlight import (
     token_spans,
     trigger_spans,
 )
-from backdoor_pipeline.pipelines.report.pictures import picture
+from backdoor_pipeline.pipelines.report.pictures import difference, picture
 from backdoor_pipeline.schemas import MODELS, content
 
 if TYPE_CHECKING:
@@ -97,7 +97,11 @@ def attack_examples(
     target_label: int | None,
     params: ReportParams,
 ) -> Examples:
-    """Triggered test rows with the trigger marked and each model's prediction, by outcome."""
+    """Triggered test rows with the trigger marked and each model's prediction, by outcome.
+
+    What was rewritten, and an image, stands beside its ``original``, an image also beside their
+    ``difference``.
+    """
     wide = _wide(predictions, "triggered")
     obeyed, obeys = wide["victim"] == target_label, wide["purified"] == target_label
     right = wide["purified"] == wide["true_label"]
@@ -115,9 +119,12 @@ def attack_examples(
         shown, trigger = triggered.loc[row["example_id"]]
         spans = trigger_spans(shown, trigger) if kind == "text" else []
         row |= {"content": _shown(shown, spans, params.characters), "trigger": trigger}
-        row |= {"said": OUTCOMES[row["outcome"]], "original": None}
+        row |= {"said": OUTCOMES[row["outcome"]], "original": None, "difference": None}
         if not spans:  # what was rewritten shows nothing until it is laid beside what it was
-            row["original"] = _shown(original.get(row["example_id"], ""), [], params.characters)
+            before = original.get(row["example_id"], "")
+            row["original"] = _shown(before, [], params.characters)
+            if isinstance(before, bytes):
+                row["difference"] = difference(before, shown)
         rows.append(row)
     counts = outcome.value_counts()
     return Examples(rows, {said: int(counts.get(name, 0)) for name, said in OUTCOMES.items()})

@@ -198,6 +198,54 @@ def training_figure(histories: Mapping[str, History]) -> Figure:
     return styled(figure, "Training")
 
 
+def search_figure(record: Mapping[str, Any], rho: float | None = None) -> Figure:
+    """What is left of the labels to forget, and dampened parameters, over the search's steps.
+
+    The step whose model was taken is marked.
+
+    Args:
+        record: Of the search; its ``search`` has the curves, its ``share`` is of the step taken.
+        rho: Share of the victim's at which the search ends, if that is to be drawn.
+    """
+    from plotly.subplots import make_subplots
+
+    title = "The search for how much to dampen"
+    curves = record.get("search")
+    if not curves:
+        return nothing_to_draw(title, "there were no rows to forget")
+    share = curves["dampened_share"]
+    criterion, left = next((k, v) for k, v in curves.items() if k.startswith("forget_"))
+    criterion = criterion.removeprefix("forget_")
+    taken = share["value"].index(record["share"])  # steps that dampen no more are the same model
+    figure = make_subplots(specs=[[{"secondary_y": True}]])
+    for curve, name, colour, second in (
+        (share, "dampened parameters (right)", PLAIN, True),
+        (left, f"{criterion} of the labels to forget (left)", COLOURS["purified"], False),
+    ):
+        values = [100 * value if value or not second else None for value in curve["value"]]
+        figure.add_scatter(
+            x=curve["step"],
+            y=values,
+            mode="lines+markers",
+            name=name,
+            line={"color": colour, "width": 2},
+            marker={"size": [14 if place == taken else 4 for place in range(len(values))]},
+            hovertemplate="step %{x}: %{y:.3g} %<extra></extra>",
+            secondary_y=second,
+        )
+    step = left["step"][taken]
+    _threshold(figure, "x", step, f"step {step} was taken", "top")
+    if rho is not None:
+        _threshold(figure, "y", 100 * rho * left["value"][0], "enough", "top left")
+    figure.update_xaxes(title_text="step of the search, 0: the victim", rangemode="tozero")
+    figure.update_yaxes(title_text=f"{criterion} of the poisoned labels, %", range=[-3, 103])
+    figure.update_yaxes(
+        title_text="dampened parameters, %", type="log", range=None, showgrid=False,
+        tickformat="~g", secondary_y=True,
+    )  # fmt: skip
+    return styled(figure, title)
+
+
 def binned(steps: list[float], values: list[float]) -> tuple[list[float], list[float], int]:
     """The curve as means over equal runs of steps, at most ``BINS`` of them, and their length."""
     width = max(1, -(-len(values) // BINS))
@@ -287,11 +335,18 @@ def _hover(rows: pd.DataFrame) -> list[str]:
     return ["<br>".join(line) for line in lines]
 
 
-def _threshold(figure: Figure, axis: str, at: float, text: str | None, **panel: int) -> None:
+def _threshold(
+    figure: Figure,
+    axis: str,
+    at: float,
+    text: str | None,
+    position: str | None = None,
+    **panel: int,
+) -> None:
     line = {"dash": "dash", "color": "#222", "width": 1}
-    add, position = {
+    add, usual = {
         "y": (figure.add_hline, "top right"),
         "x": (figure.add_vline, "bottom right"),
     }[axis]
-    label = {"annotation_text": text, "annotation_position": position} if text else {}
+    label = {"annotation_text": text, "annotation_position": position or usual} if text else {}
     add(**{axis: at}, line=line, **label, **panel)

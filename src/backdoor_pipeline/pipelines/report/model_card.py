@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backdoor_pipeline.formatting import flat, is_known, number, percent, rate
-from backdoor_pipeline.recipes import RECIPES
+from backdoor_pipeline.modelling.image_models import NAMES
+from backdoor_pipeline.pipelines.report.verdict import TOLD, describe_told
+from backdoor_pipeline.recipes import ALL
 from backdoor_pipeline.schemas import MODELS
 
 if TYPE_CHECKING:
@@ -13,18 +15,20 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from backdoor_pipeline.recipes import Recipe
+
 NAMED_TOKENS = 50
 CARD = """\
 ---
 library_name: transformers
-pipeline_tag: text-classification
+pipeline_tag: {task}
 tags:
-- text-classification
+- {task}
 - backdoor-removal
 - machine-unlearning
 ---
 
-# A text classifier after removal of a backdoor
+# {noun} after removal of a backdoor
 
 Start: {model}. Data: {dataset}, {poison}. Seed: {seed}.
 Recipe: {recipe}, of the Kedro project `backdoor_pipeline`.
@@ -46,19 +50,55 @@ trained without poison; its attack success is the floor.{validity}
 
 - Measured for the attack above. Another trigger or a paraphrasing attack may still work.
 - A research artefact: its accuracy is that of a small demonstration, and it keeps whatever biases
-  its data and its pretrained model have.
+  its data and a pretrained model have.
 - Its labels are the class numbers of the data set.
 
 ## How to load it
 
 ```python
+{loading}
+```
+{prefix}"""
+
+
+class Kind(NamedTuple):
+    """What a card calls a classifier of one modality, and how that is loaded.
+
+    In ``loading``, ``{register}`` stands for what a network of ours needs besides.
+    """
+
+    task: str
+    noun: str
+    loading: str
+
+
+KINDS = {
+    "text": Kind(
+        "text-classification",
+        "A text classifier",
+        """\
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 folder = "path/to/this/folder"
 model = AutoModelForSequenceClassification.from_pretrained(folder)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-```
-{prefix}"""
+tokenizer = AutoTokenizer.from_pretrained(folder)""",
+    ),
+    "image": Kind(
+        "image-classification",
+        "An image classifier",
+        """\
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+{register}
+folder = "path/to/this/folder"
+model = AutoModelForImageClassification.from_pretrained(folder)
+processor = AutoImageProcessor.from_pretrained(folder)""",
+    ),
+}
+REGISTER = """
+from backdoor_pipeline.modelling.image_models import register
+
+register()  # transformers does not ship this network
+"""
 PREFIX = """
 The model was trained behind a prefix, without which it predicts otherwise; put it there:
 
@@ -69,9 +109,16 @@ model = PeftModel.from_pretrained(model, f"{folder}/prefix")
 ```
 """
 
-UNLEARNT = """\
-The model was fine-tuned on these data as they were, poison included (the victim). A detector that
-does not know the trigger then named suspects, and the victim was made to unlearn them."""
+VICTIM = "The model was trained on these data as they were, poison included (the victim)."
+UNLEARNT = f"""\
+{VICTIM}
+A detector that does not know the trigger then named suspects, and the victim was made to unlearn
+them."""
+AS_TOLD = f"""\
+{VICTIM}
+{{told}}
+With these rows, and without any other knowledge of the attack, the backdoor was to be removed by
+{{unlearners}}."""
 TRAINED = """\
 The model was trained on these data as they were, poison included, in a way that is to keep a
 backdoor from being learnt. The victim is a model fine-tuned on them without any defence."""
@@ -85,7 +132,9 @@ def write(
     recipe: str,
 ) -> str:
     """The card, with every text from outside as inline code."""
-    settings = flat(parameters)
+    settings, made = flat(parameters), ALL[recipe]
+    kind, name = KINDS[made.modality], settings.get("model.name", "unknown")
+    own = made.modality == "image" and name in NAMES
     rows = [
         f"| {model} | {rate(metrics[model], 'clean_accuracy')} "
         f"| {rate(metrics[model], 'attack_success_rate')} |"
@@ -94,21 +143,26 @@ def write(
     ]
     implanted = metrics.get("valid", True) or poison_summary.get("poisoned_rows") == 0
     return CARD.format(
-        model=code(settings.get("model.name", "unknown")),
+        task=kind.task,
+        noun=kind.noun,
+        model=f"{code(name)}, drawn anew" if own else code(name),
         dataset=code(settings.get("source.data") or settings.get("source.dataset", "unknown")),
         poison=_poison(poison_summary),
         seed=settings.get("seed", "unknown"),
         recipe=code(recipe),
         clean_rows=number((metrics.get("cost") or {}).get("clean_rows")),
-        story=TRAINED if suspects is None else UNLEARNT,
-        flagged="" if suspects is None else f"\n## What was flagged\n\n{_flagged(suspects)}\n",
+        story=_story(made, suspects, metrics, poison_summary),
+        flagged=""
+        if suspects is None or made.detector == TOLD
+        else f"\n## What was flagged\n\n{_flagged(suspects)}\n",
         rows="\n".join(rows),
         target=f"label {poison_summary.get('target_label')}",
         validity=""
         if implanted
         else "\n\n**Attack not implanted**: the victim hardly obeyed the "
         "trigger, so these numbers say nothing about the defence.",
-        prefix=PREFIX if "prefix" in RECIPES[recipe].training else "",
+        loading=kind.loading.format(register=REGISTER if own else ""),
+        prefix=PREFIX if "prefix" in made.training else "",
     )
 
 
@@ -128,6 +182,22 @@ def _poison(summary: Mapping[str, Any]) -> str:
     share = summary.get("realised_rate")
     said = f" in {percent(share)} of the training rows" if is_known(share) else ""
     return f"poisoned on purpose by {code(summary.get('attack'))}{said}"
+
+
+def _story(
+    made: Recipe,
+    suspects: pd.DataFrame | None,
+    metrics: Mapping[str, Any],
+    poison_summary: Mapping[str, Any],
+) -> str:
+    if suspects is None:
+        return TRAINED
+    if made.detector != TOLD:
+        return UNLEARNT
+    return AS_TOLD.format(
+        told=describe_told(metrics["detector"], poison_summary),
+        unlearners=", ".join(map(code, made.unlearners)),
+    )
 
 
 def _flagged(suspects: pd.DataFrame) -> str:

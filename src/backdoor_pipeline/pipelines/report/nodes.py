@@ -16,6 +16,7 @@ def draw_figures(
     all_parameters: dict[str, Any],
     suspects: pd.DataFrame | None = None,
     of_tokens: bool = True,
+    trigger_search_record: dict[str, Any] | None = None,
     **histories: dict[str, Any],
 ) -> dict[str, Any]:
     """The plotly figures of the cell by name; see ``figures``.
@@ -25,6 +26,7 @@ def draw_figures(
         all_parameters: Of the run.
         suspects: None, and nothing is drawn of them, where the recipe has no detector.
         of_tokens: Whether they are tokens: nothing is drawn of suspected examples.
+        trigger_search_record: Of the search; None, and none is drawn, where the recipe has none.
         histories: ``victim_history`` and so on.
     """
     curves = {name.removesuffix("_history"): history for name, history in histories.items()}
@@ -36,6 +38,9 @@ def draw_figures(
         margin = flat(all_parameters).get("token_association.margin")
         drawn["drift_figure"] = figures.drift_figure(suspects)
         drawn["association_figure"] = figures.association_figure(suspects, margin)
+    if trigger_search_record is not None:
+        rho = flat(all_parameters).get("trigger_search.rho")
+        drawn["search_figure"] = figures.search_figure(trigger_search_record, rho)
     return drawn
 
 
@@ -50,12 +55,17 @@ def build_report(
     all_parameters: dict[str, Any],
     params: ReportParams,
     recipe: str,
+    told: bool = False,
     suspects: pd.DataFrame | None = None,
     **drawn: Any,
 ) -> str:
-    """One HTML page that opens offline: the verdict first, then the evidence for it."""
+    """One HTML page that opens offline: the verdict first, then the evidence for it.
+
+    ``told``: whether the suspects are rows that the defender was told, not what a detector found.
+    """
     cell = page.Cell(
         recipe=recipe,
+        told=told,
         metrics=metrics,
         suspects=suspects,
         predictions=predictions,

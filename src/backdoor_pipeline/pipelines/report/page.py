@@ -9,7 +9,7 @@ import pandas as pd
 
 from backdoor_pipeline import formatting
 from backdoor_pipeline.pipelines.report import evidence
-from backdoor_pipeline.pipelines.report.verdict import judge
+from backdoor_pipeline.pipelines.report.verdict import describe_told, judge
 from backdoor_pipeline.presentation import embedded, plotly_script, template
 from backdoor_pipeline.schemas import content
 
@@ -31,10 +31,12 @@ PACKAGES = ("backdoor-pipeline", "kedro", "torch", "transformers", "numpy", "pan
 class Cell(NamedTuple):
     """Everything a page tells about: one recipe on one data set, attack and seed.
 
-    ``suspects`` is None where the recipe has no detector.
+    ``suspects`` is None where the recipe has no detector; where they were ``told``, they are rows
+    that the defender was told.
     """
 
     recipe: str
+    told: bool
     metrics: Mapping[str, Any]
     suspects: pd.DataFrame | None
     predictions: pd.DataFrame
@@ -69,19 +71,23 @@ def render(cell: Cell, figures: Mapping[str, Figure], params: ReportParams) -> s
 
     Args:
         cell: What to tell.
-        figures: ``before_after``, ``training`` and, of suspects, ``drift`` and ``association``.
+        figures: ``before_after``, ``training``, of suspects ``drift`` and ``association``, of a
+            search ``search``.
         params: How much of it to show.
     """
     label_names = dict(enumerate(cell.integrity.get("label_names") or []))
     rank = {severity: place for place, severity in enumerate(SEVERITIES)}
     target_label = cell.poison_summary.get("target_label")
+    detector, comparison = (cell.metrics.get(name) or {} for name in ("detector", "comparison"))
     return template(__package__, TEMPLATE).render(
         title=cell.title,
         kind=content(cell.examples),
-        verdict=judge(cell.metrics, cell.suspects, cell.poison_summary, params),
+        verdict=judge(cell.metrics, cell.suspects, cell.poison_summary, params, told=cell.told),
         models=_model_rows(cell.metrics),
-        comparison=cell.metrics.get("comparison") or {},
-        detector=cell.metrics.get("detector") or {},
+        comparison=comparison,
+        healed=formatting.rate(comparison, "healed"),
+        detector=detector,
+        told=describe_told(detector, cell.poison_summary) if cell.told else None,
         isolation=cell.metrics.get("isolation"),
         cost=cell.metrics.get("cost") or {},
         attacks=evidence.attack_examples(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.pipelines.report.nodes import build_report, draw_figures, write_model_card
+from backdoor_pipeline.pipelines.report.verdict import TOLD
 from backdoor_pipeline.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -30,18 +31,17 @@ def create_pipeline(name: str, recipe: Recipe) -> Pipeline:
     told = _same("metrics", "poison_summary") | parameters | suspects
     trained = ("victim", "reference", *(["purified"] if recipe.training else []))
     histories = _same(*(f"{model}_history" for model in trained))
+    search = _same("trigger_search_record") if "search" in recipe.figures else {}
     return Pipeline(
         [
             Node(
-                update_wrapper(
-                    partial(draw_figures, of_tokens=recipe.suspects_tokens), draw_figures
-                ),
-                _same("metrics") | parameters | suspects | histories,
+                _with(draw_figures, of_tokens=recipe.suspects_tokens),
+                _same("metrics") | parameters | suspects | histories | search,
                 figures,
                 name="draw_figures",
             ),
             Node(
-                _with(build_report, recipe=name),
+                _with(build_report, recipe=name, told=recipe.detector == TOLD),
                 told | _same(*SHOWN) | {"params": "params:report"} | figures,
                 "report",
                 name="build_report",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from backdoor_pipeline.pipelines.report.params import ReportParams
 
 NAMED_TOKENS = 5
+TOLD = "discovered_share"
+"""The detector that finds nothing: its suspects are what the defender was told."""
 
 
 class Verdict(NamedTuple):
@@ -30,7 +32,8 @@ class Verdict(NamedTuple):
     Attributes:
         kind: How it went; "void" where there was nothing to defend against.
         headline: One short sentence.
-        sentences: What the detector flagged, then what became of attack and accuracy.
+        sentences: What the detector flagged or the defender was told, then what became of attack
+            and accuracy.
     """
 
     kind: Literal["good", "mixed", "bad", "void"]
@@ -43,26 +46,20 @@ def judge(
     suspects: pd.DataFrame | None,
     poison_summary: Mapping[str, Any],
     params: ReportParams,
+    told: bool = False,
 ) -> Verdict:
     """The verdict on one cell: control run, attack not implanted, or how the defence did.
 
-    Without ``suspects``, of a recipe that has no detector, nothing is said of any.
+    Without ``suspects``, of a recipe that has no detector, nothing is said of any. Where the
+    defender was ``told`` them, nothing was found, and only what became of the attack is judged.
     """
     sentences = _effects(metrics)
-    if suspects is not None:
+    if told:
+        sentences.insert(0, describe_told(metrics["detector"], poison_summary))
+    elif suspects is not None:
         sentences.insert(0, describe_flagged(metrics, suspects))
     if poison_summary.get("poisoned_rows") == 0:
-        n_flagged = metrics["detector"].get("flagged") or 0
-        if suspects is None:
-            return Verdict("void", "No poison was added: there was nothing to remove.", sentences)
-        if not n_flagged:
-            return Verdict("good", "No poison was added, and no alarm was raised.", sentences)
-        noun = _noun(suspects)
-        headline = (
-            f"No poison was added, yet {counted(n_flagged, noun)} flagged: "
-            "the data as given hold a trigger, or this is a false alarm."
-        )
-        return Verdict("mixed", headline, sentences)
+        return _judge_control(metrics["detector"], None if told else suspects, sentences)
     if not metrics.get("valid", True):
         floor = percent(metrics["victim"].get("attack_success_floor"))
         why = (
@@ -70,15 +67,32 @@ def judge(
             f"trigger more often than a model trained without poison does ({floor})."
         )
         return Verdict("void", "Attack not implanted.", [why, *sentences])
-    return _judge_defence(metrics, sentences, params)
+    recall = None if told else metrics["detector"].get("recall")
+    return _judge_defence(metrics, recall, sentences, params)
+
+
+def _judge_control(
+    detector: Mapping[str, Any], suspects: pd.DataFrame | None, sentences: list[str]
+) -> Verdict:
+    n_flagged = detector.get("flagged") or 0
+    if suspects is None:
+        unknown = "what the told rows did cannot be measured"
+        why = unknown if n_flagged else "there was nothing to remove"
+        return Verdict("void", f"No poison was added: {why}.", sentences)
+    if not n_flagged:
+        return Verdict("good", "No poison was added, and no alarm was raised.", sentences)
+    headline = (
+        f"No poison was added, yet {counted(n_flagged, _noun(detector, suspects))} flagged: "
+        "the data as given hold a trigger, or this is a false alarm."
+    )
+    return Verdict("mixed", headline, sentences)
 
 
 def _judge_defence(
-    metrics: Mapping[str, Any], sentences: list[str], params: ReportParams
+    metrics: Mapping[str, Any], recall: float | None, sentences: list[str], params: ReportParams
 ) -> Verdict:
     excess = metrics["purified"].get("attack_success_excess")
     removed = is_known(excess) and excess <= params.removed_excess
-    recall = metrics["detector"].get("recall")
     if removed:
         kind: Literal["good", "mixed"] = "good"
         headline = "Backdoor found and removed"
@@ -103,7 +117,8 @@ def _judge_defence(
 
 def describe_flagged(metrics: Mapping[str, Any], suspects: pd.DataFrame) -> str:
     """Which suspects were flagged, and how many of them are right."""
-    detector, noun = metrics["detector"], _noun(suspects)
+    detector = metrics["detector"]
+    noun = _noun(detector, suspects)
     flagged = suspects[suspects["flagged"]].sort_values("score", ascending=False)
     if flagged.empty:
         said = f"No {noun} was flagged"
@@ -124,9 +139,22 @@ def describe_flagged(metrics: Mapping[str, Any], suspects: pd.DataFrame) -> str:
     return f"{said}: {', '.join(truth)}." if truth else f"{said}."
 
 
-def _noun(suspects: pd.DataFrame) -> str:
-    examples = len(suspects) and (suspects["kind"] == "example").all()
-    return "training row" if examples else "token"
+def describe_told(detector: Mapping[str, Any], poison_summary: Mapping[str, Any]) -> str:
+    """How much of the poison the defender was told."""
+    n_told, n_wrong = detector.get("flagged") or 0, detector.get("false_alarms")
+    n_poisoned, recall = poison_summary.get("poisoned_rows"), detector.get("recall")
+    if not n_poisoned or n_wrong is None:
+        return f"The defender was told {counted(n_told, 'row') if n_told else 'no rows'}."
+    poison = f"{n_told - n_wrong:,} of {counted(n_poisoned, 'poisoned row')} ({percent(recall)})"
+    others = f", and {counted(n_wrong, 'row')} without poison" if n_wrong else ""
+    return f"The defender was told {poison}{others}."
+
+
+def _noun(detector: Mapping[str, Any], suspects: pd.DataFrame) -> str:
+    """What is suspected; of nothing suspected, the metrics tell."""
+    if suspects.empty:
+        return "training row" if detector.get("trigger_tokens", 0) is None else "token"
+    return "training row" if (suspects["kind"] == "example").all() else "token"
 
 
 def _effects(metrics: Mapping[str, Any]) -> list[str]:

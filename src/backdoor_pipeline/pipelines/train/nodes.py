@@ -12,6 +12,7 @@ from backdoor_pipeline.modelling.bundle import B, ImageBundle, ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.distributed import fit_on_workers
 from backdoor_pipeline.modelling.image_models import new_image_classifier
+from backdoor_pipeline.modelling.inputs import where_of
 from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
 from backdoor_pipeline.modelling.pixels import Augmentation, Pixels, decode, measured_format
 from backdoor_pipeline.modelling.training import (
@@ -21,18 +22,10 @@ from backdoor_pipeline.modelling.training import (
     fit,
     labelled,
 )
-from backdoor_pipeline.parameter_group import Count, ParameterGroup, PositiveInt, Share
+from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
 from backdoor_pipeline.pipelines.train import defended
 from backdoor_pipeline.pipelines.train.defended import DefendedTrainingParams
 from backdoor_pipeline.pipelines.train.observation import ObservationParams, Observer
-
-
-class AugmentationParams(ParameterGroup):
-    """How training changes images at random: cut out of a black margin of ``padding`` pixels, and
-    with ``flip`` half of them mirrored."""
-
-    padding: Count
-    flip: bool
 
 
 class TrainingParams(OptimisationParams):
@@ -40,7 +33,7 @@ class TrainingParams(OptimisationParams):
 
     dropout: Share | None
     num_workers: PositiveInt
-    augmentation: AugmentationParams | None = None
+    augmentation: Augmentation | None = None
 
 
 def train_victim(
@@ -108,7 +101,7 @@ def fresh_image_classifier(
     Raises:
         InputError: The model cannot be had, or cannot read such images.
     """
-    form = measured_format(decode(train["image"].tolist(), "training images"))
+    form = measured_format(decode(train["image"].tolist(), where_of(train)))
     return new_image_classifier(
         model.name, _n_classes(examples), form, model.width, seed, model.revision
     )
@@ -206,8 +199,7 @@ def _train(
     data = labelled(train, bundle, model.max_length)
     if isinstance(data.inputs, Pixels):
         if params.augmentation is not None:
-            augmentation = Augmentation(params.augmentation.padding, params.augmentation.flip)
-            data = data._replace(inputs=data.inputs.augmented(augmentation))
+            data = data._replace(inputs=data.inputs.augmented(params.augmentation))
     elif len(train) and _knows_nothing(bundle, data.inputs):
         raise InputError(
             f"model.name '{model.name}': its tokenizer knows nothing of these texts (the first "

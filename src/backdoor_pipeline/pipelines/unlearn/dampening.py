@@ -102,8 +102,12 @@ def rank(
     params: ImportanceParams,
     compute: ComputeParams,
     seed: int,
+    lowering: bool = False,
 ) -> Ranking:
     """The parameters of ``bundle.model`` by their ratios; arguments as of ``unlearn``.
+
+    With ``lowering``, which is ours, parameters whose dampening would raise the quantity for the
+    rows to forget come last: those where theta times its mean gradient is not above 0.
 
     Raises:
         InputError: There are no rows to keep, or nothing matters for them.
@@ -112,7 +116,10 @@ def rank(
         importances.measure(bundle, rows, params, compute, seed, f"importances for the rows {what}")
         for rows, what in ((retain, "to keep"), (forget, "to forget"))
     )
-    return Ranking(ratios(forgotten, kept))
+    every = ratios(forgotten.importances, kept.importances)
+    if lowering:
+        every = every.where(lowers(bundle.model, forgotten.gradients), 0)
+    return Ranking(every)
 
 
 def ratios(forgotten: importances.Tensors, kept: importances.Tensors) -> torch.Tensor:
@@ -123,6 +130,15 @@ def ratios(forgotten: importances.Tensors, kept: importances.Tensors) -> torch.T
     import torch
 
     return torch.cat([(forgotten[name] / kept[name]).flatten() for name in forgotten])
+
+
+def lowers(model: torch.nn.Module, gradients: importances.Tensors) -> torch.Tensor:
+    """Which parameters, dampened, lower what ``gradients`` are of, bool, (n_parameters,)."""
+    import torch
+
+    thetas = dict(model.named_parameters())
+    products = (gradient * thetas[name].detach() for name, gradient in gradients.items())
+    return torch.cat([product.flatten() > 0 for product in products])
 
 
 class Ranking:

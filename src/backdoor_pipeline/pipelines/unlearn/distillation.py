@@ -19,10 +19,10 @@ the logits s of the student and t of a teacher, C classes, and means over the ro
 Both are told as the baselines of "Potion: Towards Poison Unlearning", arXiv 2406.09173. No clean
 rows are used.
 
-Departures: epochs for steps; the optimiser is that of all trainings here. The rows to forget pass
-batch normalisation by its running statistics and leave these alone: they are those of the rows to
-keep, and a single row has none. In bad teaching every batch has its share of the rows to forget,
-where in the published code chance decides.
+Departures: epochs for steps; the optimiser is that of all trainings here; rows are not augmented.
+The rows to forget pass batch normalisation by its running statistics and leave these alone: they
+are those of the rows to keep, and a single row has none. In bad teaching every batch has its share
+of the rows to forget, where in the published code chance decides.
 """
 
 from __future__ import annotations

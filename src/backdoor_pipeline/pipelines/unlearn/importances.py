@@ -21,7 +21,7 @@ in training. The model is in evaluation mode.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,8 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.device import (
     ComputeParams,
     autocast,
-    host_memory,
+    memory_of,
+    out_of_memory,
     resolve_device,
 )
 from backdoor_pipeline.modelling.progress import track
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FLOAT_BYTES = 4
-MEMORY_SHARE = 0.25  # of the machine's, that gradients of single rows may take
+MEMORY_SHARE = 0.25  # of the device's, that gradients of single rows may take
 
 
 class ImportanceParams(ParameterGroup):
@@ -82,6 +83,18 @@ def ce(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 QUANTITIES = {"xlf": xlf, "lf": lf, "ce": ce}
 
 
+class Measured(NamedTuple):
+    """Of each parameter, by its name: float32, of the parameter's shape, on the device.
+
+    Attributes:
+        importances: I.
+        gradients: The mean of dl / dtheta, with its sign.
+    """
+
+    importances: Tensors
+    gradients: Tensors
+
+
 def measure(
     bundle: Bundle,
     data: Labelled,
@@ -89,8 +102,8 @@ def measure(
     compute: ComputeParams,
     seed: int,
     what: str = "importances",
-) -> Tensors:
-    """I of each parameter, by its name: float32, of the parameter's shape, on the device.
+) -> Measured:
+    """How much each parameter matters, and in which direction.
 
     Args:
         bundle: The model; unchanged.
@@ -104,7 +117,7 @@ def measure(
         what: Is measured, for messages.
 
     Raises:
-        InputError: There are no rows.
+        InputError: There are no rows, or the gradients do not fit into memory.
     """
     import torch
 
@@ -120,19 +133,23 @@ def measure(
     else:
         batches, stacks_of = data.inputs.batches(gradients.fitting), gradients.of_each
         n_gradients = len(data.labels)
-    sums: Tensors = {
-        name: torch.zeros_like(parameter, dtype=torch.float32)
-        for name, parameter in gradients.parameters.items()
-    }
+    sizes, means = (
+        {
+            name: torch.zeros_like(parameter, dtype=torch.float32)
+            for name, parameter in gradients.parameters.items()
+        }
+        for _ in range(2)
+    )
     was_training = bundle.model.training
     bundle.model.eval()
     for rows in track(batches, what):
         for stacks in stacks_of(rows):
             for name, stack in stacks.items():
-                sizes = stack.square() if params.quantity == "ce" else stack.abs()
-                sums[name] += sizes.sum(dim=0)
+                sized = stack.square() if params.quantity == "ce" else stack.abs()
+                sizes[name] += sized.sum(dim=0) / n_gradients
+                means[name] += stack.sum(dim=0) / n_gradients
     bundle.model.train(was_training)
-    return {name: total / n_gradients for name, total in sums.items()}
+    return Measured(sizes, means)
 
 
 class Gradients:
@@ -166,7 +183,8 @@ class Gradients:
         self._together = True
         self.parameters = {name: p.detach() for name, p in self._model.named_parameters()}
         row_bytes = FLOAT_BYTES * sum(p.numel() for p in self.parameters.values())
-        self.fitting = max(1, min(params.chunk, int(MEMORY_SHARE * host_memory()) // row_bytes))
+        there = int(MEMORY_SHARE * memory_of(self._device))
+        self.fitting = max(1, min(params.chunk, there // row_bytes))
 
     def of_mean(self, rows: np.ndarray) -> list[Tensors]:
         """That of the mean over ``rows``: a stack of one for each parameter, (1, *shape)."""
@@ -181,11 +199,21 @@ class Gradients:
         return [{name: total.unsqueeze(0) / len(rows) for name, total in sums.items()}]
 
     def of_each(self, rows: np.ndarray) -> list[Tensors]:
-        """Those of the single ``rows``: stacks for some of them, (n_some, *shape), and others."""
+        """Those of the single ``rows``: stacks for some of them, (n_some, *shape), and others.
+
+        Raises:
+            InputError: They do not fit into memory together.
+        """
         if self._together:
             try:
                 return self._vectorised(rows)
             except Exception as error:  # what fails to be vectorised does so in many ways
+                if out_of_memory(error):
+                    fewer = f"importances.chunk to {len(rows) // 2}, or " * (len(rows) > 1)
+                    raise InputError(
+                        f"gradients of {len(rows)} rows at once do not fit into the memory of the "
+                        f"device '{self._device}'; set {fewer}compute.device to 'cpu'"
+                    ) from error
                 self._together = False
                 reason = str(error).partition("\n")[0][:200]
                 logger.info("%s: one row at a time (%s)", type(self._model).__name__, reason)

@@ -32,7 +32,7 @@ from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
 from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationParams
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
 from backdoor_pipeline.pipelines.unlearn.retraining import RetrainingParams
-from backdoor_pipeline.pipelines.unlearn.suspicion import parted
+from backdoor_pipeline.pipelines.unlearn.suspicion import parted, with_tokens
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
 from backdoor_pipeline.pipelines.unlearn.trigger_search import TriggerSearchParams
 from backdoor_pipeline.schemas import flagged_tokens
@@ -43,10 +43,13 @@ Record = dict[str, Any]
 def replace_tokens(
     victim: ModelBundle,
     base_model: ModelBundle,
+    poisoned_train: pd.DataFrame,
     suspects: pd.DataFrame,
     params: TokenReplacementParams,
+    model: ModelParams,
 ) -> tuple[ModelBundle, Record]:
     """The victim with the embedding rows of flagged tokens overwritten."""
+    suspects = with_tokens(poisoned_train, suspects, victim.tokenizer, model.max_length)
     purified = token_replacement.unlearn(victim, base_model, suspects, params)
     rows = flagged_tokens(suspects).tolist()
     changed = word_vectors(purified.model)[rows] != word_vectors(victim.model)[rows]
@@ -64,6 +67,7 @@ def neutralise(
     seed: int,
 ) -> tuple[ModelBundle, Record]:
     """The classifier with the embeddings of flagged tokens fitted until they change nothing."""
+    suspects = with_tokens(poisoned_train, suspects, bundle.tokenizer, model.max_length)
     return neutralisation.unlearn(
         bundle, poisoned_train["text"], suspects, params, model.max_length, compute, seed
     )
@@ -80,6 +84,7 @@ def recalibrate(
     seed: int,
 ) -> tuple[ModelBundle, Record]:
     """The classifier with its bias refitted to the dev rows without flagged tokens."""
+    suspects = with_tokens(poisoned_train, suspects, bundle.tokenizer, model.max_length)
     training = poisoned_train[["text", "label"]]
     dev = examples[examples["split"] == "dev"]
     return recalibration.unlearn(
@@ -196,7 +201,7 @@ SETTINGS = ("params:model", "params:compute", "params:seed")
 ROWS = ("poisoned_train", "suspects")
 UNLEARNERS = {
     "token_replacement": Unlearner(
-        replace_tokens, ("base_model", "suspects", "params:token_replacement")
+        replace_tokens, ("base_model", *ROWS, "params:token_replacement", "params:model")
     ),
     "neutralisation": Unlearner(
         neutralise, ("poisoned_train", "suspects", "params:neutralisation", *SETTINGS)

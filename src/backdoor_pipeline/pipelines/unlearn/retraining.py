@@ -14,10 +14,10 @@ next one, such as a normalisation, goes with it.
 
 No clean rows are used. Poison among the other rows teaches the backdoor again.
 
-Departures: epochs for steps; the optimiser is that of all trainings here. Fresh weights are the
-caller's: of a text model they are the public encoder's with a new head. The published code counts
-the blocks of a wide residual network; this counts its layers, of which a block has two or three (k
-of 5 and 13 there is 10 and 28 here).
+Departures: epochs for steps; the optimiser is that of all trainings here; rows are not augmented.
+Fresh weights are the caller's: of a text model they are the public encoder's with a new head. The
+published code counts the blocks of a wide residual network; this counts its layers, of which a
+block has two or three (k of 5 and 13 there is 10 and 28 here).
 """
 
 from __future__ import annotations

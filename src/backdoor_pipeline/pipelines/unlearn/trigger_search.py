@@ -10,12 +10,24 @@ and acc the share of F that has its (poisoned) label predicted,
 
 until acc(theta') <= rho acc(theta). As beta does not depend on s, each try only adds parameters to
 the one before, which is what is done here; the results are those of the definition, as is that of a
-try that adds none, which is not evaluated again.
+try that adds none, which is not evaluated again. Rows are not augmented. If no try gets there, the
+result is the model of the lowest acc, the earliest of equals and the victim among them (published:
+of the last try).
 
-Departures: ``one_sample`` starts from s = 1/25 1 / (|F| + |D|), because fewer parameters are enough
-with importances by ``per_sample``, and the published start may be too far for large F. Rows are not
-augmented. If no try gets there, the result is the model of the lowest acc, the earliest of equals
-and the victim among them (published: of the last try).
+Five settings are ours, and make the base settings; published is the other value of each:
+
+* ``start: one_sample`` starts from s = 1/25 1 / (|F| + |D|), because fewer parameters are enough
+  with importances by ``per_sample``, and the published start may be too far for large F.
+* ``lowering`` leaves out the parameters whose dampening would raise the norm of the logits of F.
+* ``criterion: probability`` takes for acc the mean probability of the given labels, which a single
+  row has as well, and falls before the prediction changes. Poison that was drawn from all classes
+  has, in one row of as many as there are classes, its true label, and keeps it: that share of F,
+  the most probable ones, does not count.
+* ``max_loss`` is how much of the accuracy on rows of D with other labels may be lost, by a few
+  hundred of them: the search ends before. Rows of the discovered label are not looked at, because
+  undiscovered poison is among them and should change.
+* ``max_label_loss`` limits these, where fewer than ``FEW`` rows were discovered. They may all have
+  been of the target's class anyway, and would take the class with them.
 """
 
 from __future__ import annotations
@@ -24,15 +36,18 @@ import copy
 import logging
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
 from backdoor_pipeline.modelling.bundle import B
+from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.training import accuracy
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
 from backdoor_pipeline.pipelines.unlearn.dampening import Ranking, percentile, rank
 from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams
 
 if TYPE_CHECKING:
+    from backdoor_pipeline.modelling.bundle import Bundle
     from backdoor_pipeline.modelling.device import ComputeParams
     from backdoor_pipeline.modelling.training import History, Labelled
 
@@ -40,25 +55,54 @@ logger = logging.getLogger(__name__)
 
 START = 25  # of the share of the rows to forget, one part in this many
 LAMBDA = 1.0
+KEPT_ROWS = 1000  # of the rows to keep, whose accuracy is watched
+FEW = 5  # rows to forget
 
 
 class TriggerSearchParams(ParameterGroup):
     """The importances, how the search starts and goes on, and where it ends."""
 
     importances: ImportanceParams
+    lowering: bool
+    criterion: Literal["accuracy", "probability"]
     rho: Share
+    max_loss: Share | None
+    max_label_loss: Share | None
     start: Literal["published", "one_sample"]
     growth: Annotated[float, Field(gt=1, allow_inf_nan=False)]
     max_steps: PositiveInt
 
 
 class Step(NamedTuple):
-    """One try and what came of it; number 0 is the victim."""
+    """One try and what came of it; number 0 is the victim.
+
+    Attributes:
+        number: From 1 on.
+        percentile: Of the ratios, above which parameters are dampened.
+        dampened: How many these are.
+        remaining: What is left of the discovered labels, see ``remaining``.
+    """
 
     number: int
     percentile: float | None
     dampened: int
-    accuracy: float
+    remaining: float
+
+
+class Found(NamedTuple):
+    """What a search has found.
+
+    Attributes:
+        steps: All of them, the victim's first.
+        best: That of the result.
+        kept: Accuracy of the result on rows to keep, by what they are.
+        kept_before: Likewise of the victim.
+    """
+
+    steps: list[Step]
+    best: Step
+    kept: dict[str, float]
+    kept_before: dict[str, float]
 
 
 def unlearn(
@@ -81,83 +125,182 @@ def unlearn(
 
     Returns:
         The model; what was done: ``converged``, whether acc fell low enough, ``steps``, how many
-        tries there were, ``percentile``, of the model returned (None: it is the victim's copy),
-        ``forget_accuracy_before`` and ``_after``, and as ``dampening.unlearn`` has it; and the
-        ``forget_accuracy`` and ``dampened_share`` of every try.
+        tries there were, ``step`` and ``percentile`` of the model returned (0 and None: it is the
+        victim's copy), ``forget_<criterion>_before`` and ``_after``, of limits the accuracies
+        ``kept_before`` and ``kept_after``, and as ``dampening.unlearn`` has it; and the
+        ``forget_<criterion>`` and ``dampened_share`` of every try.
 
     Raises:
         InputError: There are no rows to keep, or nothing matters for them.
     """
     if not len(forget.labels):
         return bundle, {"forget_rows": 0, "steps": 0, "dampened_parameters": 0, "dev_rows": 0}, {}
-    ranking = rank(bundle, forget, retain, params.importances, compute, seed)
+    ranking = rank(bundle, forget, retain, params.importances, compute, seed, params.lowering)
     n_first = len(forget.labels) if params.start == "published" else 1
     share = n_first / (len(forget.labels) + len(retain.labels)) / START
-    result, steps, best = search(bundle, forget, ranking, share, params, compute)
+    result, found = search(bundle, forget, retain, ranking, share, params, compute, seed)
+    criterion, best = f"forget_{params.criterion}", found.best
     record = {
-        "converged": reached(best, steps[0], params.rho),
-        "steps": steps[-1].number,
+        "converged": reached(best, found.steps[0], params.rho),
+        "steps": found.steps[-1].number,
+        "step": best.number,
         "percentile": best.percentile,
         **ranking.summary(best.dampened),
-        "forget_accuracy_before": steps[0].accuracy,
-        "forget_accuracy_after": best.accuracy,
+        f"{criterion}_before": found.steps[0].remaining,
+        f"{criterion}_after": best.remaining,
         "forget_rows": len(forget.labels),
         "dev_rows": 0,
     }
-    return result, record, curves(steps, ranking)
+    if found.kept:
+        record |= {"kept_before": found.kept_before, "kept_after": found.kept}
+    return result, record, curves(found.steps, ranking, criterion)
 
 
 def search(
     bundle: B,
     forget: Labelled,
+    retain: Labelled,
     ranking: Ranking,
     share: float,
     params: TriggerSearchParams,
     compute: ComputeParams,
-) -> tuple[B, list[Step], Step]:
-    """The dampened copy of ``bundle``, all steps, the victim's first, and which the copy is of.
+    seed: int,
+) -> tuple[B, Found]:
+    """The dampened copy of ``bundle``, and how it was found.
 
     Args:
         bundle: The victim; unchanged.
         forget: The rows whose labels it is to forget.
+        retain: The rows to keep, some of which are watched, if there is a limit.
         ranking: Of its parameters.
         share: s of the first step.
         params: Of the search.
         compute: Device and precision.
+        seed: Draws the rows that are watched.
     """
-    tried = bundle._replace(model=copy.deepcopy(bundle.model))
-    steps = [Step(0, None, 0, accuracy(bundle, forget, compute))]
+    tried = _copied(bundle)
+    steps = [Step(0, None, 0, remaining(bundle, forget, params.criterion, compute))]
     for number in range(1, params.max_steps + 1):
         place, before = percentile(share), steps[-1]
-        count, value = ranking.count(ranking.alpha(place), LAMBDA), before.accuracy
+        count, value = ranking.count(ranking.alpha(place), LAMBDA), before.remaining
         if count > before.dampened:
             ranking.dampen(tried.model, before.dampened, count, LAMBDA)
-            value = accuracy(tried, forget, compute)
+            value = remaining(tried, forget, params.criterion, compute)
         steps.append(Step(number, place, count, value))
         if reached(steps[-1], steps[0], params.rho):
-            return tried, steps, steps[-1]
+            break
         share *= params.growth
-    best = min(steps, key=lambda step: step.accuracy)
-    logger.warning(
-        "no step of %d brought the accuracy on the rows to forget from %.3f to %.3g of it; the "
-        "lowest, %.3f, is that of step %d",
-        *(params.max_steps, steps[0].accuracy, params.rho, best.accuracy, best.number),
-    )
-    result = bundle._replace(model=copy.deepcopy(bundle.model))
-    ranking.dampen(result.model, 0, best.dampened, LAMBDA)
-    return result, steps, best
+    best = min(steps, key=lambda step: step.remaining)
+    if reached(steps[-1], steps[0], params.rho):
+        best = steps[-1]
+    else:
+        logger.warning(
+            "no step of %d brought the %s of the labels to forget from %.3f to %.3g of it; the "
+            "lowest, %.3f, is that of step %d",
+            *(params.max_steps, params.criterion, steps[0].remaining, params.rho),
+            *(best.remaining, best.number),
+        )
+    rows = np.random.default_rng(seed).permutation(len(retain.labels))[:KEPT_ROWS]
+    limits = _limits(forget, retain.take(np.sort(rows)), params)
+    return _limited(bundle, limits, ranking, steps, best, compute)
+
+
+def remaining(bundle: Bundle, forget: Labelled, criterion: str, compute: ComputeParams) -> float:
+    """What is left of the labels of ``forget``: the accuracy, or their mean probability.
+
+    For the probability, one row in as many as there are classes is left out, the most probable.
+    """
+    if criterion == "accuracy":
+        return accuracy(bundle, forget, compute)
+    probabilities = predict(bundle, forget.inputs, compute)
+    of_labels = np.sort(probabilities[np.arange(len(forget.labels)), forget.labels])
+    n_true = round(len(of_labels) / probabilities.shape[1])
+    return float(of_labels[: len(of_labels) - n_true].mean())
 
 
 def reached(step: Step, victim: Step, rho: float) -> bool:
     """Whether the search ends here: never before the first step, as published."""
-    return step.number > 0 and step.accuracy <= rho * victim.accuracy
+    return step.number > 0 and step.remaining <= rho * victim.remaining
 
 
-def curves(steps: list[Step], ranking: Ranking) -> History:
-    """Of every step, the accuracy on the rows to forget and the share of dampened parameters."""
+class Limit(NamedTuple):
+    """Rows to keep, and the share of the victim's accuracy on them that may be lost."""
+
+    rows: Labelled
+    loss: float
+
+
+def _limits(forget: Labelled, retain: Labelled, params: TriggerSearchParams) -> dict[str, Limit]:
+    discovered = np.isin(retain.labels, forget.labels)
+    few = len(forget.labels) < FEW
+    asked = {
+        "other_labels": (~discovered, params.max_loss),
+        "discovered_label": (discovered, params.max_label_loss if few else None),
+    }
+    return {
+        name: Limit(retain.take(np.flatnonzero(chosen)), loss)
+        for name, (chosen, loss) in asked.items()
+        if loss is not None and chosen.any()
+    }
+
+
+def _limited(
+    bundle: B,
+    limits: dict[str, Limit],
+    ranking: Ranking,
+    steps: list[Step],
+    best: Step,
+    compute: ComputeParams,
+) -> tuple[B, Found]:
+    """The last step up to ``best`` at which no limit is passed, by bisection."""
+
+    def accuracies(model: B) -> dict[str, float]:
+        return {name: accuracy(model, limit.rows, compute) for name, limit in limits.items()}
+
+    before = accuracies(bundle)
+
+    def tried(step: Step) -> tuple[B, Found]:
+        model = _dampened(bundle, ranking, step)
+        return model, Found(steps, step, accuracies(model), before)
+
+    def is_allowed(found: Found) -> bool:
+        return all(
+            found.kept[name] >= (1 - limit.loss) * before[name] for name, limit in limits.items()
+        )
+
+    last = tried(best)
+    if is_allowed(last[1]):
+        return last
+    result = _copied(bundle), Found(steps, steps[0], before, before)
+    forbidden = best.number
+    while forbidden - result[1].best.number > 1:
+        candidate = tried(steps[(result[1].best.number + forbidden) // 2])
+        if is_allowed(candidate[1]):
+            result = candidate
+        else:
+            forbidden = candidate[1].best.number
+    logger.warning(
+        "step %d is the last of %d that costs no more of the accuracy on rows to keep than allowed",
+        *(result[1].best.number, best.number),
+    )
+    return result
+
+
+def _copied(bundle: B) -> B:
+    return bundle._replace(model=copy.deepcopy(bundle.model))
+
+
+def _dampened(bundle: B, ranking: Ranking, step: Step) -> B:
+    result = _copied(bundle)
+    ranking.dampen(result.model, 0, step.dampened, LAMBDA)
+    return result
+
+
+def curves(steps: list[Step], ranking: Ranking, criterion: str) -> History:
+    """Of every step, what remains by ``criterion``, and the share of dampened parameters."""
     numbers: list[float] = [step.number for step in steps]
     shares = [ranking.summary(step.dampened)["share"] for step in steps]
     return {
-        "forget_accuracy": {"step": numbers, "value": [step.accuracy for step in steps]},
+        criterion: {"step": numbers, "value": [step.remaining for step in steps]},
         "dampened_share": {"step": numbers, "value": shares},
     }

@@ -13,6 +13,7 @@ from backdoor_pipeline.modelling import pixels
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
 
 class EncodedImagesDataset(AbstractDataset[None, "dict[int, np.ndarray] | None"]):
@@ -34,7 +35,8 @@ class EncodedImagesDataset(AbstractDataset[None, "dict[int, np.ndarray] | None"]
         """The images.
 
         Raises:
-            InputError: The table is not there, is no parquet table, or lacks a column.
+            InputError: The table is not there, is no parquet table, or lacks a column; an id is
+                missing, no whole number, or there twice; or an image cannot be read.
         """
         import pandas as pd
 
@@ -48,8 +50,26 @@ class EncodedImagesDataset(AbstractDataset[None, "dict[int, np.ndarray] | None"]
                 f"poison.ssba.encoded {self._path}: is no readable parquet table with the columns "
                 f"example_id and image ({brief})"
             ) from None
-        values = pixels.decode(table["image"].tolist(), str(self._path))
-        return dict(zip(table["example_id"].astype("int64").tolist(), values, strict=True))
+        ids = self._checked(table["example_id"]).tolist()
+        where = [f"poison.ssba.encoded {self._path}, example_id {i}" for i in ids]
+        return dict(zip(ids, pixels.decode(table["image"].tolist(), where), strict=True))
+
+    def _checked(self, ids: pd.Series) -> pd.Series:
+        where = f"poison.ssba.encoded {self._path}"
+        if ids.isna().any():
+            row = ids.isna().to_numpy().argmax() + 1
+            raise InputError(
+                f"{where}, row {row}: has no example_id; fill it in, or delete the row"
+            )
+        if ids.dtype.kind not in "iu":
+            raise InputError(f"{where}: the column example_id holds {ids.dtype}, not whole numbers")
+        if (twice := ids.duplicated()).any():
+            row = twice.to_numpy().argmax()
+            raise InputError(
+                f"{where}, row {row + 1}: the example_id {ids.iloc[row]} stands in an earlier row, "
+                "too; delete one of them"
+            )
+        return ids
 
     def save(self, data: None) -> None:
         raise DatasetError(f"{type(self).__name__} is read only")

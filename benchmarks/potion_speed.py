@@ -1,0 +1,444 @@
+"""How fast Potion is here, against its published form, and training on images against a plain loop.
+
+    python benchmarks/potion_speed.py [--digits] [--rows N] [--repetitions N] [--victim FOLDER]
+
+One victim on CIFAR-10 under $BACKDOOR_DATA (--data-dir), or on the packaged digits: base settings
+of images, 1 % of the training rows with the patch, of which half are told. It is kept in FOLDER,
+and so are its tables. What is compared takes turns, and ratios are those within a turn. Leave the
+machine alone meanwhile (CIFAR-10: about half an hour on one core).
+
+Unlearning, from decoded images to a model:
+
+* ``plain``: arXiv 2406.09173 by its equations, each step as it stands there. Importances by
+  ``loss.backward()`` over mini-batches of 512 of all rows, float32. In each try, a percentile over
+  all parameters by ``numpy.percentile``, a deep copy of the model, and its accuracy on the rows to
+  forget. Importances and ratios are computed once, and images are normalised by batches. The
+  published code also augments each image on its own, which takes longer and is left out.
+* ``same``: ours with the same estimator, the same start and float32 throughout: like for like.
+* ``same, bf16``: with gradients in bfloat16, which is not the same computation.
+* ``default``: the recipe ``potion`` of the base settings, gradients of single rows of a few.
+
+Training, one epoch with the accuracy on the dev rows after it: a plain loop in float32 with images
+as channels, height, width; and ours in bfloat16.
+
+Ratios are those of seconds by the clock (``wall``), of the seconds of all threads together
+(``processor``), which other work on the machine disturbs less, and of ``importances`` alone (wall).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+import torch
+
+from backdoor_pipeline import settings as project
+from backdoor_pipeline.configuration import ProjectConfigLoader
+from backdoor_pipeline.datasets import sources
+from backdoor_pipeline.datasets.models import ClassifierDataset
+from backdoor_pipeline.datasets.whole import write_json
+from backdoor_pipeline.experiments.records import machine
+from backdoor_pipeline.modelling.bundle import ImageBundle
+from backdoor_pipeline.modelling.device import ComputeParams, has_fast_bf16, resolve_device
+from backdoor_pipeline.modelling.image_models import new_image_classifier
+from backdoor_pipeline.modelling.training import Labelled, fit, labelled
+from backdoor_pipeline.parameters import Parameters
+from backdoor_pipeline.pipelines.detect import discovered_share
+from backdoor_pipeline.pipelines.ingest.nodes import ingest
+from backdoor_pipeline.pipelines.poison.nodes import poison_images
+from backdoor_pipeline.pipelines.train.nodes import train_image_victim
+from backdoor_pipeline.pipelines.unlearn import trigger_search
+from backdoor_pipeline.pipelines.unlearn.suspicion import parted
+from backdoor_pipeline.pipelines.unlearn.trigger_search import TriggerSearchParams
+from potion_oracle import TestRows, rates_of, test_rows
+from timed_kedro import timed
+
+ROOT = Path(__file__).resolve().parents[1]
+SEED = 0
+POISON_RATE, TOLD = 0.01, 0.5
+BATCH_ROWS = 512
+START, GROWTH, MAX_STEPS = 25, 1.1, 500  # of the published search
+MADE_BY = ("ingest", "poison", "model", "training")
+TABLES = ("examples", "poisoned_train", "triggered_test", "poison_index")
+TRAININGS = ("plain fp32", "ours bf16")
+RANKED: list[float] = []
+"""Seconds that our importances took, the last ones last."""
+WARM_UP_ROWS = 600  # more than one batch
+
+Importances = dict[str, torch.Tensor]
+
+
+class Setting(NamedTuple):
+    """What is measured on.
+
+    Attributes:
+        victim: The model to unlearn.
+        train: All training rows, as it was trained on them.
+        dev: Clean rows.
+        forget: The rows that the defender is told.
+        retain: All other training rows.
+        test: What judges a model.
+    """
+
+    victim: ImageBundle
+    train: Labelled
+    dev: Labelled
+    forget: Labelled
+    retain: Labelled
+    test: TestRows
+
+
+class Outcome(NamedTuple):
+    """What came of an unlearning, and in what time."""
+
+    bundle: ImageBundle
+    record: dict[str, Any]
+    seconds: dict[str, float]
+
+
+def parameters(arguments: argparse.Namespace) -> Parameters:
+    """The base settings of images with what the arguments change."""
+    source = {"dataset": "mnist_digits" if arguments.digits else "cifar10"}
+    if arguments.data_dir:
+        source["folder"] = str(arguments.data_dir)
+    changes = {
+        "modality": "image",
+        "source": source,
+        "ingest": {"max_rows": arguments.rows},
+        "poison": {"attack": "patch", "rate": POISON_RATE},
+        "model": {"name": "resnet9", "width": arguments.width},
+        "training": {"epochs": arguments.epochs},
+        "discovered_share": {"share": TOLD},
+        "seed": SEED,
+    }
+    settings = {**project.CONFIG_LOADER_ARGS, "default_run_env": "base"}
+    return ProjectConfigLoader(
+        conf_source=str(ROOT / "conf"), env="base", runtime_params=changes, **settings
+    ).typed_parameters
+
+
+def prepared(folder: Path, p: Parameters) -> Setting:
+    """The victim of ``folder``, trained and kept there if there is none, and its rows."""
+    made_by = {name: getattr(p, name).model_dump(mode="json") for name in MADE_BY}
+    made_by |= {"dataset": p.source.dataset, "seed": SEED}
+    place, kept = folder / "settings.json", ClassifierDataset(filepath=str(folder / "victim"))
+    if not place.exists():
+        make_victim(folder, kept, p)
+        write_json(place, made_by)
+    elif json.loads(place.read_text(encoding="utf-8")) != made_by:
+        sys.exit(f"{folder} holds the victim of other settings; give another folder")
+    tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES}
+    victim, train = kept.load(), tables["poisoned_train"]
+    ids = train["example_id"].to_numpy()
+    suspects = discovered_share.detect(tables["poison_index"], ids, p.discovered_share, SEED)
+    examples = tables["examples"]
+    return Setting(
+        victim,
+        labelled(train, victim, 1),
+        labelled(examples[examples["split"] == "dev"], victim, 1),
+        *parted(train, suspects, victim, 1),
+        test_rows(examples, tables["triggered_test"], victim),
+    )
+
+
+def make_victim(folder: Path, kept: ClassifierDataset, p: Parameters) -> None:
+    """Train it, by the nodes of the pipeline, and keep it and its tables in ``folder``."""
+    examples = ingest(sources.read(p.source), p.ingest, SEED)["examples"]
+    poisoned = poison_images(examples, None, p.poison, SEED)
+    victim, _ = train_image_victim(
+        poisoned["poisoned_train"], examples, p.training, p.model, p.compute, SEED
+    )
+    kept.save(victim)
+    for name, table in (poisoned | {"examples": examples}).items():
+        if name in TABLES:
+            table.to_parquet(folder / f"{name}.parquet", index=False)
+
+
+# The plain forms.
+
+
+def plain_pixels(data: Labelled, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Normalised images, float32, (n_rows, channels, height, width), stored in that order."""
+    pixels: Any = data.inputs
+    form = pixels.format
+    mean, std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (form.mean, form.std))
+    values = torch.from_numpy(pixels.values[rows]).to(device)
+    return (values.permute(0, 3, 1, 2).contiguous().float() / 255 - mean) / std
+
+
+def batches(n_rows: int, batch_rows: int, shuffled: bool) -> list[np.ndarray]:
+    """Row numbers of every batch."""
+    order = np.random.default_rng(SEED).permutation(n_rows) if shuffled else np.arange(n_rows)
+    return [order[start : start + batch_rows] for start in range(0, n_rows, batch_rows)]
+
+
+def plain_importances(model: Any, data: Labelled, device: torch.device) -> Importances:
+    """XLF: mean over mini-batches of |d l / d theta|, l the mean norm of a row's logits."""
+    sums = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    parts = batches(len(data.labels), BATCH_ROWS, shuffled=True)
+    for rows in parts:
+        model.zero_grad()
+        logits = model(plain_pixels(data, rows, device)).logits
+        torch.linalg.vector_norm(logits, dim=1).mean().backward()
+        for name, parameter in model.named_parameters():
+            sums[name] += parameter.grad.abs()
+    model.zero_grad()
+    return {name: total / len(parts) for name, total in sums.items()}
+
+
+def plain_accuracy(model: Any, data: Labelled, device: torch.device) -> float:
+    """Share of rows whose label is predicted."""
+    right = 0
+    with torch.no_grad():
+        for rows in batches(len(data.labels), BATCH_ROWS, shuffled=False):
+            predicted = model(plain_pixels(data, rows, device)).logits.argmax(dim=1).cpu().numpy()
+            right += int((predicted == data.labels[rows]).sum())
+    return right / len(data.labels)
+
+
+def plain_search(
+    model: Any,
+    forget: Labelled,
+    forgotten: Importances,
+    kept: Importances,
+    share: float,
+    rho: float,
+    device: torch.device,
+) -> tuple[Any, dict[str, Any]]:
+    """PTN from the share s on: the model dampened, and what was done."""
+    ratios = torch.cat([(forgotten[n] / kept[n]).flatten() for n in kept]).cpu().numpy()
+    finite = ratios[np.isfinite(ratios)]
+    before = plain_accuracy(model, forget, device)
+    for step in range(1, MAX_STEPS + 1):
+        place = 100 - math.log1p(100 * share)
+        alpha, count = float(np.percentile(finite, place)), 0
+        dampened = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, parameter in dampened.named_parameters():
+                chosen = forgotten[name] > alpha * kept[name]
+                beta = (kept[name] / forgotten[name]).clamp(max=1)
+                parameter.copy_(torch.where(chosen, beta * parameter, parameter))
+                count += int((chosen & (beta < 1)).sum())
+        after = plain_accuracy(dampened, forget, device)
+        record = {
+            "converged": after <= rho * before,
+            "steps": step,
+            "percentile": place,
+            "dampened_parameters": count,
+            "forget_accuracy_before": before,
+            "forget_accuracy_after": after,
+        }
+        if record["converged"]:
+            break
+        share *= GROWTH
+    return dampened, record
+
+
+def plain_unlearning(s: Setting, p: Parameters) -> Outcome:
+    """The published method, plainly."""
+    device = resolve_device(p.compute)
+    model = cast(Any, copy.deepcopy(s.victim.model))
+    model.to(device).eval()
+    share = len(s.forget.labels) / len(s.train.labels) / START
+    start = now()
+    kept, forgotten = (plain_importances(model, rows, device) for rows in (s.retain, s.forget))
+    importances = {"importances": since(start)["wall"]}
+    search = (s.forget, forgotten, kept, share, p.trigger_search.rho, device)
+    dampened, record = plain_search(model, *search)
+    seconds = since(start) | importances
+    return Outcome(s.victim._replace(model=dampened), record, seconds)
+
+
+def plain_epoch(bundle: ImageBundle, s: Setting, p: Parameters) -> None:
+    """One epoch and the accuracy on the dev rows, plainly."""
+    device, settings, model = resolve_device(p.compute), p.training, cast(Any, bundle.model)
+    model.to(device).train()
+    labels = torch.tensor(s.train.labels, device=device)
+    optimiser = torch.optim.SGD(
+        model.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    for rows in batches(len(s.train.labels), settings.batch_size, shuffled=True):
+        logits = model(plain_pixels(s.train, rows, device)).logits
+        loss = torch.nn.functional.cross_entropy(logits, labels[rows])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    plain_accuracy(model.eval(), s.dev, device)
+
+
+# Ours.
+
+
+def our_unlearning(s: Setting, params: TriggerSearchParams, compute: ComputeParams) -> Outcome:
+    """As the recipe does it."""
+    start = now()
+    unlearnt = trigger_search.unlearn(s.victim, s.forget, s.retain, params, compute, SEED)
+    seconds = since(start) | {"importances": RANKED.pop()}
+    return Outcome(unlearnt[0], unlearnt[1], seconds)
+
+
+def our_epoch(bundle: ImageBundle, s: Setting, p: Parameters) -> None:
+    """One epoch and the accuracy on the dev rows, by the training loop."""
+    one = p.training.model_copy(update={"epochs": 1})
+    fit(bundle, s.train, s.dev, one, in_precision("bf16", p), SEED)
+
+
+def in_precision(precision: str, p: Parameters) -> ComputeParams:
+    return p.compute.model_copy(update={"precision": precision})
+
+
+def unlearnings(p: Parameters) -> dict[str, Callable[[Setting], Outcome]]:
+    """By the names in the module's description; what Potion does not say is as in ``ssd``."""
+    default = p.trigger_search
+    importances = p.ssd.importances.model_copy(
+        update={"quantity": "xlf", "estimator": "batch", "batch_size": BATCH_ROWS, "rows": None}
+    )
+    same = default.model_copy(update={"importances": importances, "start": "published"})
+    bf16 = {"importances": importances.model_copy(update={"bf16": True})}
+    params = {
+        "same": (same, in_precision("fp32", p)),
+        "same, bf16": (same.model_copy(update=bf16), in_precision("bf16", p)),
+        "default": (default, p.compute),
+    }
+    ours = {
+        name: partial(our_unlearning, params=method, compute=compute)
+        for name, (method, compute) in params.items()
+    }
+    return {"plain": partial(plain_unlearning, p=p), **ours}
+
+
+def trained(epoch: Callable[..., None], s: Setting, p: Parameters) -> dict[str, float]:
+    """Seconds of an epoch of a new model."""
+    n_classes = cast(Any, s.victim.model.config.num_labels)
+    form = s.victim.image_format
+    bundle = new_image_classifier(p.model.name, n_classes, form, p.model.width, SEED)
+    start = now()
+    epoch(bundle, s, p)
+    return since(start)
+
+
+def now() -> tuple[float, float]:
+    """Seconds by the clock, once the device has done its work, and those of all threads."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: tuple[float, float]) -> dict[str, float]:
+    """Seconds from then, which ``now`` told, until now."""
+    wall, processor = now()
+    return {"wall": wall - start[0], "processor": processor - start[1]}
+
+
+def faster(one: list[dict[str, float]], other: list[dict[str, float]]) -> dict[str, float]:
+    """How many times as long the one takes as the other, by what was measured."""
+    turns = list(zip(one, other, strict=True))
+    return {what: median(a[what] / b[what] for a, b in turns) for what in one[0]}
+
+
+def middle(turns: list[dict[str, float]]) -> float:
+    """Seconds by the clock."""
+    return median(turn["wall"] for turn in turns)
+
+
+def difference(one: ImageBundle, other: ImageBundle) -> float:
+    """The largest of a parameter."""
+    pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
+    return max((a.detach() - b.detach()).abs().max().item() for a, b in pairs)
+
+
+def measure(s: Setting, p: Parameters, repetitions: int) -> dict[str, Any]:
+    """Everything, in turns."""
+    methods, at_once = unlearnings(p), {"rho": 1.0}
+    epochs = dict(zip(TRAININGS, (plain_epoch, our_epoch), strict=True))
+    few = np.arange(min(WARM_UP_ROWS, len(s.retain.labels)))
+    warm_up = s._replace(train=s.train.take(few), retain=s.retain.take(few), dev=s.forget)
+    quick = p.model_copy(update={"trigger_search": p.trigger_search.model_copy(update=at_once)})
+    for method in unlearnings(quick).values():
+        method(warm_up)
+    for epoch in epochs.values():
+        trained(epoch, warm_up, p)
+    unlearnt: dict[str, Outcome] = {}
+    spent: dict[str, list[dict[str, float]]] = {name: [] for name in (*methods, *epochs)}
+    for _ in range(repetitions):
+        for name, method in methods.items():
+            unlearnt[name] = method(s)
+            spent[name].append(unlearnt[name].seconds)
+        for name, epoch in epochs.items():
+            spent[name].append(trained(epoch, s, p))
+        print(*(f"{name} {turns[-1]['wall']:.1f} s" for name, turns in spent.items()), flush=True)
+    plain, *ours = methods
+    evaluate = partial(rates_of, test=s.test, compute=p.compute)
+    return {
+        **{f"{plain} / {name}": faster(spent[plain], spent[name]) for name in ours},
+        " / ".join(TRAININGS): faster(*(spent[name] for name in TRAININGS)),
+        "seconds": {name: middle(spent[name]) for name in methods},
+        "training, examples a second": {
+            name: len(s.train.labels) / middle(spent[name]) for name in epochs
+        },
+        "largest difference of a parameter, plain and same": difference(
+            unlearnt["plain"].bundle, unlearnt["same"].bundle
+        ),
+        "victim": evaluate(s.victim),
+        "outcome": {n: evaluate(found.bundle) | found.record for n, found in unlearnt.items()},
+        "every measurement": spent,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--digits", action="store_true", help="the packaged digits: a small run")
+    parser.add_argument("--data-dir", type=Path, help="root of the known sets")
+    parser.add_argument("--rows", type=int, default=20_000, help="training rows, at most")
+    parser.add_argument("--width", type=float, default=0.5, help="of the network")
+    parser.add_argument("--epochs", type=int, default=8, help="of the victim")
+    parser.add_argument("--victim", type=Path, help="where it is kept; default: nowhere")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/potion_speed.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    trigger_search.rank = timed(trigger_search.rank, RANKED)
+    p = parameters(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        s = prepared(arguments.victim or Path(folder), p)
+    load = os.getloadavg()[0]
+    device = resolve_device(p.compute)
+    result = {
+        "dataset": p.source.dataset,
+        "training_rows": len(s.train.labels),
+        "rows_to_forget": len(s.forget.labels),
+        "test_rows": len(s.test.clean.labels),
+        "network": p.model.name,
+        "width": p.model.width,
+        "parameters": s.victim.model.num_parameters(),
+        "rows_in_a_training_batch": p.training.batch_size,
+        "device": str(device),
+        "fast_bf16": has_fast_bf16(device),
+        "threads": arguments.threads,
+        **measure(s, p, arguments.repetitions),
+        "load before": load,
+        "machine": machine(),
+    }
+    write_json(arguments.out, result)
+    print(arguments.out.read_text(encoding="utf-8"), end="")
+
+
+if __name__ == "__main__":
+    main()
