@@ -12,7 +12,7 @@ from backdoor_pipeline.pipeline_registry import SHARED, register_pipelines
 from backdoor_pipeline.pipelines.detect.nodes import DETECTORS as DETECTOR_NODES
 from backdoor_pipeline.pipelines.train.defended import METHODS
 from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
-from backdoor_pipeline.recipes import DEFAULT, DETECTORS, RECIPES, modality_of
+from backdoor_pipeline.recipes import ALL, DEFAULT, DETECTORS, RECIPES, crossed, modality_of
 from tiny import ROOT
 
 STAGES = ["ingest", "poison", "train", "detect", "unlearn", "evaluate", "report"]
@@ -109,9 +109,9 @@ class TestModality:
 
     def test_is_one_in_a_run(self) -> None:
         with pytest.raises(InputError) as error:
-            modality_of(["potion", "retrain", "btu"])
+            modality_of(["retrain", "potion", "btu"])
         assert str(error.value) == (
-            "retrain is for image data, btu for text data, and a run has one kind of data; run "
+            "btu is for text data, retrain for image data, and a run has one kind of data; run "
             "them one after the other"
         )
 
@@ -137,3 +137,41 @@ class TestModality:
             assert recipe.suspects_tokens == tokens, name
             assert ("drift" in recipe.figures) == tokens, name
             assert {"before_after", "training"} <= set(recipe.figures), name
+
+
+class TestCrossed:
+    @pytest.mark.parametrize(
+        ("recipe", "detector", "unlearner", "name"),
+        [
+            ("btu", None, None, "btu"),
+            ("musclelora", None, None, "musclelora"),
+            ("btu_calibrated", "token_drift", "ssd", "text__token_drift__ssd"),
+            ("potion_text", "token_association", None, "text__token_association__trigger_search"),
+            ("association", None, "retraining", "text__token_association__retraining"),
+            ("btu", "discovered_share", "trigger_search", "potion_text"),
+            ("potion", None, "ssd", "ssd"),
+            ("ssd", None, "trigger_search", "potion"),
+            ("text__token_drift__ssd", None, "assd", "text__token_drift__assd"),
+        ],
+    )
+    def test_is_the_pair_with_what_the_recipe_has(self, recipe, detector, unlearner, name) -> None:
+        assert crossed(recipe, detector, unlearner) == name
+        made = ALL[name]
+        assert detector in {None, made.detector}
+        assert unlearner is None or made.unlearners == (unlearner,)
+        assert made.modality == ALL[recipe].modality
+
+    @pytest.mark.parametrize(
+        ("recipe", "detector", "unlearner", "said"),
+        [
+            ("btu", "token_drfit", "ssd", "no detector 'token_drfit'; did you mean 'token_drift'"),
+            ("btu", None, "sdd", "no unlearner 'sdd'; did you mean 'ssd'"),
+            ("btu_calibrated", "token_drift", None, "several unlearners; give one besides"),
+            ("musclelora", "token_drift", "ssd", "trains a model that resists"),
+            ("potion", "token_drift", None, "token_drift is for texts, and potion is for images"),
+            ("ingest", None, "ssd", "those of a recipe, which ingest is not"),
+        ],
+    )
+    def test_says_what_cannot_be(self, recipe, detector, unlearner, said) -> None:
+        with pytest.raises(InputError, match=said):
+            crossed(recipe, detector, unlearner)

@@ -111,13 +111,17 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def _expand(self, catalog: dict[str, Any]) -> dict[str, Any]:
         expanded: dict[str, Any] = {}
+        known: dict[tuple[str | None, ...], dict[str, str]] = {}  # many entries share them
         recipes = {name: recipe for name, recipe in ALL.items() if name in self.recipes}
         for name, entry in catalog.items():
             for chosen in _placeholders(name, recipes):
                 own, text = name, json.dumps(entry)
                 for placeholder, method in chosen.items():
                     own, text = own.replace(placeholder, method), text.replace(placeholder, method)
-                for placeholder, value in self._values(chosen).items():
+                subject = (chosen.get("{recipe}"), chosen.get("{detector}"))
+                if subject not in known:
+                    known[subject] = self._values(chosen)
+                for placeholder, value in known[subject].items():
                     text = text.replace(placeholder, value)
                 expanded[own] = json.loads(text)
         return expanded

@@ -148,11 +148,11 @@ BAD = {
         {},
         "no training rows",
     ),
-    "too few texts": (source(train=table(1)), {}, "too few different texts"),
+    "too few texts": (source(train=table(1)), {}, "too few different rows"),
     "one repeated text": (
         source(train=table(9).assign(text="same")),
         {},
-        "too few different texts",
+        "too few different rows",
     ),
     "blank text": (
         source(train=table(9).assign(text=["x"] * 8 + ["\x1c \u2003"])),

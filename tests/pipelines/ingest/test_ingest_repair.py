@@ -50,4 +50,4 @@ def test_train_texts_with_two_labels_are_removed_and_test_is_untouched() -> None
         ("train", "a", 0), ("train", "A", 1), ("train", "b", 1), ("test", "c", 0), ("test", "c", 1)
     )
     assert kept == {"train": ["b"], "test": ["c", "c"]}
-    assert found == ["2 train rows removed whose text has two labels in train"]
+    assert found == ["2 train rows removed that stand in train with two labels"]

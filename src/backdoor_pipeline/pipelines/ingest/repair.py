@@ -42,6 +42,6 @@ def repaired(rows: pd.DataFrame, contents: np.ndarray) -> tuple[pd.DataFrame, li
     labels = rows["label"].groupby(np.where(is_train, codes, -1)).transform("nunique").to_numpy()
     conflicting = is_train & (labels > 1)
     if conflicting.any():
-        message = f"{conflicting.sum():,} train rows removed whose text has two labels in train"
+        message = f"{conflicting.sum():,} train rows removed that stand in train with two labels"
         findings.append(Finding("info", "train", message))
     return rows[is_test | is_dev | (is_train & ~conflicting)], findings

@@ -85,7 +85,7 @@ def _choose(
     """
     _, first = np.unique(groups, return_index=True)
     if len(first) < 2:  # noqa: PLR2004  # something must stay
-        raise InputError(f"too few different texts to cut a {name} split; add rows or a split")
+        raise InputError(f"too few different rows to cut a {name} split; add rows or a split")
     generator = np.random.default_rng([seed, _STREAMS[name]])
     of_group, shares = np.bincount(groups), _shares(labels, labels)
     best, smallest = np.empty(0, dtype=bool), np.inf

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from backdoor_pipeline.modelling import pixels
+from backdoor_pipeline.modelling.inputs import where_of
 from backdoor_pipeline.modelling.progress import track
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _changed(
 ) -> TriggeredImages:
     if rows.empty:
         return TriggeredImages([], [], 0.0)
-    before = pixels.decode(rows["image"].tolist(), "examples")
+    before = pixels.decode(rows["image"].tolist(), where_of(rows))
     after = function(before, rows["example_id"].to_numpy(), settings, seed, **more)
     change = float(np.abs(after.astype(np.int16) - before).mean())
     encoded = [pixels.encode(image) for image in track(list(after), "encode triggered images")]
