@@ -135,11 +135,11 @@ class ProjectConfigLoader(OmegaConfigLoader):
         recipe = chosen["{recipe}"]
         defence = [self._key(stage) for stage in (*behind(purified(recipe)), recipe)]
         provenance: Any = OmegaConf.to_container(self._provenance(purified(recipe)))
-        curve = {"{curve_key}": discovery(recipe)} if ALL[recipe].curve else {}
+        folders = {"{key}": recipe, "{purified_key}": purified(recipe)}
+        if ALL[recipe].curve:
+            folders["{curve_key}"] = discovery(recipe)
         return {
-            **{name: json.dumps(self._key(stage))[1:-1] for name, stage in curve.items()},
-            "{key}": json.dumps(self._key(recipe))[1:-1],
-            "{purified_key}": json.dumps(self._key(purified(recipe)))[1:-1],
+            **{name: json.dumps(self._key(stage))[1:-1] for name, stage in folders.items()},
             '"{keys}"': json.dumps(defence),
             '"{provenance}"': json.dumps({"recipe": recipe, **provenance}),
         }

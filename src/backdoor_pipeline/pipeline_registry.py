@@ -58,6 +58,7 @@ def create_recipe(name: str) -> Pipeline:
     return sum((*before.values(), *_parts(name).values()), Pipeline([]))
 
 
+@cache
 def create_stages(modality: Modality) -> dict[str, Pipeline]:
     """Every stage on its own; those after training as in the default recipe of ``modality``."""
     return {**_parts(DEFAULTS[modality]), **_undefended(modality)}

@@ -7,6 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING, TextIO
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.folders import packaged_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,6 +31,14 @@ def digest_of(files: Mapping[str, Path]) -> str:
     for name in sorted(files):
         total.update(f"{name}\n{sha256(files[name])}\n".encode())
     return total.hexdigest()
+
+
+def digest_of_packaged(distribution: str, file: str) -> str:
+    """Returns the digest of a file in an installed distribution, or ``"missing"``."""
+    try:
+        return digest_of({file: packaged_file(distribution, file)})
+    except InputError:
+        return MISSING
 
 
 def inside(path: Path, folder: Path) -> Path:

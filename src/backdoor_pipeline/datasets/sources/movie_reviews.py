@@ -70,7 +70,4 @@ def read(params: SourceParams) -> Source:
 
 def digest(params: SourceParams) -> str:
     """Returns the SHA-256 digest of the packaged file, or ``"missing"``."""
-    try:
-        return files.digest_of({FILE: packaged_file(DISTRIBUTION, FILE)})
-    except InputError:
-        return files.MISSING
+    return files.digest_of_packaged(DISTRIBUTION, FILE)

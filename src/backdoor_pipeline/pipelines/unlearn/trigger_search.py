@@ -188,12 +188,11 @@ def search(
             value = remaining(tried, forget, params.criterion, compute)
         steps.append(Step(number, place, count, value))
         if reached(steps[-1], steps[0], params.rho):
+            best = steps[-1]
             break
         share *= params.growth
-    best = min(steps, key=lambda step: step.remaining)
-    if reached(steps[-1], steps[0], params.rho):
-        best = steps[-1]
     else:
+        best = min(steps, key=lambda step: step.remaining)
         logger.warning(
             "no step of %d brought the %s of the labels to forget from %.3f to %.3g of it; the "
             "lowest, %.3f, is that of step %d",
