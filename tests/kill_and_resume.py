@@ -9,63 +9,48 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNNING = "Running node: "
+KILLED_RUN = Path(__file__).with_name("killed_run.py")
 
 
 def kill_in_each_node(
-    command: Sequence[str], env: Mapping[str, str], seconds: Mapping[str, float] | None = None
+    arguments: Sequence[str], env: Mapping[str, str], seconds: Mapping[str, float] | None = None
 ) -> tuple[list[str], dict[str, Any]]:
     """The nodes in which the run was killed, and the metrics it ended with all the same.
 
     A node counts if it had to run again.
 
     Args:
-        command: starts the run; what is finished must not be run again.
+        arguments: of ``kedro``; what is finished must not be run again.
         env: its environment.
         seconds: how long each node takes, by its name: it is killed half way, or after half a
             second where that is sooner. Without them it is killed at its beginning.
     """
-    killed: list[str] = []
-    again: set[str] = set()
-    while True:
-        process = subprocess.Popen(
-            command,
+    when = {name: min(0.5, value / 2) for name, value in (seconds or {}).items()}
+    with tempfile.TemporaryDirectory() as folder:
+        diary = Path(folder) / "diary"
+        done = subprocess.run(
+            [sys.executable, KILLED_RUN, diary, json.dumps(when), *arguments],
             cwd=ROOT,
             env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            capture_output=True,
+            check=False,
             encoding="utf-8",
         )
-        log = ""
-        for line in process.stderr:
-            log += line
-            name = line.partition(RUNNING)[2].partition(":")[0].strip()
-            if name in killed:
-                again.add(name)
-            elif name:
-                time.sleep(min(0.5, (seconds or {}).get(name, 0.0) / 2))
-                process.send_signal(signal.SIGKILL)
-                killed.append(name)
-                break
-        output = process.stdout.read()
-        process.stderr.close()
-        if process.wait() == 0:
-            path = output.rstrip("\n").splitlines()[-1].removeprefix("metrics: ")
-            inside = [name for name in killed if name in again]
-            return inside, json.loads(Path(path).read_text(encoding="utf-8"))
-        if process.returncode != -signal.SIGKILL:
-            raise RuntimeError(f"after kills in {killed} the run failed:\n{log}\n{output}")
+        lines = diary.read_text(encoding="utf-8").splitlines()
+    killed = [line.removeprefix("killed ") for line in lines if line.startswith("killed ")]
+    if done.returncode:
+        raise RuntimeError(f"after kills in {killed} the run failed:\n{done.stderr}")
+    path = done.stdout.rstrip("\n").splitlines()[-1].removeprefix("metrics: ")
+    inside = [name for name in killed if f"again {name}" in lines]
+    return inside, json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def check_files(folder: Path) -> int:
@@ -104,9 +89,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
-        command = [sys.executable, "-m", "kedro", "run", "--env", "smoke", "--params"]
+        arguments = ["run", "--env", "smoke", "--params"]
         undisturbed = subprocess.run(
-            [*command, f"data_dir={folder / 'undisturbed'}"],
+            [sys.executable, "-m", "kedro", *arguments, f"data_dir={folder / 'undisturbed'}"],
             cwd=ROOT,
             env=env,
             stdout=subprocess.PIPE,
@@ -119,7 +104,7 @@ def main() -> int:
             path.stem.rpartition(".")[2]: json.loads(path.read_text())["wall_seconds"]
             for path in folder.glob("undisturbed/.costs/*/*.json")
         }
-        again = [*command, f"data_dir={folder / 'killed'}"]
+        again = [*arguments, f"data_dir={folder / 'killed'}"]
         killed, metrics = kill_in_each_node(again, env, seconds)
         n_files = check_files(folder / "killed")
     same = without_cost(metrics) == without_cost(expected)

@@ -197,6 +197,15 @@ def wait_until(condition: Callable[[], Any], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
+def killed(process: int) -> bool:
+    """Kill a process; False if it had ended."""
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 class TestSerial:
     def test_makes_the_table(self, finished) -> None:
         finished.assert_complete(8)
@@ -293,8 +302,7 @@ class TestRay:
         """A worker, then the driver, in the middle of the grid; then the grid is run again."""
         place = make_place()
         with place.started(*RAY) as driver:
-            wait_until(place.workers)
-            os.kill(place.workers()[0], signal.SIGKILL)
+            wait_until(lambda: any(map(killed, place.workers())))
             wait_until(lambda: any(r["finishes_cell"] for r in place.records()))
             driver.send_signal(signal.SIGKILL)
         wait_until(lambda: not place.workers())  # they do not outlive it

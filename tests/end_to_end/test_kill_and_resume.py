@@ -12,8 +12,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_killed_in_each_node_in_turn(finished_run, run_command, run_environment, tmp_path) -> None:
+    _, _, _, *arguments = run_command(finished_run.params, data_dir=tmp_path / "data")
     killed, metrics = kill_in_each_node(
-        run_command(finished_run.params, data_dir=tmp_path / "data"),
+        arguments,
         run_environment(f"sqlite:///{tmp_path / 'mlflow.db'}"),
     )
     assert len(killed) == len(finished_run.nodes)
