@@ -178,7 +178,8 @@ class TestModality:
 
 
 def _merged(values, changes):
+    values = values or {}  # null, where a group is optional
     return values | {
-        name: _merged(values[name], value) if isinstance(value, dict) else value
+        name: _merged(values.get(name), value) if isinstance(value, dict) else value
         for name, value in changes.items()
     }

@@ -33,6 +33,10 @@ from backdoor_pipeline.pipelines.unlearn.trigger_search import (
 )
 
 CPU = ComputeParams(device="cpu", precision="fp32")
+REPAIR = {
+    **{"optimiser": "sgd", "momentum": 0.9, "decay_span": 1.0, "epochs": 1, "batch_size": 32},
+    **{"learning_rate": 2e-3, "weight_decay": 0.0, "warmup_share": 0.0, "max_gradient_norm": None},
+}
 N_CLASSES = 4
 SIZE = 12  # pixels of a side
 
@@ -44,6 +48,7 @@ def params(rho: float = 0.2, **changes: Any) -> TriggerSearchParams:
     }
     base = {"start": "one_sample", "growth": 1.1, "max_steps": 500}
     base |= {"lowering": False, "criterion": "accuracy", "max_loss": None, "max_label_loss": None}
+    base |= {"balanced": False, "repair": None}
     return TriggerSearchParams(
         importances=ImportanceParams(**importances), rho=rho, **(base | changes)
     )
@@ -177,7 +182,7 @@ def test_potion_13_7_each_try_starts_from_the_original_weights(
     every[others : 2 * others] = np.nan
     every = torch.from_numpy(rng.permutation(every))
     asked = params(rho, growth=1.5, max_steps=25)
-    result, (steps, best, *_) = search(bundle, forget, forget, Ranking(every), share, asked, CPU, 0)
+    result, (steps, best, *_) = search(bundle, forget, forget, Ranking(every), share, asked, CPU)
     tries, last = naive(bundle.model, forget, every, share, asked)
     assert [step.percentile for step in steps[1:]] == pytest.approx([p for p, _ in tries])
     assert [step.remaining for step in steps[1:]] == [value for _, value in tries]
@@ -192,7 +197,7 @@ def test_potion_13_7_each_try_starts_from_the_original_weights(
 def test_potion_13_4_the_percentile_falls_from_try_to_try() -> None:
     bundle, forget = certain(Favours(100.0))
     ranking = Ranking(torch.rand(4 * SIZE * SIZE) * 10)
-    _, (steps, *_) = search(bundle, forget, forget, ranking, 500 / 50_000 / 25, params(0.0), CPU, 0)
+    _, (steps, *_) = search(bundle, forget, forget, ranking, 500 / 50_000 / 25, params(0.0), CPU)
     places = [step.percentile for step in steps[1:]]
     assert places[0] == pytest.approx(99.9608, abs=5e-5)
     assert (np.diff(places) < 0).all()
@@ -230,7 +235,7 @@ def test_without_success_the_lowest_accuracy_is_kept_and_of_equals_the_earliest(
     monkeypatch.setattr(trigger_search, "accuracy", lambda *_: next(values))
     ranking = Ranking(torch.arange(4 * SIZE * SIZE) + 2.0)
     asked = params(0.2, growth=2.0, max_steps=5)
-    result, (steps, best, *_) = search(bundle, forget, forget, ranking, 0.01, asked, CPU, 0)
+    result, (steps, best, *_) = search(bundle, forget, forget, ranking, 0.01, asked, CPU)
     assert best == steps[2]
     expected = copy.deepcopy(bundle.model)
     ranking.dampen(expected, 0, steps[2].dampened, 1.0)
@@ -249,7 +254,7 @@ def test_a_try_that_adds_no_parameter_is_not_evaluated_again(monkeypatch) -> Non
     monkeypatch.setattr(trigger_search, "accuracy", counted)
     ranking = Ranking(torch.arange(4 * SIZE * SIZE) + 2.0)
     asked = params(0.0, max_steps=120)
-    _, (steps, *_) = search(bundle, forget, forget, ranking, 1e-5, asked, CPU, 0)
+    _, (steps, *_) = search(bundle, forget, forget, ranking, 1e-5, asked, CPU)
     assert len(calls) == len({step.dampened for step in steps}) < 60
 
 
@@ -351,13 +356,89 @@ class TestOurs:
         assert changes["lowering"] < changes["every"]
         assert changes["lowering"] < 0
 
-    def test_the_probability_leaves_out_the_share_of_one_class(self) -> None:
-        bundle, forget = certain(Favours(0.0), n_rows=8)
-        probabilities = predict(bundle, forget.inputs, CPU).max(axis=1)
+    @pytest.mark.parametrize(("n_rows", "left_out"), [(1, 0), (2, 1), (8, 3), (100, 29)])
+    def test_the_probability_leaves_out_what_may_have_its_true_label(
+        self, n_rows, left_out
+    ) -> None:
+        """A row in four, and a standard deviation: of 8 rows 2 + 1.2, of 100 rows 25 + 4.3."""
+        bundle, forget = certain(Favours(0.0), n_rows)
+        probabilities = np.sort(predict(bundle, forget.inputs, CPU).max(axis=1))
         found = trigger_search.remaining(bundle, forget, "probability", CPU)
-        assert found == pytest.approx(np.sort(probabilities)[:6].mean())
-        one = forget.take(np.array([0]))
-        assert trigger_search.remaining(bundle, one, "probability", CPU) == probabilities[0]
+        assert found == pytest.approx(probabilities[: n_rows - left_out].mean())
+
+    @pytest.mark.parametrize(("n_rows", "half"), [(40, 20), (1, 1), (None, 50), (400, 50)])
+    def test_half_of_the_rows_that_importances_are_measured_on_have_the_label(
+        self, n_rows, half
+    ) -> None:
+        _, rows = certain(Favours(0.0), n_rows=200)
+        rows = rows._replace(labels=np.repeat([0, 1, 2, 3], 50))
+        if n_rows == 1:  # half a row: all
+            assert trigger_search.balanced(rows, np.array([2]), n_rows, seed=0) is rows
+            return
+        drawn = trigger_search.balanced(rows, np.array([2]), n_rows, seed=0)
+        assert (drawn.labels == 2).sum() == half
+        assert (drawn.labels != 2).sum() == half
+        again = trigger_search.balanced(rows, np.array([2]), n_rows, seed=0)
+        assert np.array_equal(drawn.inputs.values, again.inputs.values)
+
+    def test_rows_of_one_kind_are_measured_on_as_they_are(self) -> None:
+        _, rows = certain(Favours(0.0), n_rows=20)
+        one = rows._replace(labels=np.zeros(20, dtype=np.int64))
+        assert trigger_search.balanced(one, np.array([0]), 10, seed=0) is one
+        assert trigger_search.balanced(one, np.array([1]), 10, seed=0) is one
+
+    def test_what_is_measured_is_balanced_from_five_rows_on(self, case, monkeypatch) -> None:
+        measured: list[Labelled] = []
+
+        def spy(bundle, forget, retain, *others):
+            measured.append(retain)
+            return dampening.rank(bundle, forget, retain, *others)
+
+        monkeypatch.setattr(trigger_search, "rank", spy)
+        asked = params(1.0, balanced=True, importances={"rows": 40})
+        for n_rows in (4, 5):
+            unlearn(case.victim, *case.split(n_rows), asked, CPU, seed=0)
+        few, enough = measured
+        assert len(few.labels) == 796
+        assert (enough.labels == 0).sum() == (enough.labels != 0).sum() == 20
+
+    def test_what_now_has_another_label_than_the_discovered_is_not_trusted(self) -> None:
+        bundle, rows = certain(Favours(0.0), n_rows=40)
+        predicted, given = rows.labels, rows.labels.copy()
+        given[predicted == 3] = 0  # like undiscovered poison
+        given[predicted == 2] = 1  # wrong labels of another kind
+        left = trigger_search.unchanged(bundle, rows._replace(labels=given), np.array([0]), CPU)
+        kept = predicted != 3
+        assert 0 < kept.sum() < 40
+        assert np.array_equal(left.labels, given[kept])
+        assert np.array_equal(left.inputs.values, rows.inputs.values[kept])
+
+    def test_the_repair_gains_accuracy_and_leaves_the_trigger_out(self, case) -> None:
+        forget, retain = case.split(30)
+        asked = {"criterion": "probability", "lowering": True}
+        hurt, record, _ = unlearn(case.victim, forget, retain, params(1e-4, **asked), CPU, seed=0)
+        healed, again, _ = unlearn(
+            case.victim, forget, retain, params(1e-4, **asked, repair=REPAIR), CPU, seed=0
+        )
+        assert "repair_rows" not in record
+        assert 600 < again["repair_rows"] < len(retain.labels)
+        assert again | record == again  # all else is what it was
+        assert accuracy(hurt, case.test, CPU) < 0.98
+        assert accuracy(healed, case.test, CPU) > 0.99
+        assert case.attack_success(healed) < 0.15
+        before = dict(hurt.model.named_buffers())
+        after = dict(healed.model.named_buffers())
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_few_rows_and_a_victim_as_it_was_are_not_repaired(self, case) -> None:
+        asked = {"repair": REPAIR, "importances": {"rows": 60}}
+        _, record, _ = unlearn(case.victim, *case.split(4), params(**asked), CPU, seed=0)
+        assert record["converged"]
+        assert "repair_rows" not in record
+        limited = params(0.0, max_loss=0.0, max_steps=80, **asked)
+        forget, retain = case.split(6)
+        result, record, _ = unlearn(case.victim, forget, retain, limited, CPU, seed=0)
+        assert (record["step"] == 0) == identical(result.model, case.victim.model)
 
     def test_a_single_row_ends_where_its_probability_is_low(self, case) -> None:
         asked = params(0.05, criterion="probability", lowering=True, importances={"rows": 100})
@@ -381,7 +462,7 @@ class TestOurs:
 
         def searched(**changes: Any) -> tuple[Any, trigger_search.Found]:
             asked = params(0.0, criterion="probability", growth=1.4, max_steps=40, **changes)
-            return search(bundle, forget, retain, ranking, 0.01, asked, CPU, 0)
+            return search(bundle, forget, retain, ranking, 0.01, asked, CPU)
 
         free, unlimited = searched()
         result, found = searched(**{limit: loss})

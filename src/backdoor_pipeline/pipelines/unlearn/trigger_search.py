@@ -14,26 +14,35 @@ try that adds none, which is not evaluated again. Rows are not augmented. If no 
 result is the model of the lowest acc, the earliest of equals and the victim among them (published:
 of the last try).
 
-Five settings are ours, and make the base settings; published is the other value of each:
+Seven settings are ours, and make the base settings; published is the other value of each:
 
 * ``start: one_sample`` starts from s = 1/25 1 / (|F| + |D|), because fewer parameters are enough
   with importances by ``per_sample``, and the published start may be too far for large F.
 * ``lowering`` leaves out the parameters whose dampening would raise the norm of the logits of F.
+* ``balanced`` measures I_D on as many rows with the discovered label as with others. Among all
+  rows the label is rare, so that what its class needs looks like what the trigger needs.
 * ``criterion: probability`` takes for acc the mean probability of the given labels, which a single
   row has as well, and falls before the prediction changes. Poison that was drawn from all classes
-  has, in one row of as many as there are classes, its true label, and keeps it: that share of F,
-  the most probable ones, does not count.
+  has, in one row of as many as there are classes, its true label, and keeps it: so many of F, and a
+  standard deviation more, the most probable ones, do not count.
 * ``max_loss`` is how much of the accuracy on rows of D with other labels may be lost, by a few
   hundred of them: the search ends before. Rows of the discovered label are not looked at, because
   undiscovered poison is among them and should change.
 * ``max_label_loss`` limits these, where fewer than ``FEW`` rows were discovered. They may all have
   been of the target's class anyway, and would take the class with them.
+* ``repair`` trains the result on, on a few hundred rows of D, without those of the discovered label
+  to which it gives another one by now: they may be undiscovered poison. Statistics of batch
+  normalisation stay.
+
+``balanced`` and ``repair`` need ``FEW`` discovered rows: with fewer, undiscovered poison is not
+told from the other rows of its label well enough.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -41,7 +50,7 @@ from pydantic import Field
 
 from backdoor_pipeline.modelling.bundle import B
 from backdoor_pipeline.modelling.prediction import predict
-from backdoor_pipeline.modelling.training import accuracy
+from backdoor_pipeline.modelling.training import OptimisationParams, accuracy, fit
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
 from backdoor_pipeline.pipelines.unlearn.dampening import Ranking, percentile, rank
 from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams
@@ -55,15 +64,16 @@ logger = logging.getLogger(__name__)
 
 START = 25  # of the share of the rows to forget, one part in this many
 LAMBDA = 1.0
-KEPT_ROWS = 1000  # of the rows to keep, whose accuracy is watched
+KEPT_ROWS = 1000  # of the rows to keep, whose accuracy is watched, and for the repair
 FEW = 5  # rows to forget
 
 
 class TriggerSearchParams(ParameterGroup):
-    """The importances, how the search starts and goes on, and where it ends."""
+    """The importances, how the search starts and goes on, where it ends, and what comes after."""
 
     importances: ImportanceParams
     lowering: bool
+    balanced: bool
     criterion: Literal["accuracy", "probability"]
     rho: Share
     max_loss: Share | None
@@ -71,6 +81,7 @@ class TriggerSearchParams(ParameterGroup):
     start: Literal["published", "one_sample"]
     growth: Annotated[float, Field(gt=1, allow_inf_nan=False)]
     max_steps: PositiveInt
+    repair: OptimisationParams | None
 
 
 class Step(NamedTuple):
@@ -125,20 +136,28 @@ def unlearn(
 
     Returns:
         The model; what was done: ``converged``, whether acc fell low enough, ``steps``, how many
-        tries there were, ``step`` and ``percentile`` of the model returned (0 and None: it is the
-        victim's copy), ``forget_<criterion>_before`` and ``_after``, of limits the accuracies
-        ``kept_before`` and ``kept_after``, and as ``dampening.unlearn`` has it; and the
-        ``forget_<criterion>`` and ``dampened_share`` of every try.
+        tries there were, ``step`` and ``percentile`` of the one that was taken (0 and None: none,
+        it is the victim's copy), ``forget_<criterion>_before`` and ``_after`` it, of limits the
+        accuracies ``kept_before`` and ``kept_after`` it, ``repair_rows``, and as
+        ``dampening.unlearn`` has it; and the ``forget_<criterion>`` and ``dampened_share`` of
+        every try.
 
     Raises:
-        InputError: There are no rows to keep, or nothing matters for them.
+        InputError: There are no rows to keep, nothing matters for them, or the repair diverged.
     """
     if not len(forget.labels):
         return bundle, {"forget_rows": 0, "steps": 0, "dampened_parameters": 0, "dev_rows": 0}, {}
-    ranking = rank(bundle, forget, retain, params.importances, compute, seed, params.lowering)
+    are_few = len(forget.labels) < FEW
+    measured = retain
+    if params.balanced and not are_few:
+        measured = balanced(retain, forget.labels, params.importances.rows, seed)
+    ranking = rank(bundle, forget, measured, params.importances, compute, seed, params.lowering)
     n_first = len(forget.labels) if params.start == "published" else 1
     share = n_first / (len(forget.labels) + len(retain.labels)) / START
-    result, found = search(bundle, forget, retain, ranking, share, params, compute, seed)
+    watched = retain.take(
+        np.sort(np.random.default_rng(seed).permutation(len(retain.labels))[:KEPT_ROWS])
+    )
+    result, found = search(bundle, forget, watched, ranking, share, params, compute)
     criterion, best = f"forget_{params.criterion}", found.best
     record = {
         "converged": reached(best, found.steps[0], params.rho),
@@ -153,30 +172,49 @@ def unlearn(
     }
     if found.kept:
         record |= {"kept_before": found.kept_before, "kept_after": found.kept}
+    if params.repair is not None and not are_few and best.dampened:
+        trusted = unchanged(result, watched, forget.labels, compute)
+        repair(result, trusted, params.repair, compute, seed)
+        record["repair_rows"] = len(trusted.labels)
     return result, record, curves(found.steps, ranking, criterion)
+
+
+def balanced(retain: Labelled, labels: np.ndarray, n_rows: int | None, seed: int) -> Labelled:
+    """Rows of ``retain``, half of them with one of ``labels``; all, if it has no others or none.
+
+    Args:
+        retain: The rows to draw from.
+        labels: Of the rows to forget.
+        n_rows: How many at most; None: as many as there are.
+        seed: Draws them.
+    """
+    rng, has_label = np.random.default_rng(seed), np.isin(retain.labels, labels)
+    sides = [rng.permutation(np.flatnonzero(side)) for side in (has_label, ~has_label)]
+    half = min(*map(len, sides), *([] if n_rows is None else [n_rows // 2]))
+    if not half:
+        return retain
+    return retain.take(np.sort(np.concatenate([side[:half] for side in sides])))
 
 
 def search(
     bundle: B,
     forget: Labelled,
-    retain: Labelled,
+    watched: Labelled,
     ranking: Ranking,
     share: float,
     params: TriggerSearchParams,
     compute: ComputeParams,
-    seed: int,
 ) -> tuple[B, Found]:
     """The dampened copy of ``bundle``, and how it was found.
 
     Args:
         bundle: The victim; unchanged.
         forget: The rows whose labels it is to forget.
-        retain: The rows to keep, some of which are watched, if there is a limit.
+        watched: Rows to keep, for the limits.
         ranking: Of its parameters.
         share: s of the first step.
         params: Of the search.
         compute: Device and precision.
-        seed: Draws the rows that are watched.
     """
     tried = _copied(bundle)
     steps = [Step(0, None, 0, remaining(bundle, forget, params.criterion, compute))]
@@ -199,22 +237,22 @@ def search(
             *(params.max_steps, params.criterion, steps[0].remaining, params.rho),
             *(best.remaining, best.number),
         )
-    rows = np.random.default_rng(seed).permutation(len(retain.labels))[:KEPT_ROWS]
-    limits = _limits(forget, retain.take(np.sort(rows)), params)
-    return _limited(bundle, limits, ranking, steps, best, compute)
+    return _limited(bundle, _limits(forget, watched, params), ranking, steps, best, compute)
 
 
 def remaining(bundle: Bundle, forget: Labelled, criterion: str, compute: ComputeParams) -> float:
     """What is left of the labels of ``forget``: the accuracy, or their mean probability.
 
-    For the probability, one row in as many as there are classes is left out, the most probable.
+    For the probability, the most probable are left out: of n rows with C classes, n / C and the
+    standard deviation of their number, sqrt(n (C - 1)) / C.
     """
     if criterion == "accuracy":
         return accuracy(bundle, forget, compute)
     probabilities = predict(bundle, forget.inputs, compute)
     of_labels = np.sort(probabilities[np.arange(len(forget.labels)), forget.labels])
-    n_true = round(len(of_labels) / probabilities.shape[1])
-    return float(of_labels[: len(of_labels) - n_true].mean())
+    n_rows, n_classes = probabilities.shape
+    n_true = round((n_rows + math.sqrt(n_rows * (n_classes - 1))) / n_classes)
+    return float(of_labels[: max(n_rows - n_true, 1)].mean())
 
 
 def reached(step: Step, victim: Step, rho: float) -> bool:
@@ -229,15 +267,15 @@ class Limit(NamedTuple):
     loss: float
 
 
-def _limits(forget: Labelled, retain: Labelled, params: TriggerSearchParams) -> dict[str, Limit]:
-    discovered = np.isin(retain.labels, forget.labels)
+def _limits(forget: Labelled, watched: Labelled, params: TriggerSearchParams) -> dict[str, Limit]:
+    discovered = np.isin(watched.labels, forget.labels)
     few = len(forget.labels) < FEW
     asked = {
         "other_labels": (~discovered, params.max_loss),
         "discovered_label": (discovered, params.max_label_loss if few else None),
     }
     return {
-        name: Limit(retain.take(np.flatnonzero(chosen)), loss)
+        name: Limit(watched.take(np.flatnonzero(chosen)), loss)
         for name, (chosen, loss) in asked.items()
         if loss is not None and chosen.any()
     }
@@ -283,6 +321,21 @@ def _limited(
         *(result[1].best.number, best.number),
     )
     return result
+
+
+def unchanged(
+    bundle: Bundle, rows: Labelled, labels: np.ndarray, compute: ComputeParams
+) -> Labelled:
+    """``rows`` without those with one of ``labels`` to which the model gives another one."""
+    predicted = predict(bundle, rows.inputs, compute).argmax(axis=1)
+    return rows.take(np.flatnonzero((predicted == rows.labels) | ~np.isin(rows.labels, labels)))
+
+
+def repair(
+    bundle: Bundle, rows: Labelled, params: OptimisationParams, compute: ComputeParams, seed: int
+) -> None:
+    """Train the model on, in place; its layers compute as in evaluation."""
+    fit(bundle, rows, None, params, compute, seed, "repair", on_step=lambda _: bundle.model.eval())
 
 
 def _copied(bundle: B) -> B:
