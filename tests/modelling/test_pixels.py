@@ -266,6 +266,11 @@ class TestBatches:
         np.testing.assert_array_equal(taken.values, values[[4, 1, 4]])
         assert taken.augmentation == data.augmentation
 
+    def test_joined_images(self) -> None:
+        values = images()
+        first, second = (Pixels(values[rows], FORMAT) for rows in (slice(2), slice(2, None)))
+        np.testing.assert_array_equal(first.joined(second).values, values)
+
 
 class TestCollated:
     def test_a_batch_is_normalised_channel_by_channel(self) -> None:

@@ -34,6 +34,12 @@ def test_take_gives_the_texts_asked_for_in_that_order(texts, data) -> None:
     assert [taken[i].tolist() for i in range(len(taken))] == [texts[i] for i in numbers]
 
 
+@given(TEXTS, TEXTS)
+def test_joined_texts_come_one_after_the_other(texts, others) -> None:
+    joined = tokens_of(texts).joined(tokens_of(others))
+    assert [joined[i].tolist() for i in range(len(joined))] == texts + others
+
+
 @given(TEXTS, st.lists(st.integers(0, 9), max_size=4))
 def test_contain_finds_the_texts_with_one_of_the_tokens(texts, wanted) -> None:
     found = tokens_of(texts).contain(wanted)

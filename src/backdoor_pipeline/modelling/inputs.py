@@ -27,6 +27,9 @@ class Inputs(Protocol):
     def take(self, rows: np.ndarray) -> Self:
         """The rows of these numbers, in this order."""
 
+    def joined(self, others: Self) -> Self:
+        """These rows, then ``others``."""
+
     def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
         """Row numbers of every batch; with ``rng`` shuffled, for training."""
 

@@ -128,6 +128,10 @@ class Pixels:
         """The images of these numbers, in this order."""
         return replace(self, values=self.values[rows])
 
+    def joined(self, others: Pixels) -> Pixels:
+        """These images, then ``others``, of the same format."""
+        return replace(self, values=np.concatenate([self.values, others.values]))
+
     def augmented(self, augmentation: Augmentation) -> Pixels:
         """The same images, changed at random whenever they are read."""
         return replace(self, augmentation=augmentation)

@@ -59,6 +59,11 @@ class Tokens:
         ids = self.ids[np.repeat(self.offsets[texts], lengths) + within]
         return replace(self, ids=ids, offsets=offsets)
 
+    def joined(self, others: Tokens) -> Tokens:
+        """These texts, then ``others``."""
+        offsets = np.concatenate([self.offsets, others.offsets[1:] + self.offsets[-1]])
+        return replace(self, ids=np.concatenate([self.ids, others.ids]), offsets=offsets)
+
     def contain(self, token_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which texts hold one of ``token_ids``, bool, shape (n_texts,)."""
         found = np.isin(self.ids, np.asarray(token_ids, dtype=self.ids.dtype))

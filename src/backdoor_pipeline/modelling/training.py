@@ -74,6 +74,12 @@ class Labelled(NamedTuple):
         """The rows of these numbers, in this order."""
         return Labelled(self.inputs.take(rows), self.labels[rows])
 
+    def joined(self, others: Labelled) -> Labelled:
+        """These rows, then ``others``."""
+        return Labelled(
+            self.inputs.joined(others.inputs), np.concatenate([self.labels, others.labels])
+        )
+
 
 def labelled(rows: pd.DataFrame, bundle: Bundle, max_length: int) -> Labelled:
     """The content and ``label`` of ``rows``, as the model of ``bundle`` reads them."""

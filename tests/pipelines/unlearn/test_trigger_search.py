@@ -413,6 +413,20 @@ class TestOurs:
         assert np.array_equal(left.labels, given[kept])
         assert np.array_equal(left.inputs.values, rows.inputs.values[kept])
 
+    def test_what_was_told_is_repaired_with_the_label_that_comes_next(self) -> None:
+        bundle, rows = certain(Favours(0.0), n_rows=16)
+        probabilities = predict(bundle, rows.inputs, CPU)
+        order = probabilities.argsort(axis=1)
+        given = order[:, -2]  # the second best, so that the best comes next
+        told = rows._replace(labels=given)
+        of_given = probabilities[np.arange(16), given]
+        chosen = np.sort(of_given.argsort()[: 16 - 6])  # 16 / 4 + sqrt(16 * 3) / 4 = 5.7
+        again = trigger_search.relabelled(bundle, told, CPU)
+        assert np.array_equal(again.labels, order[chosen, -1])
+        assert np.array_equal(again.inputs.values, rows.inputs.values[chosen])
+        best = trigger_search.relabelled(bundle, rows, CPU)
+        assert not (best.labels == predict(bundle, best.inputs, CPU).argmax(axis=1)).any()
+
     def test_the_repair_gains_accuracy_and_leaves_the_trigger_out(self, case) -> None:
         forget, retain = case.split(30)
         asked = {"criterion": "probability", "lowering": True}

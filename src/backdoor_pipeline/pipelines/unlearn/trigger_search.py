@@ -31,8 +31,9 @@ Seven settings are ours, and make the base settings; published is the other valu
 * ``max_label_loss`` limits these, where fewer than ``FEW`` rows were discovered. They may all have
   been of the target's class anyway, and would take the class with them.
 * ``repair`` trains the result on, on a few hundred rows of D, without those of the discovered label
-  to which it gives another one by now: they may be undiscovered poison. Statistics of batch
-  normalisation stay.
+  to which it gives another one by now: they may be undiscovered poison. F is among them with the
+  label that comes next, but for the rows that may have their true one, so that the trigger does
+  not come back. Statistics of batch normalisation stay.
 
 ``balanced`` and ``repair`` need ``FEW`` discovered rows: with fewer, undiscovered poison is not
 told from the other rows of its label well enough.
@@ -50,7 +51,7 @@ from pydantic import Field
 
 from backdoor_pipeline.modelling.bundle import B
 from backdoor_pipeline.modelling.prediction import predict
-from backdoor_pipeline.modelling.training import OptimisationParams, accuracy, fit
+from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, accuracy, fit
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
 from backdoor_pipeline.pipelines.unlearn.dampening import Ranking, percentile, rank
 from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams
@@ -58,7 +59,7 @@ from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams
 if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import Bundle
     from backdoor_pipeline.modelling.device import ComputeParams
-    from backdoor_pipeline.modelling.training import History, Labelled
+    from backdoor_pipeline.modelling.training import History
 
 logger = logging.getLogger(__name__)
 
@@ -173,9 +174,10 @@ def unlearn(
     if found.kept:
         record |= {"kept_before": found.kept_before, "kept_after": found.kept}
     if params.repair is not None and not are_few and best.dampened:
-        trusted = unchanged(result, watched, forget.labels, compute)
-        repair(result, trusted, params.repair, compute, seed)
-        record["repair_rows"] = len(trusted.labels)
+        rows = unchanged(result, watched, forget.labels, compute)
+        rows = rows.joined(relabelled(result, forget, compute))
+        repair(result, rows, params.repair, compute, seed)
+        record["repair_rows"] = len(rows.labels)
     return result, record, curves(found.steps, ranking, criterion)
 
 
@@ -243,16 +245,24 @@ def search(
 def remaining(bundle: Bundle, forget: Labelled, criterion: str, compute: ComputeParams) -> float:
     """What is left of the labels of ``forget``: the accuracy, or their mean probability.
 
-    For the probability, the most probable are left out: of n rows with C classes, n / C and the
-    standard deviation of their number, sqrt(n (C - 1)) / C.
+    For the probability, only those of the rows that are ``mislabelled`` count.
     """
     if criterion == "accuracy":
         return accuracy(bundle, forget, compute)
     probabilities = predict(bundle, forget.inputs, compute)
-    of_labels = np.sort(probabilities[np.arange(len(forget.labels)), forget.labels])
-    n_rows, n_classes = probabilities.shape
+    of_labels = probabilities[np.arange(len(forget.labels)), forget.labels]
+    return float(of_labels[mislabelled(of_labels, probabilities.shape[1])].mean())
+
+
+def mislabelled(of_labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """The numbers of the rows whose labels are not true, by their probabilities, ``of_labels``.
+
+    The most probable are left out: of n rows with C classes, n / C and the standard deviation of
+    their number, sqrt(n (C - 1)) / C; never all.
+    """
+    n_rows = len(of_labels)
     n_true = round((n_rows + math.sqrt(n_rows * (n_classes - 1))) / n_classes)
-    return float(of_labels[: max(n_rows - n_true, 1)].mean())
+    return np.argsort(of_labels, kind="stable")[: max(n_rows - n_true, 1)]
 
 
 def reached(step: Step, victim: Step, rho: float) -> bool:
@@ -329,6 +339,15 @@ def unchanged(
     """``rows`` without those with one of ``labels`` to which the model gives another one."""
     predicted = predict(bundle, rows.inputs, compute).argmax(axis=1)
     return rows.take(np.flatnonzero((predicted == rows.labels) | ~np.isin(rows.labels, labels)))
+
+
+def relabelled(bundle: Bundle, forget: Labelled, compute: ComputeParams) -> Labelled:
+    """The rows of ``forget`` that are ``mislabelled``, each with its most probable other label."""
+    probabilities = predict(bundle, forget.inputs, compute)
+    of_labels = probabilities[np.arange(len(forget.labels)), forget.labels].copy()
+    probabilities[np.arange(len(forget.labels)), forget.labels] = -1
+    rows = np.sort(mislabelled(of_labels, probabilities.shape[1]))
+    return Labelled(forget.inputs.take(rows), probabilities[rows].argmax(axis=1))
 
 
 def repair(
