@@ -70,7 +70,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
 POISON_RATE, TOLD = 0.01, 0.5
 BATCH_ROWS = 512
-START, GROWTH, MAX_STEPS = 25, 1.1, 500  # of the published search
+START, GROWTH, MAX_STEPS, RHO = 25, 1.1, 500, 0.2  # of the published search
+PUBLISHED = {
+    **{"start": "published", "growth": GROWTH, "max_steps": MAX_STEPS, "criterion": "accuracy"},
+    **{"rho": RHO, "lowering": False, "balanced": False, "repair": None},
+    **{"max_loss": None, "max_label_loss": None},
+}
 MADE_BY = ("ingest", "poison", "model", "training")
 TABLES = ("examples", "poisoned_train", "triggered_test", "poison_index")
 TRAININGS = ("plain fp32", "ours bf16")
@@ -247,7 +252,7 @@ def plain_search(
     return dampened, record
 
 
-def plain_unlearning(s: Setting, p: Parameters) -> Outcome:
+def plain_unlearning(s: Setting, p: Parameters, rho: float) -> Outcome:
     """The published method, plainly."""
     device = resolve_device(p.compute)
     model = cast(Any, copy.deepcopy(s.victim.model))
@@ -256,7 +261,7 @@ def plain_unlearning(s: Setting, p: Parameters) -> Outcome:
     start = now()
     kept, forgotten = (plain_importances(model, rows, device) for rows in (s.retain, s.forget))
     importances = {"importances": since(start)["wall"]}
-    search = (s.forget, forgotten, kept, share, p.trigger_search.rho, device)
+    search = (s.forget, forgotten, kept, share, rho, device)
     dampened, record = plain_search(model, *search)
     seconds = since(start) | importances
     return Outcome(s.victim._replace(model=dampened), record, seconds)
@@ -303,13 +308,17 @@ def in_precision(precision: str, p: Parameters) -> ComputeParams:
     return p.compute.model_copy(update={"precision": precision})
 
 
-def unlearnings(p: Parameters) -> dict[str, Callable[[Setting], Outcome]]:
-    """By the names in the module's description; what Potion does not say is as in ``ssd``."""
-    default = p.trigger_search
+def unlearnings(p: Parameters, at_once: bool = False) -> dict[str, Callable[[Setting], Outcome]]:
+    """By the names in the module's description; what Potion does not say is as in ``ssd``.
+
+    With ``at_once`` their searches end at the first step.
+    """
+    end = {"rho": 1.0} if at_once else {}
+    default = p.trigger_search.model_copy(update=end)
     importances = p.ssd.importances.model_copy(
         update={"quantity": "xlf", "estimator": "batch", "batch_size": BATCH_ROWS, "rows": None}
     )
-    same = default.model_copy(update={"importances": importances, "start": "published"})
+    same = default.model_copy(update={"importances": importances, **PUBLISHED, **end})
     bf16 = {"importances": importances.model_copy(update={"bf16": True})}
     params = {
         "same": (same, in_precision("fp32", p)),
@@ -320,7 +329,7 @@ def unlearnings(p: Parameters) -> dict[str, Callable[[Setting], Outcome]]:
         name: partial(our_unlearning, params=method, compute=compute)
         for name, (method, compute) in params.items()
     }
-    return {"plain": partial(plain_unlearning, p=p), **ours}
+    return {"plain": partial(plain_unlearning, p=p, rho=end.get("rho", RHO)), **ours}
 
 
 def trained(epoch: Callable[..., None], s: Setting, p: Parameters) -> dict[str, float]:
@@ -365,12 +374,11 @@ def difference(one: ImageBundle, other: ImageBundle) -> float:
 
 def measure(s: Setting, p: Parameters, repetitions: int) -> dict[str, Any]:
     """Everything, in turns."""
-    methods, at_once = unlearnings(p), {"rho": 1.0}
+    methods = unlearnings(p)
     epochs = dict(zip(TRAININGS, (plain_epoch, our_epoch), strict=True))
     few = np.arange(min(WARM_UP_ROWS, len(s.retain.labels)))
     warm_up = s._replace(train=s.train.take(few), retain=s.retain.take(few), dev=s.forget)
-    quick = p.model_copy(update={"trigger_search": p.trigger_search.model_copy(update=at_once)})
-    for method in unlearnings(quick).values():
+    for method in unlearnings(p, at_once=True).values():
         method(warm_up)
     for epoch in epochs.values():
         trained(epoch, warm_up, p)
