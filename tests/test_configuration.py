@@ -165,7 +165,7 @@ class TestModality:
     def test_its_catalog_can_be_read(self) -> None:
         loader = project_loader({"modality": "image"})
         catalog, key = loader["catalog"], loader.keys_of_stages["victim"]
-        assert key.startswith("mnist_digits.patch-0.02.resnet9.s0-")
+        assert key.startswith("mnist_digits.patch-0.03.resnet9.s0-")
         assert catalog["victim_model"]["filepath"] == f"data/06_models/{key}/victim"
         assert catalog["victim_model"]["provenance"]["training"]["optimiser"] == "sgd"
         assert catalog["encoded_images"]["poison"]["attack"] == "patch"
