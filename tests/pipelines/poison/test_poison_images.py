@@ -189,6 +189,6 @@ def test_the_pipeline_runs_in_memory(images, make_parameters) -> None:
     out = SequentialRunner().run(pipeline, DataCatalog(data))
     assert set(out) == set(OUTPUTS)
     summary = json.loads(json.dumps(out["poison_summary"].load()))
-    assert summary["poisoned_rows"] == int(0.02 * 300)
+    assert summary["poisoned_rows"] == int(params.rate * 300)
     assert summary["attack"] == "patch"
     assert "image" not in out["poison_index"].load()
