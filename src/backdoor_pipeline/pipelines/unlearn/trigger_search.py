@@ -148,9 +148,8 @@ def unlearn(
     """
     if not len(forget.labels):
         return bundle, {"forget_rows": 0, "steps": 0, "dampened_parameters": 0, "dev_rows": 0}, {}
-    are_few = len(forget.labels) < FEW
     measured = retain
-    if params.balanced and not are_few:
+    if params.balanced and not are_few(forget):
         measured = balanced(retain, forget.labels, params.importances.rows, seed)
     ranking = rank(bundle, forget, measured, params.importances, compute, seed, params.lowering)
     n_first = len(forget.labels) if params.start == "published" else 1
@@ -173,12 +172,17 @@ def unlearn(
     }
     if found.kept:
         record |= {"kept_before": found.kept_before, "kept_after": found.kept}
-    if params.repair is not None and not are_few and best.dampened:
+    if params.repair is not None and not are_few(forget) and best.dampened:
         rows = unchanged(result, watched, forget.labels, compute)
         rows = rows.joined(relabelled(result, forget, compute))
         repair(result, rows, params.repair, compute, seed)
         record["repair_rows"] = len(rows.labels)
     return result, record, curves(found.steps, ranking, criterion)
+
+
+def are_few(forget: Labelled) -> bool:
+    """Whether fewer than ``FEW`` rows were discovered."""
+    return len(forget.labels) < FEW
 
 
 def balanced(retain: Labelled, labels: np.ndarray, n_rows: int | None, seed: int) -> Labelled:
@@ -279,10 +283,9 @@ class Limit(NamedTuple):
 
 def _limits(forget: Labelled, watched: Labelled, params: TriggerSearchParams) -> dict[str, Limit]:
     discovered = np.isin(watched.labels, forget.labels)
-    few = len(forget.labels) < FEW
     asked = {
         "other_labels": (~discovered, params.max_loss),
-        "discovered_label": (discovered, params.max_label_loss if few else None),
+        "discovered_label": (discovered, params.max_label_loss if are_few(forget) else None),
     }
     return {
         name: Limit(watched.take(np.flatnonzero(chosen)), loss)
