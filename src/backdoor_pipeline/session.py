@@ -39,31 +39,45 @@ class ProjectSession(KedroSession):
             InputError: There is no such pipeline, node or tag, or a parameter is wrong.
         """
         names = list(kwargs.get("pipeline_names") or [DEFAULT])
+        parameters, kwargs["pipeline_names"] = self.prepare(names)
+        _check_selection(kwargs)
+        kwargs["only_missing_outputs"] = not parameters.fresh
+        return super().run(**kwargs)
+
+    def prepare(self, names: list[str]) -> tuple[Parameters, list[str]]:
+        """Make what only these pipelines need, so that the next context has it too.
+
+        Args:
+            names: Of pipelines, at least one.
+
+        Returns:
+            The parameters, and the names of what is to be run.
+
+        Raises:
+            InputError: They do not go together with each other or with a parameter.
+        """
         modality = modality_of(names)
         default = "image" if names == [DISCOVERY] else modality
         if default is not None:  # unless it was given, that of the recipes
             given = self._store.get("runtime_params") or {}
             self._store["runtime_params"] = {"modality": default, **given}
         loader: Any = self.load_context().config_loader
-        if modality not in {None, loader.typed_parameters.modality}:
+        parameters: Parameters = loader.typed_parameters
+        if modality not in {None, parameters.modality}:
             raise InputError(
-                f"modality is '{loader.typed_parameters.modality}', but {', '.join(names)} is for "
+                f"modality is '{parameters.modality}', but {', '.join(names)} is for "
                 f"{modality} data; leave modality out"
             )
-        meant = [_meant(name, loader.typed_parameters) for name in names]
+        meant = [_meant(name, parameters) for name in names]
         chosen = [
             DISCOVERY if name == DISCOVERY else recipe
             for name, recipe in zip(names, meant, strict=True)
         ]
-        if chosen != names:
-            kwargs["pipeline_names"] = chosen
-        pipelines.set_requested(kwargs.get("pipeline_names"))  # later, it would drop what is added
+        pipelines.set_requested(chosen)  # later, it would drop what is added
         for name, recipe in zip(chosen, meant, strict=True):
-            _add(name, recipe, loader.typed_parameters.modality)
+            _add(name, recipe, parameters.modality)
         self._crossings = frozenset(CROSSINGS.keys() & {*meant})
-        _check_selection(kwargs)
-        kwargs["only_missing_outputs"] = not loader.typed_parameters.fresh
-        return super().run(**kwargs)
+        return parameters, chosen
 
     def _get_config_loader(self) -> Any:
         loader: Any = super()._get_config_loader()

@@ -226,6 +226,14 @@ class TestSerial:
         assert done.returncode == 0
         assert finished.records() == before
 
+    def test_a_detector_with_another_unlearner_is_a_recipe_too(self, make_place) -> None:
+        pairs = ["text__token_association__ssd", "text__token_association__token_replacement"]
+        place = make_place(recipes=pairs)
+        done = place.run("--cpus", "1")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert sorted(place.table()["recipe"]) == pairs
+        assert place.nodes()["detect_token_association"] == 1
+
     def test_status_and_plan(self, finished, make_place) -> None:
         assert "8 cells, 8 done, 0 failed, 0 missing" in finished.run(name="status").stdout
         place = make_place(seeds=[7, 8])

@@ -149,6 +149,7 @@ def _kedro_run(job: Mapping[str, Any], tracking: Mapping[str, Any]) -> dict[str,
     bootstrap_project(project)
     session: Any = ProjectSession.create(project, env=job["env"], runtime_params=settings)
     with session:
+        session.prepare([recipe])
         context = session.load_context()
         loader: Any = context.config_loader
         _check_keys(loader.keys_of_stages, about["keys"])
