@@ -70,15 +70,21 @@ def test_a_recipe_starts_from_raw_data_and_ends_with_a_report(pipelines, name) -
 def test_what_recipes_share_has_no_namespace_and_the_rest_has(pipelines, name) -> None:
     free = {n for n in pipelines[name].datasets() if "." not in n and not n.startswith("param")}
     shared = SHARED | {f"{detector}_suspects" for detector in DETECTORS}
-    assert free <= shared | {"raw_source", "poison_index", "reference_model"}
+    assert free <= shared | {"raw_source", "reference_model", "discovered_share_plan"}
     for other in set(RECIPES) - {name}:
         assert not {n for n in pipelines[name].datasets() if n.startswith(f"{other}.")}
 
 
-@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.training])
+TOLD = [name for name, recipe in RECIPES.items() if recipe.detector == "discovered_share"]
+
+
+@pytest.mark.parametrize(
+    "name", [*TOLD, *(name for name, recipe in RECIPES.items() if recipe.training)]
+)
 def test_bad_settings_are_told_before_anything_is_trained(pipelines, name) -> None:
     order = [node.name.rpartition(".")[2] for node in pipelines[name].nodes]
-    checks = {"plan_defended_training", *(["draw_clean_rows"] if RECIPES[name].drawn else [])}
+    plan = "plan_discovered_share" if name in TOLD else "plan_defended_training"
+    checks = {plan, *(["draw_clean_rows"] if RECIPES[name].drawn else [])}
     first = min(order.index(node) for node in order if node.startswith("train_"))
     assert checks <= set(order[:first])
 

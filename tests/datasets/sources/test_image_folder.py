@@ -75,6 +75,17 @@ def test_what_is_no_image_is_left_out_with_a_finding(tmp_path: Path) -> None:
     assert "train/a/notes.txt" in source.findings[1].message
 
 
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_images_beside_the_classes_are_left_out_with_a_finding(tmp_path: Path, split: str) -> None:
+    put(tmp_path, f"{split}a/1.png", f"{split}b/1.png", "loose.png", f"{split}more.png")
+    source = image_folder.read(params(tmp_path))
+    assert len(source.tables["train"]) == 2
+    (finding,) = source.findings
+    assert finding.severity == "warning"
+    assert finding.message.startswith("2 images lie beside the folders of the classes")
+    assert finding.message.endswith("loose.png")
+
+
 def test_the_digest_is_that_of_names_and_contents(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/1.png")
     before = image_folder.digest(params(tmp_path))

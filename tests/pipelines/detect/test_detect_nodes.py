@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
 import pytest
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.pipelines.detect.discovered_share import DiscoveredShareParams
-from backdoor_pipeline.pipelines.detect.nodes import DETECTORS, tell_discovered_share
+from backdoor_pipeline.pipelines.detect.nodes import (
+    DETECTORS,
+    plan_discovered_share,
+    tell_discovered_share,
+)
 from backdoor_pipeline.pipelines.detect.pipeline import create_pipeline
 from backdoor_pipeline.recipes import Recipe
 from backdoor_pipeline.schemas import SUSPECTS
@@ -44,6 +54,29 @@ def test_a_list_of_the_users_own_may_hold_clean_rows(train) -> None:
 def test_wiring_reads_neither_model_nor_dev_rows() -> None:
     pipeline = create_pipeline(Recipe("discovered_share", ("trigger_search",), modality="image"))
     settings = {"params:discovered_share", "params:seed"}
-    assert pipeline.inputs() == {"poison_index", "poisoned_train"} | settings
-    assert pipeline.outputs() == {"discovered_share_suspects", "discovered_share_record"}
-    assert pipeline.nodes[0].func is DETECTORS["discovered_share"].function
+    (detection,) = pipeline.only_nodes("detect_discovered_share").nodes
+    assert set(detection.inputs) == {"poison_index", "poisoned_train"} | settings
+    assert set(detection.outputs) == {"discovered_share_suspects", "discovered_share_record"}
+    assert detection.func is DETECTORS["discovered_share"].function
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rows": 3}, "rows is 3, but 2 rows are poisoned"),
+        ({"ids": [4, 40]}, "[40], which are no training rows"),
+        ({"ids": list(range(10))}, "all 10 training rows"),
+    ],
+)
+def test_what_cannot_be_told_is_planned_as_it_is_detected(given, said) -> None:
+    params = DiscoveredShareParams(**NOTHING | {"share": 0.5} | given)
+    splits = ["train"] * 10 + ["test"] * 5
+    examples = pd.DataFrame({"example_id": np.arange(15), "split": splits})
+    poison = SimpleNamespace(rate=0.2)
+    with pytest.raises(InputError, match=re.escape(said)):
+        plan_discovered_share(examples, poison, params, seed=0)
+    index = examples.head(2)
+    with pytest.raises(InputError, match=re.escape(said)):
+        tell_discovered_share(index, examples.head(10), params, seed=0)
+    half = params.model_copy(update={"rows": None, "ids": None})
+    assert plan_discovered_share(examples, poison, half, seed=0) == {"told_rows": 1}

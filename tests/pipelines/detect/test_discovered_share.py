@@ -59,6 +59,8 @@ def test_without_poison_nothing_is_told() -> None:
         ({"ids": [3, 100]}, r"\[100\], which are no training rows"),
         ({}, "nothing set; give share, rows or ids"),
         ({"ids": [5], "rows": 2}, "rows and ids; set one"),
+        ({"ids": []}, "ids is empty; name a row"),
+        ({"ids": list(range(100))}, "all 100 training rows, and none is left to keep"),
     ],
 )
 def test_what_cannot_be_told_is_an_error(given, said) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from backdoor_pipeline.modelling.networks.resnet9 import (
 )
 from backdoor_pipeline.modelling.pixels import Pixels, measured_format
 from backdoor_pipeline.modelling.training import Labelled
+from backdoor_pipeline.pipelines.unlearn import dampening
 from backdoor_pipeline.pipelines.unlearn.dampening import (
     DampeningParams,
     Ranking,
@@ -28,7 +30,7 @@ from backdoor_pipeline.pipelines.unlearn.dampening import (
     ratios,
     unlearn,
 )
-from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams, measure
+from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams, Measured, measure
 
 CPU = ComputeParams(device="cpu", precision="fp32")
 N_CLASSES = 3
@@ -241,3 +243,62 @@ def test_nothing_to_forget_is_the_victim_itself(victim, data) -> None:
 def test_nothing_to_keep_is_an_error(victim, data) -> None:
     with pytest.raises(InputError, match="rows to keep: there is no row"):
         unlearn(victim, data, data.take(np.arange(0)), step(), CPU, seed=3)
+
+
+class TestRank:
+    """Ratios of importances that are told, not measured."""
+
+    @pytest.fixture
+    def ranked(self, data, monkeypatch):
+        """A ranking of three parameters: a dense one, a rare word's, one that nothing needs."""
+        zero = torch.zeros(2)
+        kept = Measured(
+            *({"dense": torch.tensor([0.5, 0.4]), "rare": zero, "unused": zero} for _ in range(3)),
+            {"dense": torch.tensor([0.1, 0.1]), "rare": zero, "unused": zero},
+        )
+        forgotten = Measured(
+            {"dense": torch.tensor([1.0, 2.0]), "rare": torch.tensor([0.1, 0.3]), "unused": zero},
+            {"dense": torch.tensor([1.0, -1.0]), "rare": torch.tensor([1.0, 1.0]), "unused": zero},
+            {"dense": torch.tensor([2.0, 2.0]), "rare": torch.tensor([0.5, 0.6]), "unused": zero},
+            {"dense": zero, "rare": zero, "unused": zero},
+        )
+        model = torch.nn.Module()
+        for name in forgotten.importances:
+            model.register_parameter(name, torch.nn.Parameter(torch.ones(2)))
+
+        def rank(n_retain: int, rows: int | None, **more: Any) -> Ranking:
+            told = iter([kept, forgotten])
+            monkeypatch.setattr(dampening.importances, "measure", lambda *_: next(told))
+            params = ImportanceParams(
+                **{"quantity": "xlf", "estimator": "per_sample", "batch_size": 9, "chunk": 9},
+                rows=rows,
+            )
+            bundle = SimpleNamespace(model=model)
+            some = data.take(np.arange(n_retain))
+            return dampening.rank(bundle, some, some, params, CPU, 0, **more)
+
+        return rank
+
+    @pytest.mark.parametrize("rows", [None, 6, 9])
+    def test_where_all_rows_to_keep_are_measured_zero_is_zero(self, ranked, rows) -> None:
+        ranking = ranked(6, rows)
+        assert ranking.summary(6)["zero_importance_parameters"] == 2
+        assert [ranking.alpha(place) for place in (0, 100)] == [2.0, 5.0]
+
+    @pytest.mark.parametrize("stands", [False, True])
+    def test_what_few_of_the_drawn_rows_need_may_be_needed_by_others(
+        self, ranked, data, stands
+    ) -> None:
+        few = {"stand_for": data.take(np.arange(4))} if stands else {}
+        ranking = ranked(6, None if stands else 4, **few)
+        assert ranking.summary(6)["zero_importance_parameters"] == 0
+        values = sorted([0.1 / (3 / 4 * 0.5), 0.3 / (3 / 4 * 0.6), 2.0, 5.0])
+        found = [ranking.alpha(100 * i / 3) for i in range(4)]
+        assert found == pytest.approx(values)
+
+    def test_lowering_leaves_what_has_no_ratio_out(self, ranked) -> None:
+        """Of four ratios one is 0 then; two parameters still have none."""
+        ranking = ranked(6, 4, lowering=True)
+        assert [ranking.alpha(100 * i / 3) for i in range(4)] == pytest.approx(
+            sorted([0.1 / (3 / 4 * 0.5), 0.3 / (3 / 4 * 0.6), 2.0, 0.0])
+        )

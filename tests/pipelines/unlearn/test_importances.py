@@ -293,3 +293,17 @@ def test_gradients_have_their_sign(rows, estimator) -> None:
     thetas = dict(bundle.model.named_parameters())
     expected = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in thetas.items()}
     close(measured.gradients, expected)
+
+
+@pytest.mark.parametrize("quantity", ["xlf", "ce"])
+def test_the_largest_and_the_smallest_are_those_of_single_rows(rows, quantity) -> None:
+    bundle, asked = Bundle(TwoLayers()), params(quantity=quantity, chunk=3)
+    measured = importances.measure(bundle, rows, asked, CPU, 1)
+    each = [
+        importances.measure(bundle, rows.take(np.array([row])), asked, CPU, 1).importances
+        for row in range(len(rows.labels))
+    ]
+    for name in measured.importances:
+        of_rows = torch.stack([one[name] for one in each])
+        close({name: measured.largest[name]}, {name: of_rows.amax(dim=0)})
+        close({name: measured.smallest[name]}, {name: of_rows.amin(dim=0)})

@@ -190,7 +190,11 @@ def test_potion_13_7_each_try_starts_from_the_original_weights(
         assert best == steps[-1]
         assert identical(result.model, last)
     else:
-        assert best.remaining == min(step.remaining for step in steps)
+        falls = [steps[0].remaining - step.remaining for step in steps]
+        enough = [
+            step for step, fall in zip(steps, falls, strict=True) if fall >= 0.99 * max(falls)
+        ]
+        assert best == enough[0]
         assert accuracy(result, forget, CPU) == best.remaining
 
 
@@ -227,11 +231,12 @@ def test_potion_13_7_without_success_there_are_500_tries_and_the_best_is_kept(ca
     assert "no step of 500" in caplog.text
 
 
-def test_without_success_the_lowest_accuracy_is_kept_and_of_equals_the_earliest(
-    monkeypatch,
+@pytest.mark.parametrize("later", [0.4, 0.396])
+def test_without_success_the_earliest_step_that_fell_nearly_lowest_is_kept(
+    monkeypatch, later
 ) -> None:
     bundle, forget = certain(Favours(0.0))
-    values = iter([1.0, 0.9, 0.4, 0.6, 0.4, 0.7])
+    values = iter([1.0, 0.9, 0.4, 0.6, later, 0.7])
     monkeypatch.setattr(trigger_search, "accuracy", lambda *_: next(values))
     ranking = Ranking(torch.arange(4 * SIZE * SIZE) + 2.0)
     asked = params(0.2, growth=2.0, max_steps=5)
@@ -323,6 +328,36 @@ def test_nothing_to_forget_is_the_victim_itself(case) -> None:
     assert history == {}
 
 
+@pytest.mark.parametrize("criterion", ["accuracy", "probability"])
+def test_rows_with_another_label_than_the_model_gives_them_are_told(
+    case, caplog, criterion
+) -> None:
+    forget, retain = case.split(6)
+    strange = forget._replace(labels=np.array([1, 1, 0, 0, 0, 0]))
+    asked = params(criterion=criterion, importances={"rows": 40})
+    _, record, _ = unlearn(case.victim, strange, retain, asked, CPU, seed=0)
+    assert record["unassigned_rows"] == 2
+    assert record["steps"] > 0
+    assert "gives 2 of 6 rows to forget another label" in caplog.text
+    caplog.clear()
+    _, record, _ = unlearn(case.victim, forget, retain, asked, CPU, seed=0)
+    assert record["unassigned_rows"] == 0
+    assert "to forget another label" not in caplog.text
+
+
+@pytest.mark.parametrize("n_rows", [1, 6])
+def test_a_search_that_would_stop_at_once_is_none_and_says_so(case, caplog, n_rows) -> None:
+    forget, retain = case.split(n_rows)
+    strange = forget._replace(labels=forget.labels + 1)
+    result, record, history = unlearn(case.victim, strange, retain, params(), CPU, seed=0)
+    assert result is case.victim
+    assert not record["converged"]
+    assert record["steps"] == record["dampened_parameters"] == 0
+    assert history == {}
+    assert f"gives {n_rows} of {n_rows} rows to forget another label" in caplog.text
+    assert "stays as it is" in caplog.text
+
+
 def test_nothing_to_keep_is_an_error(case) -> None:
     with pytest.raises(InputError, match="rows to keep: there is no row"):
         unlearn(case.victim, case.train, case.train.take(np.arange(0)), params(), CPU, seed=0)
@@ -372,25 +407,25 @@ class TestOurs:
     ) -> None:
         _, rows = certain(Favours(0.0), n_rows=200)
         rows = rows._replace(labels=np.repeat([0, 1, 2, 3], 50))
-        drawn = trigger_search.balanced(rows, np.array([2]), n_rows, seed=0)
+        drawn = trigger_search.balanced(rows, 2, n_rows, seed=0)
         assert (drawn.labels == 2).sum() == half
         assert (drawn.labels != 2).sum() == half
-        again = trigger_search.balanced(rows, np.array([2]), n_rows, seed=0)
+        again = trigger_search.balanced(rows, 2, n_rows, seed=0)
         assert np.array_equal(drawn.inputs.values, again.inputs.values)
 
     def test_rows_that_cannot_be_halved_are_measured_on_as_they_are(self) -> None:
         _, rows = certain(Favours(0.0), n_rows=20)
-        assert trigger_search.balanced(rows, rows.labels[:1], 1, seed=0) is rows
+        assert trigger_search.balanced(rows, int(rows.labels[0]), 1, seed=0) is rows
         one = rows._replace(labels=np.zeros(20, dtype=np.int64))
-        assert trigger_search.balanced(one, np.array([0]), 10, seed=0) is one
-        assert trigger_search.balanced(one, np.array([1]), 10, seed=0) is one
+        assert trigger_search.balanced(one, 0, 10, seed=0) is one
+        assert trigger_search.balanced(one, 1, 10, seed=0) is one
 
     def test_what_is_measured_is_balanced_from_five_rows_on(self, case, monkeypatch) -> None:
         measured: list[Labelled] = []
 
-        def spy(bundle, forget, retain, *others):
-            measured.append(retain)
-            return dampening.rank(bundle, forget, retain, *others)
+        def spy(*arguments):
+            measured.append(arguments[-1])
+            return dampening.rank(*arguments)
 
         monkeypatch.setattr(trigger_search, "rank", spy)
         asked = params(1.0, balanced=True, importances={"rows": 40})
@@ -400,32 +435,8 @@ class TestOurs:
         assert len(few.labels) == 796
         assert (enough.labels == 0).sum() == (enough.labels != 0).sum() == 20
 
-    def test_what_now_has_another_label_than_the_discovered_is_not_trusted(self) -> None:
-        bundle, rows = certain(Favours(0.0), n_rows=40)
-        predicted, given = rows.labels, rows.labels.copy()
-        given[predicted == 3] = 0  # like undiscovered poison
-        given[predicted == 2] = 1  # wrong labels of another kind
-        left = trigger_search.unchanged(bundle, rows._replace(labels=given), np.array([0]), CPU)
-        kept = predicted != 3
-        assert 0 < kept.sum() < 40
-        assert np.array_equal(left.labels, given[kept])
-        assert np.array_equal(left.inputs.values, rows.inputs.values[kept])
-
-    def test_what_was_told_is_repaired_with_the_label_that_comes_next(self) -> None:
-        bundle, rows = certain(Favours(0.0), n_rows=16)
-        probabilities = predict(bundle, rows.inputs, CPU)
-        order = probabilities.argsort(axis=1)
-        given = order[:, -2]  # the second best, so that the best comes next
-        told = rows._replace(labels=given)
-        of_given = probabilities[np.arange(16), given]
-        chosen = np.sort(of_given.argsort()[: 16 - 6])  # 16 / 4 + sqrt(16 * 3) / 4 = 5.7
-        again = trigger_search.relabelled(bundle, told, CPU)
-        assert np.array_equal(again.labels, order[chosen, -1])
-        assert np.array_equal(again.inputs.values, rows.inputs.values[chosen])
-        best = trigger_search.relabelled(bundle, rows, CPU)
-        assert not (best.labels == predict(bundle, best.inputs, CPU).argmax(axis=1)).any()
-
-    def test_the_repair_gains_accuracy_and_leaves_the_trigger_out(self, case) -> None:
+    def test_the_repair_gains_accuracy_and_leaves_the_trigger_out(self, case, monkeypatch) -> None:
+        monkeypatch.setattr(trigger_search, "NEARLY", 1.0)  # so that there is damage
         forget, retain = case.split(30)
         asked = {"criterion": "probability", "lowering": True}
         hurt, record, _ = unlearn(case.victim, forget, retain, params(1e-4, **asked), CPU, seed=0)
@@ -433,8 +444,14 @@ class TestOurs:
             case.victim, forget, retain, params(1e-4, **asked, repair=REPAIR), CPU, seed=0
         )
         assert "repair_rows" not in record
-        assert 600 < again["repair_rows"] < len(retain.labels)
-        assert again | record == again  # all else is what it was
+        assert len(retain.labels) < again["repair_rows"] <= 800  # and told ones without their label
+        of_result = {"forget_probability_after"}
+        assert {k: again[k] for k in record.keys() - of_result} == {
+            k: record[k] for k in record.keys() - of_result
+        }
+        assert again["forget_probability_after"] == trigger_search.remaining(
+            healed, forget, "probability", CPU
+        )
         assert accuracy(hurt, case.test, CPU) < 0.98
         assert accuracy(healed, case.test, CPU) > 0.99
         assert case.attack_success(healed) < 0.15
@@ -490,12 +507,27 @@ class TestOurs:
         ranking.dampen(beyond, 0, found.steps[found.best.number + 1].dampened, 1.0)
         assert accuracy(bundle._replace(model=beyond), watched, CPU) < 1 - loss
 
-    def test_the_discovered_label_is_watched_for_few_rows_alone(self, case) -> None:
-        few = {"criterion": "probability", "importances": {"rows": 60}, "max_steps": 60}
+    @pytest.mark.parametrize(("n_rows", "binds"), [(4, True), (5, False)])
+    def test_what_the_discovered_label_loses_is_limited_for_few_rows_and_told_for_more(
+        self, case, caplog, n_rows, binds
+    ) -> None:
+        few = {"criterion": "probability", "importances": {"rows": 60}, "max_steps": 90}
         asked = params(0.0, max_label_loss=0.0, **few)
-        for n_rows, watched in ((4, True), (5, False)):
-            _, record, _ = unlearn(case.victim, *case.split(n_rows), asked, CPU, seed=0)
-            assert ("kept_after" in record) == watched
+        _, record, _ = unlearn(case.victim, *case.split(n_rows), asked, CPU, seed=0)
+        before, after = record["kept_before"], record["kept_after"]
+        assert list(before) == ["discovered_label"]
+        assert (after == before) == binds
+        assert ("rows with the discovered label" in caplog.text) != binds
+
+    def test_the_discovered_label_is_the_commonest(self, case) -> None:
+        forget, retain = case.split(6)
+        of_each = np.array([int((retain.labels == label).argmax()) for label in range(N_CLASSES)])
+        mixed = forget.joined(retain.take(of_each))
+        rest = retain.take(np.setdiff1d(np.arange(len(retain.labels)), of_each))
+        assert set(mixed.labels) == set(range(N_CLASSES))
+        limits = trigger_search.limits_of(mixed, rest, params(max_loss=0.1, max_label_loss=0.2))
+        assert set(limits["discovered_label"].rows.labels) == {0}
+        assert set(limits["other_labels"].rows.labels) == set(range(1, N_CLASSES))
 
     def test_a_limit_that_is_kept_changes_nothing(self, case) -> None:
         forget, retain = case.split(6)

@@ -87,11 +87,14 @@ def _listed(root: Path) -> tuple[list[_Image], list[Finding]]:
     found: list[_Image] = []
     splits, findings = _splits(root)
     others: list[Path] = []
+    loose: list[Path] = []
+    for folder in sorted({root, *splits.values()}):
+        loose += [path for path in _inside(folder, root)[1] if _is_image(path)]
     for split, folder in splits.items():
         n_before = len(found)
         for of_class in _inside(folder, root)[0]:
             for path in _all_files(of_class, root):
-                if path.suffix.lower() in SUFFIXES:
+                if _is_image(path):
                     found.append(_Image(split, of_class.name, path))
                 else:
                     others.append(path)
@@ -106,7 +109,17 @@ def _listed(root: Path) -> tuple[list[_Image], list[Finding]]:
             f"{others[0].relative_to(root)}"
         )
         findings.append(Finding("warning", root.name, message))
+    if loose:
+        message = (
+            f"{len(loose):,} images lie beside the folders of the classes, have none, and were "
+            f"left out, the first is {loose[0].relative_to(root)}"
+        )
+        findings.append(Finding("warning", root.name, message))
     return found, findings
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
 
 
 def _splits(root: Path) -> tuple[dict[str, Path], list[Finding]]:

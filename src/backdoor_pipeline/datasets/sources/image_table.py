@@ -64,7 +64,7 @@ def read(params: SourceParams) -> Source:
     elif any((path / name).is_file() for name in huggingface.SAVED_FILES):
         parts, findings = _loaded(huggingface.from_disk(path), params)
     elif path.is_dir():
-        parts = _by_split(path, places, params)
+        parts, findings = _by_split(path, places, params)
     else:
         parts = [_from_parquet("train", path, params)]
     for part in parts:
@@ -116,18 +116,22 @@ def _places(path: Path) -> dict[str, Path]:
     return {}
 
 
-def _by_split(folder: Path, places: dict[str, Path], params: SourceParams) -> list[_Part]:
-    """Returns the rows of the parquet files of a folder."""
-    parts = []
+def _by_split(
+    folder: Path, places: dict[str, Path], params: SourceParams
+) -> tuple[list[_Part], list[Finding]]:
+    """Returns the rows of the parquet files of a folder, and which files were left out."""
+    parts, findings = [], []
     for name, path in places.items():
         if split := huggingface.split_of_file(name, params):
             parts.append(_from_parquet(split, path, params))
+        else:
+            findings.append(Finding("warning", name, "not named after a split: file left out"))
     if not parts:
         raise InputError(
             f"{folder}: has no parquet files named after their split, such as train.parquet or "
             "train-00000-of-00002.parquet"
         )
-    return parts
+    return parts, findings
 
 
 def _from_parquet(split: str, path: Path, params: SourceParams) -> _Part:

@@ -38,6 +38,8 @@ class DiscoveredShareParams(ParameterGroup):
             raise InputError("discovered_share has rows and ids; set one of them to null")
         if self.share is self.rows is self.ids is None:
             raise InputError("discovered_share has nothing set; give share, rows or ids")
+        if self.ids == []:
+            raise InputError("discovered_share.ids is empty; name a row, or set it to null")
         return self
 
 
@@ -53,8 +55,21 @@ def detect(
         seed: Draws them; with one seed, fewer rows are among more.
 
     Raises:
-        InputError: More rows are asked for than there are, or an id is that of no training row.
+        InputError: More rows are asked for than there are, an id is that of no training row, or no
+            other training row would be left.
     """
+    chosen = _chosen(poison_index, example_ids, params, seed)
+    if len(chosen) == len(example_ids):
+        raise InputError(
+            f"discovered_share tells all {len(chosen)} training rows, and none is left to keep; "
+            "tell fewer"
+        )
+    return _suspects(chosen)
+
+
+def _chosen(
+    poison_index: pd.DataFrame, example_ids: np.ndarray, params: DiscoveredShareParams, seed: int
+) -> np.ndarray:
     if params.ids is not None:
         unknown = sorted(set(params.ids) - set(example_ids.tolist()))
         if unknown:
@@ -62,7 +77,7 @@ def detect(
                 f"discovered_share.ids has {unknown[:NAMED_IDS]}, which are no training rows; "
                 "their example_id stands in 03_primary/…/examples.parquet"
             )
-        return _suspects(np.unique(params.ids))
+        return np.unique(params.ids)
     poisoned = np.sort(poison_index["example_id"].to_numpy())
     n_rows = params.rows
     if n_rows is None:
@@ -71,8 +86,7 @@ def detect(
         raise InputError(
             f"discovered_share.rows is {n_rows}, but {len(poisoned)} rows are poisoned; lower it"
         )
-    chosen = np.random.default_rng(seed).permutation(poisoned)[:n_rows]
-    return _suspects(np.sort(chosen))
+    return np.sort(np.random.default_rng(seed).permutation(poisoned)[:n_rows])
 
 
 def _suspects(ids: np.ndarray) -> pd.DataFrame:

@@ -9,7 +9,7 @@ the dev rows that it used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 
@@ -77,6 +77,22 @@ def confirm_suspects(
 ) -> tuple[pd.DataFrame, Record]:
     """Suspects that one detector raises, flagged where the other confirms them."""
     return confirmation.confirm(raised, confirming, params), {"dev_rows": 0}
+
+
+class HasRate(Protocol):
+    """What the plan needs to know of the poison stage."""
+
+    rate: float
+
+
+def plan_discovered_share(
+    examples: pd.DataFrame, poison: HasRate, params: DiscoveredShareParams, seed: int
+) -> dict[str, int]:
+    """How many rows will be told: what cannot be told is an error before anything is trained."""
+    train = examples[examples["split"] == "train"]
+    as_many_as_poisoned = train.head(int(poison.rate * len(train)))
+    ids = train["example_id"].to_numpy()
+    return {"told_rows": len(discovered_share.detect(as_many_as_poisoned, ids, params, seed))}
 
 
 def tell_discovered_share(

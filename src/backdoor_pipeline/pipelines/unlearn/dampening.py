@@ -14,6 +14,11 @@ parameters, where F are the rows to forget and D those to keep:
 Where I_D is 0, the ratio is infinite, or, if I_f is 0 as well, there is none. The percentile is
 that of the finite ratios. Infinite ones are above any alpha, and these parameters become 0, as in
 the published code; here they are counted.
+
+Where I_D is measured on some of the rows to keep, which is ours, it is too uncertain for parameters
+that few rows need, as embeddings of rare words: a word of one row to forget that is in none of 500
+others need not be rarer there. Where not all drawn rows need a parameter, I_D is raised by what
+``UNSEEN`` rows more would make of it.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import Bundle
     from backdoor_pipeline.modelling.device import ComputeParams
     from backdoor_pipeline.modelling.training import Labelled
+
+UNSEEN = 3  # if none of n rows has something, at most 3 in n of all have, with 95 % confidence
 
 
 class DampeningParams(ParameterGroup):
@@ -103,23 +110,47 @@ def rank(
     compute: ComputeParams,
     seed: int,
     lowering: bool = False,
+    stand_for: Labelled | None = None,
 ) -> Ranking:
     """The parameters of ``bundle.model`` by their ratios; arguments as of ``unlearn``.
 
     With ``lowering``, which is ours, parameters whose dampening would raise the quantity for the
-    rows to forget come last: those where theta times its mean gradient is not above 0.
+    rows to forget come last: those where theta times its mean gradient is not above 0. Rows of
+    ``retain`` that ``stand_for`` all of it are measured instead of it.
 
     Raises:
         InputError: There are no rows to keep, or nothing matters for them.
     """
+    measured = retain if stand_for is None else stand_for
     kept, forgotten = (
         importances.measure(bundle, rows, params, compute, seed, f"importances for the rows {what}")
-        for rows, what in ((retain, "to keep"), (forget, "to forget"))
+        for rows, what in ((measured, "to keep"), (forget, "to forget"))
     )
-    every = ratios(forgotten.importances, kept.importances)
+    n_measured = min(len(measured.labels), params.rows or len(measured.labels))
+    of_kept = kept.importances
+    if n_measured < len(retain.labels):
+        of_kept = bounded(kept, forgotten.largest, n_measured)
+    every = ratios(forgotten.importances, of_kept)
     if lowering:
-        every = every.where(lowers(bundle.model, forgotten.gradients), 0)
+        every = every.where(lowers(bundle.model, forgotten.gradients) | every.isnan(), 0)
     return Ranking(every)
+
+
+def bounded(
+    kept: importances.Measured, largest: importances.Tensors, n_rows: int
+) -> importances.Tensors:
+    """I_D of ``kept``, higher where it may be too low because few rows need the parameter.
+
+    Args:
+        kept: Measured on some of the rows to keep.
+        largest: How much each parameter matters for the row to forget that needs it most; so much,
+            it is assumed, for each row to keep that needs it.
+        n_rows: How many rows ``kept`` was measured on.
+    """
+    return {
+        name: measured.where(kept.smallest[name] > 0, measured + UNSEEN / n_rows * largest[name])
+        for name, measured in kept.importances.items()
+    }
 
 
 def ratios(forgotten: importances.Tensors, kept: importances.Tensors) -> torch.Tensor:

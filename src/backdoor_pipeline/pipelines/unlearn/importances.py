@@ -89,10 +89,14 @@ class Measured(NamedTuple):
     Attributes:
         importances: I.
         gradients: The mean of dl / dtheta, with its sign.
+        largest: The largest of what I is the mean of.
+        smallest: The smallest of it; 0 where a row does not need the parameter at all.
     """
 
     importances: Tensors
     gradients: Tensors
+    largest: Tensors
+    smallest: Tensors
 
 
 def measure(
@@ -133,12 +137,12 @@ def measure(
     else:
         batches, stacks_of = data.inputs.batches(gradients.fitting), gradients.of_each
         n_gradients = len(data.labels)
-    sizes, means = (
+    sizes, means, largest, smallest = (
         {
-            name: torch.zeros_like(parameter, dtype=torch.float32)
+            name: torch.full_like(parameter, start, dtype=torch.float32)
             for name, parameter in gradients.parameters.items()
         }
-        for _ in range(2)
+        for start in (0.0, 0.0, 0.0, torch.inf)
     )
     was_training = bundle.model.training
     bundle.model.eval()
@@ -148,8 +152,10 @@ def measure(
                 sized = stack.square() if params.quantity == "ce" else stack.abs()
                 sizes[name] += sized.sum(dim=0) / n_gradients
                 means[name] += stack.sum(dim=0) / n_gradients
+                torch.maximum(largest[name], sized.amax(dim=0), out=largest[name])
+                torch.minimum(smallest[name], sized.amin(dim=0), out=smallest[name])
     bundle.model.train(was_training)
-    return Measured(sizes, means)
+    return Measured(sizes, means, largest, smallest)
 
 
 class Gradients:

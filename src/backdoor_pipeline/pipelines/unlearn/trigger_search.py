@@ -11,8 +11,8 @@ and acc the share of F that has its (poisoned) label predicted,
 until acc(theta') <= rho acc(theta). As beta does not depend on s, each try only adds parameters to
 the one before, which is what is done here; the results are those of the definition, as is that of a
 try that adds none, which is not evaluated again. Rows are not augmented. If no try gets there, the
-result is the model of the lowest acc, the earliest of equals and the victim among them (published:
-of the last try).
+result is the first model whose acc fell nearly as far as the lowest (``NEARLY``), or the victim if
+it fell in none (published: that of the last try).
 
 Seven settings are ours, and make the base settings; published is the other value of each:
 
@@ -29,14 +29,12 @@ Seven settings are ours, and make the base settings; published is the other valu
   hundred of them: the search ends before. Rows of the discovered label are not looked at, because
   undiscovered poison is among them and should change.
 * ``max_label_loss`` limits these, where fewer than ``FEW`` rows were discovered. They may all have
-  been of the target's class anyway, and would take the class with them.
-* ``repair`` trains the result on, on a few hundred rows of D, without those of the discovered label
-  to which it gives another one by now: they may be undiscovered poison. F is among them with the
-  label that comes next, but for the rows that may have their true one, so that the trigger does
-  not come back. Statistics of batch normalisation stay.
+  been of the target's class anyway, and would take the class with them. Where more were, a greater
+  loss is told.
+* ``repair`` trains the result on (``repair``).
 
 ``balanced`` and ``repair`` need ``FEW`` discovered rows: with fewer, undiscovered poison is not
-told from the other rows of its label well enough.
+told from the other rows of its label well enough. The discovered label is the commonest in F.
 """
 
 from __future__ import annotations
@@ -51,10 +49,11 @@ from pydantic import Field
 
 from backdoor_pipeline.modelling.bundle import B
 from backdoor_pipeline.modelling.prediction import predict
-from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, accuracy, fit
+from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, accuracy
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
 from backdoor_pipeline.pipelines.unlearn.dampening import Ranking, percentile, rank
 from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams
+from backdoor_pipeline.pipelines.unlearn.repair import repair
 
 if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import Bundle
@@ -67,6 +66,7 @@ START = 25  # of the share of the rows to forget, one part in this many
 LAMBDA = 1.0
 KEPT_ROWS = 1000  # of the rows to keep, whose accuracy is watched, and for the repair
 FEW = 5  # rows to forget
+NEARLY = 0.99  # of the deepest fall that a search without success has found
 
 
 class TriggerSearchParams(ParameterGroup):
@@ -138,45 +138,70 @@ def unlearn(
     Returns:
         The model; what was done: ``converged``, whether acc fell low enough, ``steps``, how many
         tries there were, ``step`` and ``percentile`` of the one that was taken (0 and None: none,
-        it is the victim's copy), ``forget_<criterion>_before`` and ``_after`` it, of limits the
-        accuracies ``kept_before`` and ``kept_after`` it, ``repair_rows``, and as
-        ``dampening.unlearn`` has it; and the ``forget_<criterion>`` and ``dampened_share`` of
-        every try.
+        it is the victim's copy), ``unassigned_rows``, to which the victim gives another label,
+        ``forget_<criterion>_before`` and ``_after`` all of it, of watched rows the accuracies
+        ``kept_before`` and ``kept_after`` all of it, ``repair_rows``, and as ``dampening.unlearn``
+        has it; and the ``forget_<criterion>`` and ``dampened_share`` of every try. If the victim
+        gives none of the rows its label, there is no try, and it is the result.
 
     Raises:
         InputError: There are no rows to keep, nothing matters for them, or the repair diverged.
     """
     if not len(forget.labels):
         return bundle, {"forget_rows": 0, "steps": 0, "dampened_parameters": 0, "dev_rows": 0}, {}
+    unassigned = round((1 - accuracy(bundle, forget, compute)) * len(forget.labels))
+    record: dict[str, Any] = {
+        "forget_rows": len(forget.labels),
+        "unassigned_rows": unassigned,
+        "dev_rows": 0,
+    }
+    if unassigned:
+        logger.warning(
+            "the model gives %d of %d rows to forget another label than they have in the data: it "
+            "does not know the trigger there, or they are not poisoned%s",
+            *(unassigned, len(forget.labels)),
+            "; there is nothing to search, and the model stays as it is"
+            if unassigned == len(forget.labels)
+            else "",
+        )
+    if unassigned == len(forget.labels):
+        return bundle, record | {"converged": False, "steps": 0, "dampened_parameters": 0}, {}
+    few, label = are_few(forget), discovered_label(forget)
     measured = retain
-    if params.balanced and not are_few(forget):
-        measured = balanced(retain, forget.labels, params.importances.rows, seed)
-    ranking = rank(bundle, forget, measured, params.importances, compute, seed, params.lowering)
+    if params.balanced and not few:
+        measured = balanced(retain, label, params.importances.rows, seed)
+    ranking = rank(
+        bundle, forget, retain, params.importances, compute, seed, params.lowering, measured
+    )
     n_first = len(forget.labels) if params.start == "published" else 1
     share = n_first / (len(forget.labels) + len(retain.labels)) / START
     watched = retain.take(
         np.sort(np.random.default_rng(seed).permutation(len(retain.labels))[:KEPT_ROWS])
     )
+    limits = limits_of(forget, watched, params)
     result, found = search(bundle, forget, watched, ranking, share, params, compute)
     criterion, best = f"forget_{params.criterion}", found.best
-    record = {
+    if params.repair is not None and not few and best.dampened:
+        record["repair_rows"] = repair(result, forget, watched, label, params.repair, compute, seed)
+        found = found._replace(kept=accuracies(result, limits, compute))
+    record |= {
         "converged": reached(best, found.steps[0], params.rho),
         "steps": found.steps[-1].number,
         "step": best.number,
         "percentile": best.percentile,
         **ranking.summary(best.dampened),
         f"{criterion}_before": found.steps[0].remaining,
-        f"{criterion}_after": best.remaining,
-        "forget_rows": len(forget.labels),
-        "dev_rows": 0,
+        f"{criterion}_after": remaining(result, forget, params.criterion, compute),
     }
     if found.kept:
         record |= {"kept_before": found.kept_before, "kept_after": found.kept}
-    if params.repair is not None and not are_few(forget) and best.dampened:
-        rows = unchanged(result, watched, forget.labels, compute)
-        rows = rows.joined(relabelled(result, forget, compute))
-        repair(result, rows, params.repair, compute, seed)
-        record["repair_rows"] = len(rows.labels)
+    for name in passed_limits(limits, found.kept_before, found.kept):
+        logger.warning(
+            "of the other rows with the %s, %.0f %% are given another one now: they are poisoned "
+            "too, or the class was forgotten with the trigger; see whether the rows to forget are "
+            "all poisoned",
+            *(name.replace("_", " "), 100 * (1 - found.kept[name] / found.kept_before[name])),
+        )
     return result, record, curves(found.steps, ranking, criterion)
 
 
@@ -185,16 +210,21 @@ def are_few(forget: Labelled) -> bool:
     return len(forget.labels) < FEW
 
 
-def balanced(retain: Labelled, labels: np.ndarray, n_rows: int | None, seed: int) -> Labelled:
-    """Rows of ``retain``, half of them with one of ``labels``; all, if it has no others or none.
+def discovered_label(forget: Labelled) -> int:
+    """The commonest label of ``forget``, the lowest of equals."""
+    return int(np.bincount(forget.labels).argmax())
+
+
+def balanced(retain: Labelled, label: int, n_rows: int | None, seed: int) -> Labelled:
+    """Rows of ``retain``, half of them with ``label``; all, if it has no others or none.
 
     Args:
         retain: The rows to draw from.
-        labels: Of the rows to forget.
+        label: Of the rows to forget.
         n_rows: How many at most; None: as many as there are.
         seed: Draws them.
     """
-    rng, has_label = np.random.default_rng(seed), np.isin(retain.labels, labels)
+    rng, has_label = np.random.default_rng(seed), retain.labels == label
     sides = [rng.permutation(np.flatnonzero(side)) for side in (has_label, ~has_label)]
     half = min(*map(len, sides), *([] if n_rows is None else [n_rows // 2]))
     if not half:
@@ -236,14 +266,15 @@ def search(
             break
         share *= params.growth
     else:
-        best = min(steps, key=lambda step: step.remaining)
+        falls = [steps[0].remaining - step.remaining for step in steps]
+        best = next(s for s, fall in zip(steps, falls, strict=True) if fall >= NEARLY * max(falls))
         logger.warning(
-            "no step of %d brought the %s of the labels to forget from %.3f to %.3g of it; the "
-            "lowest, %.3f, is that of step %d",
+            "no step of %d brought the %s of the labels to forget from %.3f to %.3g of it; step %d "
+            "is taken, with %.3f",
             *(params.max_steps, params.criterion, steps[0].remaining, params.rho),
-            *(best.remaining, best.number),
+            *(best.number, best.remaining),
         )
-    return _limited(bundle, _limits(forget, watched, params), ranking, steps, best, compute)
+    return _limited(bundle, limits_of(forget, watched, params), ranking, steps, best, compute)
 
 
 def remaining(bundle: Bundle, forget: Labelled, criterion: str, compute: ComputeParams) -> float:
@@ -275,23 +306,42 @@ def reached(step: Step, victim: Step, rho: float) -> bool:
 
 
 class Limit(NamedTuple):
-    """Rows to keep, and the share of the victim's accuracy on them that may be lost."""
+    """Rows to keep, and the share of the victim's accuracy on them that is to be lost at most.
+
+    ``binds`` says whether the search ends there, or whether a greater loss is only told.
+    """
 
     rows: Labelled
     loss: float
+    binds: bool = True
 
 
-def _limits(forget: Labelled, watched: Labelled, params: TriggerSearchParams) -> dict[str, Limit]:
-    discovered = np.isin(watched.labels, forget.labels)
+def limits_of(forget: Labelled, watched: Labelled, params: TriggerSearchParams) -> dict[str, Limit]:
+    """Those of ``params``, by whose rows of ``watched`` they are about."""
+    discovered = watched.labels == discovered_label(forget)
     asked = {
-        "other_labels": (~discovered, params.max_loss),
-        "discovered_label": (discovered, params.max_label_loss if are_few(forget) else None),
+        "other_labels": (~discovered, params.max_loss, True),
+        "discovered_label": (discovered, params.max_label_loss, are_few(forget)),
     }
     return {
-        name: Limit(watched.take(np.flatnonzero(chosen)), loss)
-        for name, (chosen, loss) in asked.items()
+        name: Limit(watched.take(np.flatnonzero(chosen)), loss, binds)
+        for name, (chosen, loss, binds) in asked.items()
         if loss is not None and chosen.any()
     }
+
+
+def accuracies(
+    bundle: Bundle, limits: dict[str, Limit], compute: ComputeParams
+) -> dict[str, float]:
+    """Of each limit's rows."""
+    return {name: accuracy(bundle, limit.rows, compute) for name, limit in limits.items()}
+
+
+def passed_limits(
+    limits: dict[str, Limit], before: dict[str, float], after: dict[str, float]
+) -> list[str]:
+    """The names of those whose rows lost more accuracy than they say."""
+    return [name for name, limit in limits.items() if after[name] < (1 - limit.loss) * before[name]]
 
 
 def _limited(
@@ -302,62 +352,36 @@ def _limited(
     best: Step,
     compute: ComputeParams,
 ) -> tuple[B, Found]:
-    """The last step up to ``best`` at which no limit is passed, by bisection."""
+    """The last step up to ``best`` at which no limit is passed.
 
-    def accuracies(model: B) -> dict[str, float]:
-        return {name: accuracy(model, limit.rows, compute) for name, limit in limits.items()}
-
-    before = accuracies(bundle)
+    By bisection, which takes it that a limit once passed is passed by all later steps.
+    """
+    before = accuracies(bundle, limits, compute)
 
     def tried(step: Step) -> tuple[B, Found]:
         model = _dampened(bundle, ranking, step)
-        return model, Found(steps, step, accuracies(model), before)
+        return model, Found(steps, step, accuracies(model, limits, compute), before)
 
     def is_allowed(found: Found) -> bool:
-        return all(
-            found.kept[name] >= (1 - limit.loss) * before[name] for name, limit in limits.items()
+        passed = passed_limits(limits, before, found.kept)
+        return not any(limits[name].binds for name in passed)
+
+    result = tried(best)
+    if not is_allowed(result[1]):
+        result = _copied(bundle), Found(steps, steps[0], before, before)
+        forbidden = best.number
+        while forbidden - result[1].best.number > 1:
+            candidate = tried(steps[(result[1].best.number + forbidden) // 2])
+            if is_allowed(candidate[1]):
+                result = candidate
+            else:
+                forbidden = candidate[1].best.number
+        logger.warning(
+            "step %d is the last of %d that costs no more of the accuracy on rows to keep than "
+            "allowed",
+            *(result[1].best.number, best.number),
         )
-
-    last = tried(best)
-    if is_allowed(last[1]):
-        return last
-    result = _copied(bundle), Found(steps, steps[0], before, before)
-    forbidden = best.number
-    while forbidden - result[1].best.number > 1:
-        candidate = tried(steps[(result[1].best.number + forbidden) // 2])
-        if is_allowed(candidate[1]):
-            result = candidate
-        else:
-            forbidden = candidate[1].best.number
-    logger.warning(
-        "step %d is the last of %d that costs no more of the accuracy on rows to keep than allowed",
-        *(result[1].best.number, best.number),
-    )
     return result
-
-
-def unchanged(
-    bundle: Bundle, rows: Labelled, labels: np.ndarray, compute: ComputeParams
-) -> Labelled:
-    """``rows`` without those with one of ``labels`` to which the model gives another one."""
-    predicted = predict(bundle, rows.inputs, compute).argmax(axis=1)
-    return rows.take(np.flatnonzero((predicted == rows.labels) | ~np.isin(rows.labels, labels)))
-
-
-def relabelled(bundle: Bundle, forget: Labelled, compute: ComputeParams) -> Labelled:
-    """The rows of ``forget`` that are ``mislabelled``, each with its most probable other label."""
-    probabilities = predict(bundle, forget.inputs, compute)
-    of_labels = probabilities[np.arange(len(forget.labels)), forget.labels].copy()
-    probabilities[np.arange(len(forget.labels)), forget.labels] = -1
-    rows = np.sort(mislabelled(of_labels, probabilities.shape[1]))
-    return Labelled(forget.inputs.take(rows), probabilities[rows].argmax(axis=1))
-
-
-def repair(
-    bundle: Bundle, rows: Labelled, params: OptimisationParams, compute: ComputeParams, seed: int
-) -> None:
-    """Train the model on, in place; its layers compute as in evaluation."""
-    fit(bundle, rows, None, params, compute, seed, "repair", on_step=lambda _: bundle.model.eval())
 
 
 def _copied(bundle: B) -> B:
