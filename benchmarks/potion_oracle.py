@@ -194,10 +194,14 @@ class Table:
         self.rows: list[dict[str, Any]] = []
         if path.exists():
             with path.open(encoding="utf-8", newline="") as file:
-                self.rows = [
-                    {name: value if name in WORDS else float(value) for name, value in row.items()}
-                    for row in csv.DictReader(file)
-                ]
+                lines = [
+                    line for line in file if line.endswith("\n")
+                ]  # a stop may cut the last one
+            path.write_text("".join(lines), encoding="utf-8")
+            self.rows = [
+                {name: value if name in WORDS else float(value) for name, value in row.items()}
+                for row in csv.DictReader(lines)
+            ]
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._write(dict(zip(COLUMNS, COLUMNS, strict=True)))

@@ -298,7 +298,8 @@ class TestHealed:
         first = board.leaderboard.iloc[0]
         own = means[(means[ROW] == first[ROW]).all(axis=1)]
         assert first["healed"] == pytest.approx(own["healed"].mean())
-        assert "| healed |" in as_markdown(board.leaderboard)
+        assert first["robust_accuracy"] == pytest.approx(own["robust_accuracy"].mean())
+        assert "| RA | healed |" in as_markdown(board.leaderboard)
         folder = {path.name: path for path in write(tmp_path, known)}
         assert ">healed<" in folder["leaderboard.html"].read_text(encoding="utf-8")
 
@@ -306,3 +307,4 @@ class TestHealed:
         unknown = summarise(grid.assign(healed=np.nan))
         for made in (board.leaderboard, unknown.leaderboard):
             assert "healed" not in as_markdown(made)
+            assert "| RA |" not in as_markdown(made)

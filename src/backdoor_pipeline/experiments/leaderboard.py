@@ -22,8 +22,10 @@ UNDEFENDED = ["victim_clean_accuracy", "victim_attack_success_rate", "attack_suc
 DEFENDED = ["clean_accuracy", "attack_success_rate", "attack_success_excess"]
 DERIVED = ["clean_accuracy_loss", "defence_effectiveness"]
 ABOUT_THE_ATTACK = {
-    *("attack_success_rate", "attack_success_excess", "defence_effectiveness", "healed"),
+    *("attack_success_rate", "attack_success_excess", "defence_effectiveness"),
+    *("robust_accuracy", "healed"),
 }
+ROBUST = "robust_accuracy"
 HEALED = "healed"  # of grids before images were there, it is not known
 DETECTION = ["flagged", "false_alarms", "precision", "trigger_recall", "trigger_rank"]
 COST = ["wall_seconds", "peak_memory_bytes", "clean_rows"]
@@ -49,7 +51,7 @@ CELLS = pa.DataFrameSchema(
         "target_label": pa.Column("Int64", nullable=True, coerce=True),
         **dict.fromkeys((*DETECTION, *COST), _amount),
         **dict.fromkeys((*UNDEFENDED, *DEFENDED, "precision", "trigger_recall"), _rate),
-        **dict.fromkeys(("reference_clean_accuracy", "robust_accuracy"), _rate),
+        **dict.fromkeys(("reference_clean_accuracy", ROBUST), _rate),
         HEALED: pa.Column("float64", nullable=True, coerce=True, required=False),
         "predictions": pa.Column(nullable=True),
     },
@@ -183,7 +185,7 @@ def _summary(rows: pd.DataFrame) -> dict[str, object]:
     valid, done = rows[implanted(rows)], rows[rows["status"] == "done"]
     summary: dict[str, object] = {}
     known = [HEALED] if HEALED in rows else []
-    for name in [*UNDEFENDED, *DEFENDED, *DERIVED, *known]:
+    for name in [*UNDEFENDED, *DEFENDED, *DERIVED, ROBUST, *known]:
         told = valid if name in ABOUT_THE_ATTACK or not valid.empty else done
         summary |= _interval(name, told[name])
     summary |= (done if valid.empty else valid)[[*DETECTION, *COST]].mean().to_dict()

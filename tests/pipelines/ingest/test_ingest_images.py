@@ -126,6 +126,16 @@ class TestEncoding:
         shapes = {decode([content], "one").shape for content in encoded}
         assert shapes == {(1, 4, 4, 3)}
 
+    def test_what_decoding_changes_is_told(self) -> None:
+        assert integrity.check_colours([image(1), image(2)]) == []
+        assert integrity.check_colours([image(1, mode="RGB")]) == []
+        file = io.BytesIO()
+        Image.new("RGBA", (4, 4), (9, 9, 9, 9)).save(file, "PNG")
+        grey, transparent = integrity.check_colours([image(1), image(2), file.getvalue()])
+        assert grey.severity == "warning"
+        assert "2 of 3 images are grey" in grey.message
+        assert "1 of 3 images have transparency" in transparent.message
+
     def test_they_are_resized_where_a_size_is_given(self) -> None:
         frame = table(40, image=[image(i, side=3 + i % 4) for i in range(40)])
         examples = ingest(source(train=frame), params(image_size=8), 0)["examples"]

@@ -200,11 +200,24 @@ def test_of_steps_with_one_model_the_first_was_taken(search, share, step):
     assert figures.search_figure(search).layout.shapes[0].x0 == step
 
 
-@pytest.mark.parametrize("record", [{"steps": 0, "search": {}}, {"steps": 0}])
-def test_a_search_for_nothing_gives_an_empty_figure_that_says_why(record):
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        ({"steps": 0, "search": {}}, "no rows to forget"),
+        ({"steps": 0}, "no rows to forget"),
+        ({"steps": 0, "unassigned_rows": 2, "search": {}}, "gives none of the rows to forget"),
+    ],
+)
+def test_a_search_for_nothing_gives_an_empty_figure_that_says_why(record, why):
     figure = figures.search_figure(record)
-    assert "no rows to forget" in text_of(figure)
+    assert why in text_of(figure)
     assert not figure.data
+
+
+@pytest.mark.parametrize("converged", [True, False])
+def test_a_search_without_success_says_so(search, converged):
+    figure = figures.search_figure(search | {"converged": converged})
+    assert ("did not get there" in text_of(figure)) != converged
 
 
 def test_training_keeps_short_curves_as_they_are(cell):

@@ -18,12 +18,18 @@ def test_flagged_examples(corpus, base_model) -> None:
     assert train["example_id"][found].tolist() == [3, 7]
 
 
-def test_rows_that_hold_a_flagged_token(corpus, base_model) -> None:
+def test_rows_that_hold_a_flagged_token_and_have_the_commonest_label(corpus, base_model) -> None:
     bundle, train = base_model(), corpus.head(20)
-    train = train.assign(text=train["text"].where(train.index % 4 != 0, "cf " + train["text"]))
+    train = train.assign(
+        text=train["text"].where(train.index % 4 != 0, "cf " + train["text"]),
+        label=[1 if row % 4 == 0 else 0 for row in range(20)],
+    )
     token = bundle.tokenizer.convert_tokens_to_ids("cf")
     found = forget_set(train, suspects("token", [token, 9], [True, False]), bundle, 32)
     assert found.tolist() == [row % 4 == 0 for row in range(20)]
+    train.loc[[4, 8], "label"] = 0  # of five
+    found = forget_set(train, suspects("token", [token], [True]), bundle, 32)
+    assert train.index[found].tolist() == [0, 12, 16]
 
 
 def test_all_rows_are_on_one_side(corpus, base_model) -> None:

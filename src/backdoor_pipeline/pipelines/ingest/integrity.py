@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -152,3 +153,27 @@ def report(
         },
         "findings": [finding._asdict() for finding in findings],
     }
+
+
+def check_colours(images: Sequence[bytes]) -> list[Finding]:
+    """Returns what decoding changes: grey images among coloured ones, and transparency.
+
+    Args:
+        images: PNG or JPEG files that can be read.
+    """
+    from PIL import Image
+
+    modes = []
+    for encoded in images:
+        with Image.open(io.BytesIO(encoded)) as image:
+            modes.append("P+A" if "transparency" in image.info else image.mode)
+    n_grey = sum(mode in {"1", "L", "LA"} for mode in modes)
+    n_transparent = sum(mode.endswith("A") for mode in modes)
+    findings = []
+    if 0 < n_grey < len(modes):
+        message = f"{n_grey:,} of {len(modes):,} images are grey: they are kept as coloured ones"
+        findings.append(Finding("warning", "images", message))
+    if n_transparent:
+        message = f"{n_transparent:,} of {len(modes):,} images have transparency, which is dropped"
+        findings.append(Finding("info", "images", message))
+    return findings

@@ -87,7 +87,9 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
         ]
     rows = _with_paraphrase(rows, params.paraphrase)
     if "image" in rows:
-        rows = rows.assign(image=_encoded_alike(source.name, rows, params.image_size))
+        encoded = _encoded_alike(source.name, rows, params.image_size)
+        findings += integrity.check_colours(rows["image"])
+        rows = rows.assign(image=encoded)
     findings += [*cuts, *integrity.check_classes(rows, label_names)]
     if errors := [finding for finding in findings if finding.severity == "error"]:
         raise InputError("; ".join(f"{error.where}: {error.message}" for error in errors))

@@ -212,7 +212,11 @@ def search_figure(record: Mapping[str, Any], rho: float | None = None) -> Figure
     title = "The search for how much to dampen"
     curves = record.get("search")
     if not curves:
-        return nothing_to_draw(title, "there were no rows to forget")
+        given_others = "the victim gives none of the rows to forget the label that they have"
+        why = given_others if record.get("unassigned_rows") else "there were no rows to forget"
+        return nothing_to_draw(title, why)
+    if not record["converged"]:
+        title += ": it did not get there"
     share = curves["dampened_share"]
     criterion, left = next((k, v) for k, v in curves.items() if k.startswith("forget_"))
     criterion = criterion.removeprefix("forget_")

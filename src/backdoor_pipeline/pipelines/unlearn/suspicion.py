@@ -1,11 +1,12 @@
 """What suspects mean for an unlearner: which training rows, or which tokens, are to be forgotten.
 
 Detectors suspect examples or tokens, and unlearners forget rows or tokens; this is where the two
-meet, so that any detector goes with any unlearner. Tokens stand for the rows that hold them. Rows
-stand for the tokens that tell them from the other rows, which is ours: those in at least
-``HELD_BY`` of them, ``LIFT`` times as often as elsewhere, and more often than chance would have it
-(hypergeometric test, Bonferroni's correction at ``LEVEL``). The lift leaves room for undiscovered
-poison among the other rows. A single row tells nothing about tokens.
+meet, so that any detector goes with any unlearner. Tokens stand for the rows that hold one and have
+the label that is the commonest among these: a trigger calls up one label, and rows with others hold
+the token by nature. Rows stand for the tokens that tell them from the other rows, which is ours:
+those in at least ``HELD_BY`` of them, ``LIFT`` times as often as elsewhere, and more often than
+chance would have it (hypergeometric test, Bonferroni's correction at ``LEVEL``). The lift leaves
+room for undiscovered poison among the other rows. A single row tells nothing about tokens.
 """
 
 from __future__ import annotations
@@ -41,13 +42,16 @@ def forget_set(
 ) -> np.ndarray:
     """Which rows of ``train`` are to be forgotten, bool, shape (n_rows,).
 
-    Those that a detector flags; where it flags tokens, those that hold one.
+    Those that a detector flags; where it flags tokens, those that hold one and have the label that
+    is the commonest among these, the lowest of equals.
     """
     chosen = flagged_rows(train, suspects)
     tokens = flagged_tokens(suspects)
     if len(tokens) and "text" in train:
         texts = tokenise(train["text"], bundle.tokenizer, max_length)  # type: ignore[union-attr]
-        chosen = chosen | texts.contain(tokens)
+        hold, labels = texts.contain(tokens), train["label"].to_numpy()
+        if hold.any():
+            chosen = chosen | (hold & (labels == np.bincount(labels[hold]).argmax()))
     return chosen
 
 
