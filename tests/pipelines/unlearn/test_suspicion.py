@@ -32,12 +32,14 @@ def test_rows_that_hold_a_flagged_token_and_have_the_commonest_label(corpus, bas
     assert train.index[found].tolist() == [0, 12, 16]
 
 
-def test_all_rows_are_on_one_side(corpus, base_model) -> None:
+def test_all_rows_are_on_one_side(corpus, base_model, caplog) -> None:
     train = corpus.head(20)
     forget, retain = parted(train, suspects("example", [0, 19], [True, True]), base_model(), 32)
     assert (len(forget.labels), len(retain.labels)) == (2, 18)
     assert forget.labels.tolist() == train["label"].iloc[[0, 19]].tolist()
+    assert not caplog.records
     nothing, everything = parted(train, suspects("token", [], []), base_model(), 32)
+    assert "nothing to forget" in caplog.text
     assert (len(nothing.labels), len(everything.labels)) == (0, 20)
 
 
@@ -64,10 +66,11 @@ class TestTokensOfRows:
         assert added["flagged"].all()
         assert dict(zip(added["evidence"], added["score"], strict=True)) == {"cf": 1.0, "mn": 0.5}
 
-    def test_of_a_single_row_are_none(self, told) -> None:
+    def test_of_a_single_row_are_none(self, told, caplog) -> None:
         train, suspects, tokenizer, _ = told
         found = with_tokens(train, suspects([97]), tokenizer, 32)
         assert not (found["kind"] == "token").any()
+        assert "no token tells the suspected rows" in caplog.text
 
     def test_of_rows_like_all_others_are_none(self, told) -> None:
         train, suspects, tokenizer, _ = told

@@ -11,6 +11,7 @@ room for undiscovered poison among the other rows. A single row tells nothing ab
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.modelling.bundle import Bundle
     from backdoor_pipeline.modelling.training import Labelled
+
+logger = logging.getLogger(__name__)
 
 HELD_BY = 0.5  # of the suspected rows
 LIFT = 3.0
@@ -60,6 +63,8 @@ def parted(
 ) -> tuple[Labelled, Labelled]:
     """The rows to forget, and all others, as the model of ``bundle`` reads them."""
     forget = forget_set(train, suspects, bundle, max_length)
+    if not forget.any():
+        logger.warning("no training row is suspected: there is nothing to forget")
     data = labelled(train, bundle, max_length)
     return data.take(np.flatnonzero(forget)), data.take(np.flatnonzero(~forget))
 
@@ -83,6 +88,8 @@ def with_tokens(
         return suspects
     texts = tokenise(train["text"], tokenizer, max_length)
     tokens, share, p_values = _telling(texts.rows, texts.ids, rows)
+    if not len(tokens):
+        logger.warning("no token tells the suspected rows from all others: none is to be forgotten")
     found = pd.DataFrame(
         {
             "kind": pd.Series("token", index=range(len(tokens)), dtype="str"),
