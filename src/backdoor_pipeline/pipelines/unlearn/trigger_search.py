@@ -149,21 +149,12 @@ def unlearn(
     """
     if not len(forget.labels):
         return bundle, {"forget_rows": 0, "steps": 0, "dampened_parameters": 0, "dev_rows": 0}, {}
-    unassigned = round((1 - accuracy(bundle, forget, compute)) * len(forget.labels))
+    unassigned = unassigned_rows(bundle, forget, compute)
     record: dict[str, Any] = {
         "forget_rows": len(forget.labels),
         "unassigned_rows": unassigned,
         "dev_rows": 0,
     }
-    if unassigned:
-        logger.warning(
-            "the model gives %d of %d rows to forget another label than they have in the data: it "
-            "does not know the trigger there, or they are not poisoned%s",
-            *(unassigned, len(forget.labels)),
-            "; there is nothing to search, and the model stays as it is"
-            if unassigned == len(forget.labels)
-            else "",
-        )
     if unassigned == len(forget.labels):
         return bundle, record | {"converged": False, "steps": 0, "dampened_parameters": 0}, {}
     few, label = are_few(forget), discovered_label(forget)
@@ -203,6 +194,20 @@ def unlearn(
             *(name.replace("_", " "), 100 * (1 - found.kept[name] / found.kept_before[name])),
         )
     return result, record, curves(found.steps, ranking, criterion)
+
+
+def unassigned_rows(bundle: Bundle, forget: Labelled, compute: ComputeParams) -> int:
+    """To how many rows the model gives another label than they have; a warning, if to any."""
+    n_rows = len(forget.labels)
+    n_others = round((1 - accuracy(bundle, forget, compute)) * n_rows)
+    if n_others:
+        logger.warning(
+            "the model gives %d of %d rows to forget another label than they have in the data: it "
+            "does not know the trigger there, or they are not poisoned%s",
+            *(n_others, n_rows),
+            "; it stays as it is" if n_others == n_rows else "",
+        )
+    return n_others
 
 
 def are_few(forget: Labelled) -> bool:
