@@ -507,17 +507,41 @@ class TestOurs:
         ranking.dampen(beyond, 0, found.steps[found.best.number + 1].dampened, 1.0)
         assert accuracy(bundle._replace(model=beyond), watched, CPU) < 1 - loss
 
-    @pytest.mark.parametrize(("n_rows", "binds"), [(4, True), (5, False)])
-    def test_what_the_discovered_label_loses_is_limited_for_few_rows_and_told_for_more(
-        self, case, caplog, n_rows, binds
+    @pytest.mark.parametrize(("n_rows", "loss"), [(4, 0.2), (5, 0.4)])
+    def test_more_of_the_discovered_label_may_be_lost_where_more_rows_were_discovered(
+        self, case, n_rows, loss
     ) -> None:
-        few = {"criterion": "probability", "importances": {"rows": 60}, "max_steps": 90}
-        asked = params(0.0, max_label_loss=0.0, **few)
-        _, record, _ = unlearn(case.victim, *case.split(n_rows), asked, CPU, seed=0)
-        before, after = record["kept_before"], record["kept_after"]
-        assert list(before) == ["discovered_label"]
-        assert (after == before) == binds
-        assert ("rows with the discovered label" in caplog.text) != binds
+        forget, retain = case.split(n_rows)
+        limits = trigger_search.limits_of(forget, retain, params(max_label_loss=0.2))
+        assert list(limits) == ["discovered_label"]
+        assert limits["discovered_label"].loss == loss
+        none = trigger_search.limits_of(forget, retain, params(max_label_loss=0.8))
+        assert none["discovered_label"].loss == (0.8 if n_rows == 4 else 1.0)
+
+    @pytest.mark.parametrize(("n_poison", "n_clean"), [(0, 8), (0, 20), (10, 10), (7, 3)])
+    def test_clean_rows_among_the_discovered_do_not_take_their_class_with_them(
+        self, case, n_poison, n_clean
+    ) -> None:
+        of_class = np.setdiff1d(np.flatnonzero(case.train.labels == 0), case.poison)
+        discovered = np.concatenate([case.poison[:n_poison], of_class[:n_clean]])
+        rest = np.setdiff1d(np.arange(len(case.train.labels)), discovered)
+        ours = {"lowering": True, "balanced": True, "criterion": "probability"}
+        ours["repair"] = REPAIR | {"epochs": 2}
+        asked = params(0.05, max_loss=0.03, max_label_loss=0.3, **ours)
+        rows = case.train.take(discovered), case.train.take(rest)
+        result, _, _ = unlearn(case.victim, *rows, asked, CPU, seed=0)
+        own = case.test.take(np.flatnonzero(case.test.labels == 0))
+        assert accuracy(result, own, CPU) > 0.9
+        assert accuracy(result, case.test, CPU) > 0.95
+        assert (case.attack_success(result) < 0.3) == (n_poison > 0)
+
+    @pytest.mark.parametrize(("loss", "told"), [(0.05, True), (0.5, False)])
+    def test_a_label_that_many_rows_have_lost_is_told(self, case, caplog, loss, told) -> None:
+        asked = params(0.05, criterion="probability", max_label_loss=loss, importances={"rows": 60})
+        _, record, _ = unlearn(case.victim, *case.split(20), asked, CPU, seed=0)
+        lost = record["kept_before"]["discovered_label"] - record["kept_after"]["discovered_label"]
+        assert 0.05 < lost <= 2 * loss
+        assert ("rows with the discovered label" in caplog.text) == told
 
     def test_the_discovered_label_is_the_commonest(self, case) -> None:
         forget, retain = case.split(6)

@@ -26,11 +26,10 @@ Seven settings are ours, and make the base settings; published is the other valu
   has, in one row of as many as there are classes, its true label, and keeps it: so many of F, and a
   standard deviation more, the most probable ones, do not count.
 * ``max_loss`` is how much of the accuracy on rows of D with other labels may be lost, by a few
-  hundred of them: the search ends before. Rows of the discovered label are not looked at, because
-  undiscovered poison is among them and should change.
-* ``max_label_loss`` limits these, where fewer than ``FEW`` rows were discovered. They may all have
-  been of the target's class anyway, and would take the class with them. Where more were, a greater
-  loss is told.
+  hundred of them: the search ends before.
+* ``max_label_loss`` is how much of that on rows of D with the discovered label may be lost, because
+  rows that were of the target's class anyway would take the class with them; twice as much, if
+  ``FEW`` rows or more were discovered, because undiscovered poison is among them and should change.
 * ``repair`` trains the result on (``repair``).
 
 ``balanced`` and ``repair`` need ``FEW`` discovered rows: with fewer, undiscovered poison is not
@@ -186,13 +185,7 @@ def unlearn(
     }
     if found.kept:
         record |= {"kept_before": found.kept_before, "kept_after": found.kept}
-    for name in passed_limits(limits, found.kept_before, found.kept):
-        logger.warning(
-            "of the other rows with the %s, %.0f %% are given another one now: they are poisoned "
-            "too, or the class was forgotten with the trigger; see whether the rows to forget are "
-            "all poisoned",
-            *(name.replace("_", " "), 100 * (1 - found.kept[name] / found.kept_before[name])),
-        )
+        tell_loss(found, params)
     return result, record, curves(found.steps, ranking, criterion)
 
 
@@ -208,6 +201,21 @@ def unassigned_rows(bundle: Bundle, forget: Labelled, compute: ComputeParams) ->
             "; it stays as it is" if n_others == n_rows else "",
         )
     return n_others
+
+
+def tell_loss(found: Found, params: TriggerSearchParams) -> None:
+    """A warning, if more than ``max_label_loss`` of the discovered label's rows have lost it."""
+    name = "discovered_label"
+    if name not in found.kept or params.max_label_loss is None:
+        return
+    lost = 1 - found.kept[name] / (found.kept_before[name] or 1)
+    if lost > params.max_label_loss:
+        logger.warning(
+            "of the other rows with the discovered label, %.0f %% are given another one now: they "
+            "are poisoned too, or the class was forgotten with the trigger; see whether the rows "
+            "to forget are all poisoned",
+            100 * lost,
+        )
 
 
 def are_few(forget: Labelled) -> bool:
@@ -311,26 +319,25 @@ def reached(step: Step, victim: Step, rho: float) -> bool:
 
 
 class Limit(NamedTuple):
-    """Rows to keep, and the share of the victim's accuracy on them that is to be lost at most.
-
-    ``binds`` says whether the search ends there, or whether a greater loss is only told.
-    """
+    """Rows to keep, and the share of the victim's accuracy on them that may be lost."""
 
     rows: Labelled
     loss: float
-    binds: bool = True
 
 
 def limits_of(forget: Labelled, watched: Labelled, params: TriggerSearchParams) -> dict[str, Limit]:
     """Those of ``params``, by whose rows of ``watched`` they are about."""
     discovered = watched.labels == discovered_label(forget)
+    own_loss = params.max_label_loss
+    if own_loss is not None and not are_few(forget):
+        own_loss = min(2 * own_loss, 1.0)
     asked = {
-        "other_labels": (~discovered, params.max_loss, True),
-        "discovered_label": (discovered, params.max_label_loss, are_few(forget)),
+        "other_labels": (~discovered, params.max_loss),
+        "discovered_label": (discovered, own_loss),
     }
     return {
-        name: Limit(watched.take(np.flatnonzero(chosen)), loss, binds)
-        for name, (chosen, loss, binds) in asked.items()
+        name: Limit(watched.take(np.flatnonzero(chosen)), loss)
+        for name, (chosen, loss) in asked.items()
         if loss is not None and chosen.any()
     }
 
@@ -340,13 +347,6 @@ def accuracies(
 ) -> dict[str, float]:
     """Of each limit's rows."""
     return {name: accuracy(bundle, limit.rows, compute) for name, limit in limits.items()}
-
-
-def passed_limits(
-    limits: dict[str, Limit], before: dict[str, float], after: dict[str, float]
-) -> list[str]:
-    """The names of those whose rows lost more accuracy than they say."""
-    return [name for name, limit in limits.items() if after[name] < (1 - limit.loss) * before[name]]
 
 
 def _limited(
@@ -368,8 +368,9 @@ def _limited(
         return model, Found(steps, step, accuracies(model, limits, compute), before)
 
     def is_allowed(found: Found) -> bool:
-        passed = passed_limits(limits, before, found.kept)
-        return not any(limits[name].binds for name in passed)
+        return all(
+            found.kept[name] >= (1 - limit.loss) * before[name] for name, limit in limits.items()
+        )
 
     result = tried(best)
     if not is_allowed(result[1]):
