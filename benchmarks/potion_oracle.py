@@ -193,14 +193,13 @@ class Table:
         self._path = path
         self.rows: list[dict[str, Any]] = []
         if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                lines = [
-                    line for line in file if line.endswith("\n")
-                ]  # a stop may cut the last one
-            path.write_text("".join(lines), encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]  # a stop may cut the last line
+            if whole != text:
+                os.truncate(path, len(whole.encode()))
             self.rows = [
                 {name: value if name in WORDS else float(value) for name, value in row.items()}
-                for row in csv.DictReader(lines)
+                for row in csv.DictReader(whole.splitlines())
             ]
         else:
             path.parent.mkdir(parents=True, exist_ok=True)

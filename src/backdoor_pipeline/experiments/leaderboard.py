@@ -21,12 +21,11 @@ ROW = [*SETTING, "recipe"]
 UNDEFENDED = ["victim_clean_accuracy", "victim_attack_success_rate", "attack_success_floor"]
 DEFENDED = ["clean_accuracy", "attack_success_rate", "attack_success_excess"]
 DERIVED = ["clean_accuracy_loss", "defence_effectiveness"]
-ABOUT_THE_ATTACK = {
-    *("attack_success_rate", "attack_success_excess", "defence_effectiveness"),
-    *("robust_accuracy", "healed"),
-}
 ROBUST = "robust_accuracy"
 HEALED = "healed"  # of grids before images were there, it is not known
+ABOUT_THE_ATTACK = {
+    *("attack_success_rate", "attack_success_excess", "defence_effectiveness", ROBUST, HEALED),
+}
 DETECTION = ["flagged", "false_alarms", "precision", "trigger_recall", "trigger_rank"]
 COST = ["wall_seconds", "peak_memory_bytes", "clean_rows"]
 OVERALL = [*DERIVED, "attack_success_rate", "attack_success_excess"]

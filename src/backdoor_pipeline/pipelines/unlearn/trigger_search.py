@@ -168,11 +168,13 @@ def unlearn(
     watched = retain.take(
         np.sort(np.random.default_rng(seed).permutation(len(retain.labels))[:KEPT_ROWS])
     )
-    limits = limits_of(forget, watched, params)
     result, found = search(bundle, forget, watched, ranking, share, params, compute)
     criterion, best = f"forget_{params.criterion}", found.best
+    left = best.remaining
     if params.repair is not None and not few and best.dampened:
         record["repair_rows"] = repair(result, forget, watched, label, params.repair, compute, seed)
+        left = remaining(result, forget, params.criterion, compute)
+        limits = limits_of(forget, watched, params)
         found = found._replace(kept=accuracies(result, limits, compute))
     record |= {
         "converged": reached(best, found.steps[0], params.rho),
@@ -181,7 +183,7 @@ def unlearn(
         "percentile": best.percentile,
         **ranking.summary(best.dampened),
         f"{criterion}_before": found.steps[0].remaining,
-        f"{criterion}_after": remaining(result, forget, params.criterion, compute),
+        f"{criterion}_after": left,
     }
     if found.kept:
         record |= {"kept_before": found.kept_before, "kept_after": found.kept}
@@ -293,24 +295,16 @@ def search(
 def remaining(bundle: Bundle, forget: Labelled, criterion: str, compute: ComputeParams) -> float:
     """What is left of the labels of ``forget``: the accuracy, or their mean probability.
 
-    For the probability, only those of the rows that are ``mislabelled`` count.
+    For the probability, the most probable are left out: of n rows with C classes, n / C and the
+    standard deviation of their number, sqrt(n (C - 1)) / C; never all.
     """
     if criterion == "accuracy":
         return accuracy(bundle, forget, compute)
     probabilities = predict(bundle, forget.inputs, compute)
-    of_labels = probabilities[np.arange(len(forget.labels)), forget.labels]
-    return float(of_labels[mislabelled(of_labels, probabilities.shape[1])].mean())
-
-
-def mislabelled(of_labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """The numbers of the rows whose labels are not true, by their probabilities, ``of_labels``.
-
-    The most probable are left out: of n rows with C classes, n / C and the standard deviation of
-    their number, sqrt(n (C - 1)) / C; never all.
-    """
-    n_rows = len(of_labels)
+    of_labels = np.sort(probabilities[np.arange(len(forget.labels)), forget.labels])
+    n_rows, n_classes = probabilities.shape
     n_true = round((n_rows + math.sqrt(n_rows * (n_classes - 1))) / n_classes)
-    return np.argsort(of_labels, kind="stable")[: max(n_rows - n_true, 1)]
+    return float(of_labels[: max(n_rows - n_true, 1)].mean())
 
 
 def reached(step: Step, victim: Step, rho: float) -> bool:
