@@ -12,6 +12,7 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.experiments.benchmark import Benchmark
 from backdoor_pipeline.experiments.commands import replace_section
 from backdoor_pipeline.experiments.executors import Serial
+from backdoor_pipeline.experiments.records import machine
 from tiny import ROOT
 
 DOCUMENT = "before\n<!-- text -->\nold\n<!-- /text -->\nafter\n"
@@ -60,6 +61,19 @@ def test_a_table_of_nothing_replaces_nothing(monkeypatch, tmp_path) -> None:
     assert result.exit_code == 1
     assert "no cell of smoke has ended" in result.stderr
     assert "old" in document.read_text() and not (tmp_path / "tables").exists()
+
+
+def test_one_cell_that_failed_among_others_that_are_missing(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(ROOT)
+    grid = Benchmark.open(ROOT, "smoke", {"data_dir": str(tmp_path)})
+    record = {"status": "failed", "error": "no memory\nat all", "machine": machine(), "threads": 1}
+    grid.records.write(grid.cells[0].id, record)
+    settings = ["--params", f"data_dir={tmp_path}"]
+    result = CliRunner().invoke(cli, ["benchmark", "status", "smoke", *settings])
+    assert result.exit_code == 0
+    told = [line for line in result.output.splitlines() if line.startswith("failed: ")]
+    assert len(told) == 1
+    assert told[0].startswith(f"failed: {grid.cells[0]}: no memory (log: ")
 
 
 def test_outside_of_a_project(monkeypatch, tmp_path) -> None:

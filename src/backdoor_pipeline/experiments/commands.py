@@ -149,13 +149,14 @@ def status(grid: Benchmark) -> None:
 
 
 def _say_what_failed(grid: Benchmark) -> None:
+    from backdoor_pipeline.experiments.leaderboard import first_line
+
     table = grid.table()
-    for cell, error in zip(grid.cells, table["error"], strict=True):
-        if error:
-            click.echo(
-                f"failed: {cell}: {error.splitlines()[0]} (log: {grid.records.log(cell.id)})"
-            )
-    if table["error"].notna().any():
+    failed = table["status"] == "failed"
+    for cell, error, has_failed in zip(grid.cells, table["error"], failed, strict=True):
+        if has_failed:
+            click.echo(f"failed: {cell}: {first_line(error)} (log: {grid.records.log(cell.id)})")
+    if failed.any():
         click.echo("`--retry-failed` runs these again")
 
 
