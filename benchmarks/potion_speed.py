@@ -19,7 +19,8 @@ Unlearning, from decoded images to a model:
 * ``default``: the recipe ``potion`` of the base settings, gradients of single rows of a few.
 
 Training, one epoch with the accuracy on the dev rows after it: a plain loop in float32 with images
-as channels, height, width; and ours in bfloat16.
+as channels, height, width; and ours in bfloat16. In batches of the base settings, and of 512, as
+published.
 
 Ratios are those of seconds by the clock (``wall``), of the seconds of all threads together
 (``processor``), which other work on the machine disturbs less, and of ``importances`` alone (wall).
@@ -304,6 +305,11 @@ def our_epoch(bundle: ImageBundle, s: Setting, p: Parameters) -> None:
     fit(bundle, s.train, s.dev, one, in_precision("bf16", p), SEED)
 
 
+def with_batches(n_rows: int, p: Parameters) -> Parameters:
+    training = p.training.model_copy(update={"batch_size": n_rows})
+    return p.model_copy(update={"training": training})
+
+
 def in_precision(precision: str, p: Parameters) -> ComputeParams:
     return p.compute.model_copy(update={"precision": precision})
 
@@ -375,13 +381,21 @@ def difference(one: ImageBundle, other: ImageBundle) -> float:
 def measure(s: Setting, p: Parameters, repetitions: int) -> dict[str, Any]:
     """Everything, in turns."""
     methods = unlearnings(p)
-    epochs = dict(zip(TRAININGS, (plain_epoch, our_epoch), strict=True))
+    pairs = {
+        n_rows: [f"{name}, batches of {n_rows}" for name in TRAININGS]
+        for n_rows in (p.training.batch_size, BATCH_ROWS)
+    }
+    epochs = {
+        name: partial(trained, epoch, p=with_batches(n_rows, p))
+        for n_rows, names in pairs.items()
+        for name, epoch in zip(names, (plain_epoch, our_epoch), strict=True)
+    }
     few = np.arange(min(WARM_UP_ROWS, len(s.retain.labels)))
     warm_up = s._replace(train=s.train.take(few), retain=s.retain.take(few), dev=s.forget)
     for method in unlearnings(p, at_once=True).values():
         method(warm_up)
     for epoch in epochs.values():
-        trained(epoch, warm_up, p)
+        epoch(warm_up)
     unlearnt: dict[str, Outcome] = {}
     spent: dict[str, list[dict[str, float]]] = {name: [] for name in (*methods, *epochs)}
     for _ in range(repetitions):
@@ -389,13 +403,13 @@ def measure(s: Setting, p: Parameters, repetitions: int) -> dict[str, Any]:
             unlearnt[name] = method(s)
             spent[name].append(unlearnt[name].seconds)
         for name, epoch in epochs.items():
-            spent[name].append(trained(epoch, s, p))
+            spent[name].append(epoch(s))
         print(*(f"{name} {turns[-1]['wall']:.1f} s" for name, turns in spent.items()), flush=True)
     plain, *ours = methods
     evaluate = partial(rates_of, test=s.test, compute=p.compute)
     return {
         **{f"{plain} / {name}": faster(spent[plain], spent[name]) for name in ours},
-        " / ".join(TRAININGS): faster(*(spent[name] for name in TRAININGS)),
+        **{" / ".join(pair): faster(*(spent[name] for name in pair)) for pair in pairs.values()},
         "seconds": {name: middle(spent[name]) for name in methods},
         "training, examples a second": {
             name: len(s.train.labels) / middle(spent[name]) for name in epochs
@@ -436,7 +450,6 @@ def main() -> None:
         "network": p.model.name,
         "width": p.model.width,
         "parameters": s.victim.model.num_parameters(),
-        "rows_in_a_training_batch": p.training.batch_size,
         "device": str(device),
         "fast_bf16": has_fast_bf16(device),
         "threads": arguments.threads,

@@ -36,6 +36,7 @@ CPU = ComputeParams(device="cpu", precision="fp32")
 REPAIR = {
     **{"optimiser": "sgd", "momentum": 0.9, "decay_span": 1.0, "epochs": 1, "batch_size": 32},
     **{"learning_rate": 2e-3, "weight_decay": 0.0, "warmup_share": 0.0, "max_gradient_norm": None},
+    "last_layers": None,
 }
 N_CLASSES = 4
 SIZE = 12  # pixels of a side

@@ -176,7 +176,8 @@ def test_potion_13_11_the_search_heals_and_training_afresh_does_not(digits, comp
         update={
             "importances": parameters.ssd.importances.model_copy(update={"quantity": "xlf"}),
             **{"lowering": False, "balanced": False, "criterion": "accuracy", "rho": 0.2},
-            **{"max_loss": None, "max_label_loss": None, "start": "published", "repair": None},
+            **{"max_loss": None, "max_label_loss": None, "start": "published", "growth": 1.1},
+            "repair": None,
         }
     )
     searched = [

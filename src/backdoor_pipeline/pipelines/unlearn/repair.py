@@ -1,10 +1,10 @@
 """What a model lost while it forgot discovered poison, learnt again without the poison.
 
-This is ours. The model is trained on, for a short time, on some of the rows to keep. Undiscovered
-poison is among them: those of the discovered label to which the model gives another one by now are
-left out, and the others repeated, so that the label stays as common as it was. Discovered rows that
-have lost their label take part with the one that they have now, so that the trigger does not come
-back.
+This is ours. The last layers are trained on, for a short time, on some of the rows to keep, in
+evaluation mode. Undiscovered poison is among these rows: those of the discovered label to which the
+model gives another one by now are left out, and the others repeated, so that the label stays as
+common as it was. Discovered rows that have lost their label take part with the one that they have
+now, so that the trigger does not come back.
 """
 
 from __future__ import annotations
@@ -14,12 +14,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backdoor_pipeline.modelling.prediction import predict
-from backdoor_pipeline.modelling.training import Labelled, fit
+from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
+from backdoor_pipeline.parameter_group import PositiveInt
+from backdoor_pipeline.pipelines.unlearn.retraining import freeze, last_layers
 
 if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import Bundle
     from backdoor_pipeline.modelling.device import ComputeParams
-    from backdoor_pipeline.modelling.training import OptimisationParams
+
+
+class RepairParams(OptimisationParams):
+    """How long and how fast, and how many layers: ``last_layers``, as in ``retraining``."""
+
+    last_layers: PositiveInt | None
 
 
 def repair(
@@ -27,11 +34,11 @@ def repair(
     forget: Labelled,
     kept: Labelled,
     label: int,
-    params: OptimisationParams,
+    params: RepairParams,
     compute: ComputeParams,
     seed: int,
 ) -> int:
-    """Train the model on, in place; its layers compute as in evaluation. How many rows it saw.
+    """Train the model on, in place. How many rows it saw.
 
     Args:
         bundle: The model.
@@ -43,10 +50,12 @@ def repair(
         seed: Draws the batches.
 
     Raises:
-        InputError: The training diverged.
+        InputError: The training diverged, or the model has fewer layers.
     """
+    freeze(bundle.model, last_layers(bundle.model, params.last_layers))
     rows = trusted(bundle, kept, label, compute, seed).joined(relabelled(bundle, forget, compute))
     fit(bundle, rows, None, params, compute, seed, "repair", on_step=lambda _: bundle.model.eval())
+    bundle.model.requires_grad_(True)
     return len(rows.labels)
 
 
@@ -57,12 +66,14 @@ def trusted(
 
     In their place are as many of the others with it, drawn anew each time, if there are any.
     """
-    predicted = predict(bundle, rows.inputs, compute).argmax(axis=1)
-    has_label, agrees = rows.labels == label, predicted == rows.labels
-    kept, own = np.flatnonzero(agrees | ~has_label), np.flatnonzero(agrees & has_label)
-    n_missing = len(rows.labels) - len(kept) if len(own) else 0
+    with_label, others = (np.flatnonzero(x) for x in (rows.labels == label, rows.labels != label))
+    if not len(with_label):
+        return rows
+    predicted = predict(bundle, rows.inputs.take(with_label), compute).argmax(axis=1)
+    own = with_label[predicted == label]
+    n_missing = len(with_label) - len(own) if len(own) else 0
     again = np.random.default_rng(seed).choice(own, n_missing)
-    return rows.take(np.concatenate([kept, again]))
+    return rows.take(np.concatenate([np.sort(np.concatenate([others, own])), again]))
 
 
 def relabelled(bundle: Bundle, forget: Labelled, compute: ComputeParams) -> Labelled:

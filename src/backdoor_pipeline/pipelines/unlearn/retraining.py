@@ -94,7 +94,7 @@ def unlearn(
         if fresh is None:
             raise ValueError("fresh_weights needs `fresh`, which makes them")
         _copy(fresh().model, model, trained)
-    frozen = _freeze(model, trained)
+    frozen = freeze(model, trained)
 
     def hold(_step: int) -> None:
         for module in frozen:
@@ -145,7 +145,7 @@ def _copy(source: torch.nn.Module, target: torch.nn.Module, modules: set[str]) -
     target.load_state_dict(chosen, strict=False)
 
 
-def _freeze(model: torch.nn.Module, trained: set[str]) -> list[torch.nn.Module]:
+def freeze(model: torch.nn.Module, trained: set[str]) -> list[torch.nn.Module]:
     """Let no weight outside the named modules change; the modules that hold none of the named."""
     frozen = []
     for name, module in model.named_modules():

@@ -4,7 +4,7 @@ Source: "Potion: Towards Poison Unlearning", DMLR 2024, arXiv 2406.09173, whose 
 importances are measured once, on the victim. With F the discovered rows, D the other training rows
 and acc the share of F that has its (poisoned) label predicted,
 
-    s = 1/25 |F| / (|F| + |D|), 1.1 s, 1.21 s, ...
+    s = 1/25 |F| / (|F| + |D|), growth s, growth^2 s, ...   (growth published: 1.1)
     alpha = the percentile 100 - ln(1 + 100 s) of the ratios I_f / I_D
     theta' = the victim's parameters, dampened by alpha and lambda = 1 (see ``dampening``)
 
@@ -48,11 +48,11 @@ from pydantic import Field
 
 from backdoor_pipeline.modelling.bundle import B
 from backdoor_pipeline.modelling.prediction import predict
-from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, accuracy
+from backdoor_pipeline.modelling.training import Labelled, accuracy
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
 from backdoor_pipeline.pipelines.unlearn.dampening import Ranking, percentile, rank
 from backdoor_pipeline.pipelines.unlearn.importances import ImportanceParams
-from backdoor_pipeline.pipelines.unlearn.repair import repair
+from backdoor_pipeline.pipelines.unlearn.repair import RepairParams, repair
 
 if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import Bundle
@@ -81,7 +81,7 @@ class TriggerSearchParams(ParameterGroup):
     start: Literal["published", "one_sample"]
     growth: Annotated[float, Field(gt=1, allow_inf_nan=False)]
     max_steps: PositiveInt
-    repair: OptimisationParams | None
+    repair: RepairParams | None
 
 
 class Step(NamedTuple):
