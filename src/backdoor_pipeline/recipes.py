@@ -94,9 +94,14 @@ class Recipe(NamedTuple):
         return self.detector not in {None, *SUSPECT_EXAMPLES}
 
     @property
+    def is_told(self) -> bool:
+        """Whether nothing is detected: its suspects are what the defender was told."""
+        return self.detector == "discovered_share"
+
+    @property
     def curve(self) -> tuple[str, ...]:
         """``discovery``, if it depends on how much of the poison is discovered."""
-        return ("discovery",) if self.detector == "discovered_share" else ()
+        return ("discovery",) if self.is_told else ()
 
     @property
     def figures(self) -> tuple[str, ...]:

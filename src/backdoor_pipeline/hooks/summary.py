@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 ROWS = {"reference": "reference (as ingested)", "victim": "victim", "purified": "purified"}
 FIRST, OTHER = 24, 26  # widths of the columns, in characters
-TOLD = "discovered_share"  # the detector that finds nothing but is told
 
 
 def summary_table(metrics: Mapping[str, Any], recipe: str) -> str:
@@ -31,7 +30,7 @@ def summary_table(metrics: Mapping[str, Any], recipe: str) -> str:
         healed = rate(metrics.get("comparison"), "healed")
         lines.append(f"{'healed':<{FIRST}}{healed} of what the trigger spoils")
     if metrics.get("detector"):
-        told = made is not None and made.detector == TOLD
+        told = made is not None and made.is_told
         lines.append((_told if told else _detection)(metrics["detector"]))
     cost = metrics.get("cost") or {}
     lines.append(_cost(cost))

@@ -29,5 +29,5 @@ def create_pipeline(recipe: Recipe) -> Pipeline:
         )
         for name in recipe.detectors
     ]
-    told = [plan] if recipe.detector == "discovered_share" else []
+    told = [plan] if recipe.is_told else []
     return Pipeline([*told, *detections], tags="detect")

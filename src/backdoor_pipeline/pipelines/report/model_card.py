@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backdoor_pipeline.formatting import flat, is_known, number, percent, rate
 from backdoor_pipeline.modelling.image_models import NAMES
-from backdoor_pipeline.pipelines.report.verdict import TOLD, describe_told
+from backdoor_pipeline.pipelines.report.verdict import describe_told
 from backdoor_pipeline.recipes import ALL
 from backdoor_pipeline.schemas import MODELS
 
@@ -153,7 +153,7 @@ def write(
         clean_rows=number((metrics.get("cost") or {}).get("clean_rows")),
         story=_story(made, suspects, metrics, poison_summary),
         flagged=""
-        if suspects is None or made.detector == TOLD
+        if suspects is None or made.is_told
         else f"\n## What was flagged\n\n{_flagged(suspects)}\n",
         rows="\n".join(rows),
         target=f"label {poison_summary.get('target_label')}",
@@ -192,7 +192,7 @@ def _story(
 ) -> str:
     if suspects is None:
         return TRAINED
-    if made.detector != TOLD:
+    if not made.is_told:
         return UNLEARNT
     return AS_TOLD.format(
         told=describe_told(metrics["detector"], poison_summary),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.pipelines.report.nodes import build_report, draw_figures, write_model_card
-from backdoor_pipeline.pipelines.report.verdict import TOLD
 from backdoor_pipeline.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def create_pipeline(name: str, recipe: Recipe) -> Pipeline:
                 name="draw_figures",
             ),
             Node(
-                _with(build_report, recipe=name, told=recipe.detector == TOLD),
+                _with(build_report, recipe=name, told=recipe.is_told),
                 told | _same(*SHOWN) | {"params": "params:report"} | figures,
                 "report",
                 name="build_report",

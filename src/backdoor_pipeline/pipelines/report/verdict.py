@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from backdoor_pipeline.pipelines.report.params import ReportParams
 
 NAMED_TOKENS = 5
-TOLD = "discovered_share"
-"""The detector that finds nothing: its suspects are what the defender was told."""
 
 
 class Verdict(NamedTuple):
