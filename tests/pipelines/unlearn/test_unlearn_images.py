@@ -128,7 +128,7 @@ def test_the_search_removes_the_trigger(unlearn, victim, poison, examples, compu
     assert success["victim"] > 0.9
     assert success["purified"] < 0.3
     assert accuracy["victim"] - accuracy["purified"] < 0.1
-    assert record["converged"]
+    assert record["forget_probability_after"] < 0.1 * record["forget_probability_before"]
     assert len(record["search"]["forget_probability"]["step"]) == record["steps"] + 1
 
 
