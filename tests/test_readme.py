@@ -13,7 +13,7 @@ SECTION = re.compile(r"<!-- (?P<grid>\w+) -->\n(?P<table>.*?)\n<!-- /(?P=grid) -
 
 
 def test_it_has_tables() -> None:
-    assert {found["grid"] for found in SECTION.finditer(README)} >= {"text", "musclelora"}
+    assert {found["grid"] for found in SECTION.finditer(README)} >= {"text", "musclelora", "potion"}
 
 
 @pytest.mark.parametrize("found", SECTION.finditer(README), ids=lambda found: found["grid"])
