@@ -116,8 +116,9 @@ def test_without_suspects_the_model_is_passed_on(name, unlearn, victim, there) -
     assert (record["forget_rows"], record["dev_rows"]) == (0, 0)
 
 
-def test_the_search_removes_the_trigger(unlearn, victim, poison, examples, compute) -> None:
-    purified, record = unlearn("trigger_search")
+def test_the_search_removes_the_trigger(unlearn, there, victim, poison, examples, compute) -> None:
+    params = there["params:trigger_search"].model_copy(update={"rho": 0.05})
+    purified, record = unlearn("trigger_search", **{"params:trigger_search": params})
     test, triggered = examples[examples["split"] == "test"], poison["triggered_test"]
     accuracy, success = {}, {}
     for name, bundle in (("victim", victim), ("purified", purified)):
@@ -128,7 +129,7 @@ def test_the_search_removes_the_trigger(unlearn, victim, poison, examples, compu
     assert success["victim"] > 0.9
     assert success["purified"] < 0.3
     assert accuracy["victim"] - accuracy["purified"] < 0.1
-    assert record["forget_probability_after"] < 0.1 * record["forget_probability_before"]
+    assert record["converged"]
     assert len(record["search"]["forget_probability"]["step"]) == record["steps"] + 1
 
 

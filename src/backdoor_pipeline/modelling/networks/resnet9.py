@@ -88,7 +88,9 @@ class ResNet9ForImageClassification(PreTrainedModel):
 def unit(inside: int, outside: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> Module:
     """Convolution, batch normalisation and CELU."""
     return Sequential(
-        Conv2d(inside, outside, kernel, stride, padding), BatchNorm2d(outside), CELU(ALPHA, True)
+        Conv2d(inside, outside, kernel, stride, padding),
+        BatchNorm2d(outside),
+        CELU(ALPHA, inplace=True),
     )
 
 

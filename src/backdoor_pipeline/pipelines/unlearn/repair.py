@@ -66,14 +66,13 @@ def trusted(
 
     In their place are as many of the others with it, drawn anew each time, if there are any.
     """
-    with_label, others = (np.flatnonzero(x) for x in (rows.labels == label, rows.labels != label))
+    with_label = np.flatnonzero(rows.labels == label)
     if not len(with_label):
         return rows
-    predicted = predict(bundle, rows.inputs.take(with_label), compute).argmax(axis=1)
-    own = with_label[predicted == label]
-    n_missing = len(with_label) - len(own) if len(own) else 0
-    again = np.random.default_rng(seed).choice(own, n_missing)
-    return rows.take(np.concatenate([np.sort(np.concatenate([others, own])), again]))
+    agrees = predict(bundle, rows.inputs.take(with_label), compute).argmax(axis=1) == label
+    own, lost = with_label[agrees], with_label[~agrees]
+    again = np.random.default_rng(seed).choice(own, len(lost) if len(own) else 0)
+    return rows.take(np.concatenate([np.delete(np.arange(len(rows.labels)), lost), again]))
 
 
 def relabelled(bundle: Bundle, forget: Labelled, compute: ComputeParams) -> Labelled:
