@@ -241,8 +241,8 @@ def _relabelled(
     """
     kind = content(rows)
     contents, trigger = rows[kind].copy(), pd.Series("", index=rows.index, dtype="str")
-    contents[poisoned] = triggered.content
-    trigger[poisoned] = triggered.trigger
+    contents.loc[poisoned] = triggered.content
+    trigger.loc[poisoned] = triggered.trigger
     label = rows["label"].to_numpy()
     return rows[["example_id", "split"]].assign(
         label=np.where(poisoned, target_label, label),
