@@ -87,6 +87,11 @@ def autocast(compute: ComputeParams, device: torch.device) -> AbstractContextMan
     """The context to run forward passes in; weights stay float32."""
     import torch
 
-    if compute.precision == "bf16" or (compute.precision == "auto" and has_fast_bf16(device)):
+    if in_bf16(compute, device):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+def in_bf16(compute: ComputeParams, device: torch.device) -> bool:
+    """Whether to multiply in bfloat16: if asked to, or by ``auto``, where that is fast."""
+    return compute.precision == "bf16" or (compute.precision == "auto" and has_fast_bf16(device))

@@ -234,16 +234,31 @@ def test_some_rows_stand_for_all(rows, estimator) -> None:
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_the_precision_is_that_asked_for_here(rows, estimator) -> None:
+def test_gradients_are_float32_unless_both_settings_say_otherwise(rows, estimator) -> None:
     low = ComputeParams(device="cpu", precision="bf16")
-    full, same, rough = (
+    full, same, precise, rough = (
         measure(Bundle(TwoLayers()), rows, params(estimator=estimator, bf16=bf16), compute, 1)
-        for compute, bf16 in ((CPU, False), (low, False), (CPU, True))
+        for compute, bf16 in ((CPU, False), (low, False), (CPU, True), (low, True))
     )
     assert torch.equal(full["first.weight"], same["first.weight"])
+    assert torch.equal(full["first.weight"], precise["first.weight"])
     assert not torch.equal(full["first.weight"], rough["first.weight"])
     assert rough["first.weight"].dtype == torch.float32
     torch.testing.assert_close(full["first.weight"], rough["first.weight"], rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize("quantity", ["xlf", "ce"])
+def test_in_bfloat16_a_network_has_nearly_the_same_importances(network, images, quantity) -> None:
+    low = ComputeParams(device="cpu", precision="bf16")
+    full, rough = (
+        measure(network, images, params(quantity=quantity, bf16=bf16), low, 1)
+        for bf16 in (False, True)
+    )
+    for name, importances_ in full.items():
+        assert rough[name].dtype == torch.float32
+        off = (rough[name] - importances_).norm() / importances_.norm()
+        assert off < 0.05, name
+    assert all(p.dtype == torch.float32 for p in network.model.parameters())
 
 
 @pytest.mark.parametrize(("n_fitting", "n_rows"), [(0.5, 1), (2.5, 2), (99, 7)])

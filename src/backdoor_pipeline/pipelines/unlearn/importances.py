@@ -29,6 +29,7 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.device import (
     ComputeParams,
     autocast,
+    in_bf16,
     memory_of,
     out_of_memory,
     resolve_device,
@@ -114,9 +115,9 @@ def measure(
         data: The rows; ``params.rows`` of them are drawn, whatever their labels; None: all.
         params: ``batch_size`` is of ``batch`` alone. ``chunk`` rows are computed at once; by
             ``per_sample``, where each has a gradient of all parameters in memory, fewer if these
-            are large. Gradients are float32, unless ``bf16``, because small ones vanish in
-            bfloat16.
-        compute: The device.
+            are large. With ``bf16`` gradients are computed as ``compute`` says, else in float32;
+            means are float32 anyway.
+        compute: Device and precision.
         seed: Draws the rows and the batches.
         what: Is measured, for messages.
 
@@ -150,10 +151,10 @@ def measure(
         for stacks in stacks_of(rows):
             for name, stack in stacks.items():
                 sized = stack.square() if params.quantity == "ce" else stack.abs()
-                sizes[name] += sized.sum(dim=0) / n_gradients
-                means[name] += stack.sum(dim=0) / n_gradients
-                torch.maximum(largest[name], sized.amax(dim=0), out=largest[name])
-                torch.minimum(smallest[name], sized.amin(dim=0), out=smallest[name])
+                sizes[name] += sized.sum(dim=0, dtype=torch.float32) / n_gradients
+                means[name] += stack.sum(dim=0, dtype=torch.float32) / n_gradients
+                torch.maximum(largest[name], sized.amax(dim=0).float(), out=largest[name])
+                torch.minimum(smallest[name], sized.amin(dim=0).float(), out=smallest[name])
     bundle.model.train(was_training)
     return Measured(sizes, means, largest, smallest)
 
@@ -165,7 +166,7 @@ class Gradients:
         bundle: The model, which is moved to the device.
         data: What the row numbers below are of.
         params: Of the quantity, and how it is computed.
-        compute: The device.
+        compute: Device and precision.
 
     Attributes:
         parameters: By name; they share the model's memory.
@@ -182,7 +183,8 @@ class Gradients:
         import torch
 
         self._data, self._chunk, self._quantity = data, params.chunk, QUANTITIES[params.quantity]
-        self._compute = compute.model_copy(update={"precision": "bf16" if params.bf16 else "fp32"})
+        exact = compute.model_copy(update={"precision": "fp32"})
+        self._compute = compute if params.bf16 else exact
         self._device = resolve_device(compute)
         self._labels = torch.from_numpy(data.labels.astype(np.int64)).to(self._device)
         self._model = bundle.model.to(self._device)  # type: ignore[arg-type]
@@ -227,17 +229,23 @@ class Gradients:
 
     def _sum(self, parameters: Tensors, batch: Tensors, labels: torch.Tensor) -> torch.Tensor:
         """The quantity, summed over the rows of ``batch``."""
+        with autocast(self._compute, self._device):
+            return self._quantity(self._logits(parameters, batch), labels).sum()
+
+    def _logits(self, tensors: Tensors, batch: Tensors) -> torch.Tensor:
+        """Float32, of the model with other ``tensors``, by their names."""
         import torch
 
-        with autocast(self._compute, self._device):
-            logits = torch.func.functional_call(self._model, parameters, kwargs=batch).logits
-        return self._quantity(logits.float(), labels).sum()
+        return torch.func.functional_call(self._model, tensors, kwargs=batch).logits.float()
 
     def _vectorised(self, rows: np.ndarray) -> list[Tensors]:
         import torch
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        batch = self._data.inputs.collate(rows, self._device)
+        # autocast cannot be vectorised: in bfloat16, tensors are cast here
+        cast = _to_bf16 if in_bf16(self._compute, self._device) else dict
+        batch = cast(self._data.inputs.collate(rows, self._device))
+        weights, buffers = cast(self.parameters), cast(dict(self._model.named_buffers()))
         mask, labels = batch.pop("attention_mask", None), self._labels[rows]
 
         def gradients_of(some: torch.Tensor) -> Tensors:
@@ -247,14 +255,20 @@ class Gradients:
 
             def of_one(parameters: Tensors, row: Tensors, label: torch.Tensor) -> torch.Tensor:
                 one = {name: values.unsqueeze(0) for name, values in row.items()}
-                return self._sum(parameters, one | common, label.unsqueeze(0))
+                logits = self._logits({**buffers, **parameters}, one | common)
+                return self._quantity(logits, label.unsqueeze(0)).sum()
 
             own = {name: values[some] for name, values in batch.items()}
             each = torch.func.vmap(torch.func.grad(of_one), in_dims=(None, 0, 0))
-            return each(self.parameters, own, labels[some])
+            return each(weights, own, labels[some])
 
         kinds = torch.zeros_like(labels)
         if mask is not None:
             kinds = mask.unique(dim=0, return_inverse=True)[1]
         with sdpa_kernel(SDPBackend.MATH):  # the one that can be vectorised
             return [gradients_of((kinds == k).nonzero()[:, 0]) for k in kinds.unique()]
+
+
+def _to_bf16(tensors: Tensors) -> Tensors:
+    """With those of floats in bfloat16."""
+    return {n: t.bfloat16() if t.is_floating_point() else t for n, t in tensors.items()}
