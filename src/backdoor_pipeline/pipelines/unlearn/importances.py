@@ -21,7 +21,7 @@ in training. The model is in evaluation mode.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -202,7 +202,9 @@ class Gradients:
         for start in range(0, len(rows), self._chunk):
             some = rows[start : start + self._chunk]
             batch = self._data.inputs.collate(some, self._device)
-            parts = torch.func.grad(self._sum)(self.parameters, batch, self._labels[some])
+            parts = torch.func.grad(self._sum_in_autocast)(
+                self.parameters, batch, self._labels[some]
+            )
             sums = {name: sums[name] + part if sums else part for name, part in parts.items()}
         return [{name: total.unsqueeze(0) / len(rows) for name, total in sums.items()}]
 
@@ -227,16 +229,16 @@ class Gradients:
                 logger.info("%s: one row at a time (%s)", type(self._model).__name__, reason)
         return [stacks for row in rows for stacks in self.of_mean(np.array([row]))]
 
-    def _sum(self, parameters: Tensors, batch: Tensors, labels: torch.Tensor) -> torch.Tensor:
-        """The quantity, summed over the rows of ``batch``."""
-        with autocast(self._compute, self._device):
-            return self._quantity(self._logits(parameters, batch), labels).sum()
-
-    def _logits(self, tensors: Tensors, batch: Tensors) -> torch.Tensor:
-        """Float32, of the model with other ``tensors``, by their names."""
+    def _sum(self, tensors: Tensors, batch: Tensors, labels: torch.Tensor) -> torch.Tensor:
+        """The quantity, summed over the rows of ``batch``, of the model with these ``tensors``."""
         import torch
 
-        return torch.func.functional_call(self._model, tensors, kwargs=batch).logits.float()
+        logits = torch.func.functional_call(self._model, tensors, kwargs=batch).logits
+        return self._quantity(logits.float(), labels).sum()
+
+    def _sum_in_autocast(self, *arguments: Any) -> torch.Tensor:
+        with autocast(self._compute, self._device):
+            return self._sum(*arguments)
 
     def _vectorised(self, rows: np.ndarray) -> list[Tensors]:
         import torch
@@ -255,8 +257,7 @@ class Gradients:
 
             def of_one(parameters: Tensors, row: Tensors, label: torch.Tensor) -> torch.Tensor:
                 one = {name: values.unsqueeze(0) for name, values in row.items()}
-                logits = self._logits({**buffers, **parameters}, one | common)
-                return self._quantity(logits, label.unsqueeze(0)).sum()
+                return self._sum({**buffers, **parameters}, one | common, label.unsqueeze(0))
 
             own = {name: values[some] for name, values in batch.items()}
             each = torch.func.vmap(torch.func.grad(of_one), in_dims=(None, 0, 0))
