@@ -141,16 +141,8 @@ class Pixels:
         return replace(self, augmentation=None)
 
     def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
-        """Image numbers in batches: one after the other, or shuffled by ``rng``.
-
-        Of the shuffled ones none has one image alone, of which there are no statistics for batch
-        normalisation: it goes with the batch before.
-        """
-        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
-        starts = list(range(0, len(order), batch_size))
-        if rng is not None and batch_size > 1 and len(order) % batch_size == 1:
-            starts = starts[:-1] or starts
-        return [order[i:j] for i, j in pairwise([*starts, len(order)])]
+        """Image numbers in batches, as ``image_batches`` makes them."""
+        return image_batches(len(self), batch_size, rng)
 
     def collate(self, rows: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
         """``pixel_values``, float32, shape (n_images, channels, height, width), channels last.
@@ -166,6 +158,21 @@ class Pixels:
         pixels = torch.from_numpy(values).to(device).float()  # bytes travel, four times fewer
         pixels.div_(BRIGHTEST).sub_(mean).div_(std)
         return {"pixel_values": pixels.permute(0, 3, 1, 2)}
+
+
+def image_batches(
+    n_images: int, batch_size: int, rng: np.random.Generator | None
+) -> list[np.ndarray]:
+    """Numbers of images in batches: one after the other, or shuffled by ``rng``.
+
+    Of the shuffled ones none has one image alone, of which there are no statistics for batch
+    normalisation: it goes with the batch before.
+    """
+    order = np.arange(n_images) if rng is None else rng.permutation(n_images)
+    starts = list(range(0, n_images, batch_size))
+    if rng is not None and batch_size > 1 and n_images % batch_size == 1:
+        starts = starts[:-1] or starts
+    return [order[i:j] for i, j in pairwise([*starts, n_images])]
 
 
 def _augmented(values: np.ndarray, augmentation: Augmentation) -> np.ndarray:

@@ -33,7 +33,7 @@ def predict(
     def probabilities(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return bundle.model(**batch).logits.float().softmax(dim=-1)
 
-    return _forward(bundle, inputs, compute, probabilities, "predict", batch_rows)
+    return forward(bundle, inputs, compute, probabilities, "predict", batch_rows).numpy()
 
 
 def embed(bundle: ModelBundle, tokens: Tokens, compute: ComputeParams) -> np.ndarray:
@@ -44,17 +44,27 @@ def embed(bundle: ModelBundle, tokens: Tokens, compute: ComputeParams) -> np.nda
         mask = batch["attention_mask"].unsqueeze(-1)
         return (states * mask).sum(dim=1) / mask.sum(dim=1)
 
-    return _forward(bundle, tokens, compute, mean_state, "embed")
+    return forward(bundle, tokens, compute, mean_state, "embed").numpy()
 
 
-def _forward(
+def forward(
     bundle: Bundle,
     inputs: Inputs,
     compute: ComputeParams,
     function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     what: str,
     batch_rows: int | None = None,
-) -> np.ndarray:
+) -> torch.Tensor:
+    """What ``function`` gives for each row, (n_rows, ...), on the CPU, in the order of ``inputs``.
+
+    Args:
+        bundle: Its model is in evaluation mode meanwhile.
+        inputs: The rows.
+        compute: Device and precision.
+        function: Of a batch, as ``inputs`` collates it, (n_some, ...).
+        what: It is, for the progress bar.
+        batch_rows: Rows computed at once; None: ``BATCH_ROWS``.
+    """
     import torch
 
     device = resolve_device(compute)
@@ -68,8 +78,8 @@ def _forward(
             order.append(rows)
     model.train(was_training)
     if not parts:
-        return np.empty((0, 0), dtype=np.float32)
-    stacked = torch.cat(parts).cpu().numpy()
-    result = np.empty_like(stacked)
-    result[np.concatenate(order)] = stacked
+        return torch.empty((0, 0))
+    stacked = torch.cat(parts).cpu()
+    result = torch.empty_like(stacked)
+    result[torch.from_numpy(np.concatenate(order))] = stacked
     return result

@@ -2,8 +2,7 @@
 
 Source: "Potion: Towards Poison Unlearning", DMLR 2024, arXiv 2406.09173, whose network it is, layer
 by layer, at width 1: 2,276,224 parameters for 10 classes. A unit is a convolution with bias, batch
-normalisation and CELU (alpha 0.075). Convolutions and the dense layer start as torch draws them,
-with biases of 0.
+normalisation and CELU (alpha 0.075).
 
 Departures: a width factor; any number of channels; images of any size from 11 x 11; the last
 maximum is taken by ``max``, whose gradient is the same on every run on a GPU as well.
@@ -13,10 +12,9 @@ from __future__ import annotations
 
 import torch
 from torch.nn import CELU, BatchNorm2d, Conv2d, Linear, MaxPool2d, Module, Sequential
-from torch.nn.functional import cross_entropy
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers import initialization as init
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers import PretrainedConfig
+
+from backdoor_pipeline.modelling.networks.sequential import SequentialClassifier
 
 ALPHA = 0.075  # of CELU
 
@@ -47,11 +45,10 @@ class Residual(Module):
         return x + self.units(x)
 
 
-class ResNet9ForImageClassification(PreTrainedModel):
-    """ResNet-9 with its dense layer."""
+class ResNet9ForImageClassification(SequentialClassifier):
+    """ResNet-9 with its dense layer, which reads the largest value of each channel."""
 
     config_class = ResNet9Config
-    main_input_name = "pixel_values"
 
     def __init__(self, config: ResNet9Config) -> None:
         super().__init__(config)
@@ -68,21 +65,9 @@ class ResNet9ForImageClassification(PreTrainedModel):
         self.classifier = Linear(middle, config.num_labels, bias=False)  # type: ignore[arg-type]
         self.post_init()
 
-    def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> ImageClassifierOutput:
-        """Logits, (n, n_classes), of images, (n, channels, height, width).
-
-        With ``labels``, (n,), also their mean cross-entropy.
-        """
-        logits = self.classifier(self.features(pixel_values).flatten(start_dim=2).max(dim=2).values)
-        return ImageClassifierOutput(
-            None if labels is None else cross_entropy(logits, labels), logits
-        )
-
-    def _init_weights(self, module: Module) -> None:
-        super()._init_weights(module)
-        draw_as_torch(module)
+    def pooled(self, states: torch.Tensor) -> torch.Tensor:
+        """From (n, channels, height, width) to (n, channels)."""
+        return states.flatten(start_dim=2).max(dim=2).values
 
 
 def unit(inside: int, outside: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> Module:
@@ -92,14 +77,3 @@ def unit(inside: int, outside: int, kernel: int = 3, stride: int = 1, padding: i
         BatchNorm2d(outside),
         CELU(ALPHA, inplace=True),
     )
-
-
-def draw_as_torch(module: Module) -> None:
-    """Draw a convolution or a dense layer as torch does, but for a bias of 0.
-
-    Weights that were read from a file are left as they are, as transformers would have it.
-    """
-    if isinstance(module, Conv2d | Linear):
-        module.reset_parameters()
-        if module.bias is not None:
-            init.zeros_(module.bias)

@@ -4,7 +4,7 @@ Source: "Potion: Towards Poison Unlearning", DMLR 2024, arXiv 2406.09173, whose 
 width 1: 36,547,940 parameters for 100 classes. Three stages of four pre-activation blocks; unlike
 the network of "Wide Residual Networks" (arXiv 1605.07146), convolutions have biases, the second one
 of a block has the stride, shortcuts are normalised, and nothing follows the last stage but the mean
-over the image. Weights start as those of ``resnet9``.
+over the image.
 
 Departures: a width factor; any number of channels; images of any size, over which the mean is
 taken (published: over 8 x 8 places, which are all of 32 x 32 pixels).
@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import torch
 from torch.nn import BatchNorm2d, Conv2d, Identity, Linear, Module, ReLU, Sequential
-from torch.nn.functional import cross_entropy
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers import PretrainedConfig
 
-from backdoor_pipeline.modelling.networks.resnet9 import draw_as_torch
+from backdoor_pipeline.modelling.networks.sequential import SequentialClassifier
 
 STEM = 16  # channels after the first convolution, at any width
 STAGES = ((160, 1), (320, 2), (640, 2))  # channels and stride
@@ -61,11 +59,10 @@ class Block(Module):
         return self.convolutions(x) + self.shortcut(x)
 
 
-class WideResNetForImageClassification(PreTrainedModel):
-    """The wide residual network with its dense layer."""
+class WideResNetForImageClassification(SequentialClassifier):
+    """The wide residual network with its dense layer, which reads the mean of each channel."""
 
     config_class = WideResNetConfig
-    main_input_name = "pixel_values"
 
     def __init__(self, config: WideResNetConfig) -> None:
         super().__init__(config)
@@ -80,18 +77,6 @@ class WideResNetForImageClassification(PreTrainedModel):
         self.classifier = Linear(inside, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
 
-    def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> ImageClassifierOutput:
-        """Logits, (n, n_classes), of images, (n, channels, height, width).
-
-        With ``labels``, (n,), also their mean cross-entropy.
-        """
-        logits = self.classifier(self.features(pixel_values).mean(dim=(2, 3)))
-        return ImageClassifierOutput(
-            None if labels is None else cross_entropy(logits, labels), logits
-        )
-
-    def _init_weights(self, module: Module) -> None:
-        super()._init_weights(module)
-        draw_as_torch(module)
+    def pooled(self, states: torch.Tensor) -> torch.Tensor:
+        """From (n, channels, height, width) to (n, channels)."""
+        return states.mean(dim=(2, 3))

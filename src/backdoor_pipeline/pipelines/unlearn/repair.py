@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backdoor_pipeline.modelling.parts import trained_part
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
 from backdoor_pipeline.parameter_group import PositiveInt
@@ -53,8 +54,9 @@ def repair(
         InputError: The training diverged, or the model has fewer layers.
     """
     freeze(bundle.model, last_layers(bundle.model, params.last_layers))
-    rows = trusted(bundle, kept, label, compute, seed).joined(relabelled(bundle, forget, compute))
-    fit(bundle, rows, None, params, compute, seed, "repair", on_step=lambda _: bundle.model.eval())
+    part, (own, others) = trained_part(bundle, [forget, kept], compute)
+    rows = trusted(part, others, label, compute, seed).joined(relabelled(part, own, compute))
+    fit(part, rows, None, params, compute, seed, "repair", on_step=lambda _: part.model.eval())
     bundle.model.requires_grad_(True)
     return len(rows.labels)
 
