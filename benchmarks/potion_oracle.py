@@ -1,6 +1,7 @@
 """SSD with an oracle: its two numbers chosen on test data, which no defender could do.
 
-    python benchmarks/potion_oracle.py --data-dir DIR --out FILE.csv [VICTIM ...] [--test-rows N]
+    python benchmarks/potion_oracle.py --data-dir DIR [VICTIM ...] [--to FOLDER] [--into FILE.md]
+        [--test-rows N]
 
 An upper bound on "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening",
 arXiv 2308.07707, as Potion (arXiv 2406.09173) compares itself with it: the grid of its published
@@ -13,75 +14,61 @@ once, by the settings of the parameter group ``ssd``; the told rows are those th
 clean and triggered test rows. The oracle takes the pair with the highest sum of clean accuracy and
 robust accuracy there, the first of equals, and that pair is evaluated on all test rows.
 
-FILE gets a row for each evaluation, as it comes: ``grid`` on the drawn rows, ``oracle`` for the
-chosen pair on all. Run it again after a stop, and it goes on with what is missing. ``healed`` is
-the share of what the backdoor took that came back: (robust accuracy after - before) / (clean
-accuracy before - robust accuracy before).
+FOLDER/cells.csv gets a row for each evaluation, as it comes, with the columns of
+``potion_victims``, ``recipe`` being what is told: ``grid`` on the drawn rows, ``oracle`` for the
+chosen pair on all. Run it again after a stop, and it goes on with what is missing.
+FOLDER/leaderboard.md has the means over the victims of the oracle's pairs.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import json
-import math
 import os
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
+import torch
 
-if TYPE_CHECKING:
-    from backdoor_pipeline.modelling.bundle import ImageBundle
-    from backdoor_pipeline.modelling.device import ComputeParams
-    from backdoor_pipeline.modelling.training import Labelled
-    from backdoor_pipeline.parameters import Parameters
-    from backdoor_pipeline.pipelines.unlearn.dampening import Ranking
+from backdoor_pipeline.keys import stage_keys
+from backdoor_pipeline.modelling.bundle import ImageBundle
+from backdoor_pipeline.modelling.image_models import PREPROCESSING, load_image_classifier
+from backdoor_pipeline.modelling.training import Labelled
+from backdoor_pipeline.parameters import Parameters
+from backdoor_pipeline.pipelines.detect import discovered_share
+from backdoor_pipeline.pipelines.detect.discovered_share import DiscoveredShareParams
+from backdoor_pipeline.pipelines.unlearn import suspicion
+from backdoor_pipeline.pipelines.unlearn.dampening import Ranking, rank
+from potion_victims import (
+    BEFORE_AND_AFTER,
+    ROOT,
+    Table,
+    TestRows,
+    compared,
+    loader,
+    rates_of,
+    test_rows,
+    write_leaderboard,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
 ALPHAS = (0.1, 1.0, 10.0, 50.0, 100.0, 500.0, 1e3, 1e4, 1e5, 1e6)
 LAMBDAS = (0.1, 0.5, 1.0, 5.0, 10.0)
 """Of alpha."""
 TOLD: dict[str, dict[str, float]] = {
-    "1 row": {"rows": 1},
-    "10 %": {"share": 0.1},
-    "50 %": {"share": 0.5},
-    "100 %": {"share": 1.0},
+    "ssd 1 row (oracle)": {"rows": 1},
+    "ssd 10 % (oracle)": {"share": 0.1},
+    "ssd 50 % (oracle)": {"share": 0.5},
+    "ssd 100 % (oracle)": {"share": 1.0},
 }
-"""What the defender is told of the poison."""
+"""What the defender is told of the poison, by the name in the table."""
 GRID, ORACLE = "grid", "oracle"
-RATES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
 COLUMNS = (
-    *("victim", "seed", "poison_rate", "told", "told_rows", "choice", "alpha", "lambda"),
-    *("dampened_parameters", "test_rows"),
-    *(f"{rate}_{when}" for rate in RATES for when in ("before", "after")),
-    "healed",
+    *("victim", "seed", "poison_rate", "recipe", "told_rows", "choice", "alpha", "lambda"),
+    *("dampened_parameters", "test_rows", *BEFORE_AND_AFTER, "healed"),
 )
-WORDS = {"victim", "told", "choice"}
-"""Columns that hold no numbers."""
-
-
-class TestRows(NamedTuple):
-    """What a model is judged by; all labels are the true ones.
-
-    Attributes:
-        clean: Test rows.
-        triggered: Test rows of other labels than the target, triggered.
-        target_label: What the attacker wants.
-    """
-
-    clean: Labelled
-    triggered: Labelled
-    target_label: int
-
-    def drawn(self, n_rows: int, seed: int) -> TestRows:
-        """At most ``n_rows`` of each kind."""
-        return TestRows(
-            drawn(self.clean, n_rows, seed), drawn(self.triggered, n_rows, seed), self.target_label
-        )
 
 
 class Victim(NamedTuple):
@@ -95,63 +82,17 @@ class Victim(NamedTuple):
     parameters: Parameters
 
 
-def drawn(data: Labelled, n_rows: int, seed: int) -> Labelled:
-    """At most ``n_rows`` rows, in their order."""
-    chosen = np.random.default_rng(seed).permutation(len(data.labels))[:n_rows]
-    return data.take(np.sort(chosen))
-
-
-def test_rows(examples: pd.DataFrame, triggered_test: pd.DataFrame, bundle: Any) -> TestRows:
-    """The test rows as the model of ``bundle``, of images, reads them."""
-    from backdoor_pipeline.modelling.training import labelled
-
-    true = triggered_test.assign(label=triggered_test["source_label"])
-    clean, triggered = (
-        labelled(rows, bundle, 1) for rows in (examples[examples["split"] == "test"], true)
-    )
-    return TestRows(clean, triggered, int(triggered_test["label"].iloc[0]))
-
-
-def rates_of(bundle: Any, test: TestRows, compute: ComputeParams) -> dict[str, float]:
-    """The ``RATES`` of a model."""
-    from backdoor_pipeline.modelling.prediction import predict
-    from backdoor_pipeline.pipelines.evaluate import rates
-
-    clean, triggered = (
-        predict(bundle, rows.inputs, compute).argmax(axis=1)
-        for rows in (test.clean, test.triggered)
-    )
-    labels, target = test.triggered.labels, test.target_label
-    found = (
-        rates.clean_accuracy(clean, test.clean.labels),
-        rates.attack_success_rate(triggered, labels, target),
-        rates.robust_accuracy(triggered, labels, target),
-    )
-    return {name: rate.value for name, rate in zip(RATES, found, strict=True)}
-
-
 def read_victim(data_dir: Path, name: str) -> Victim:
     """The victim of the folder ``name`` with its tables, whose keys follow from its parameters.
 
     Raises:
         SystemExit: They lead to another folder: it was made by another version, or of other data.
     """
-    from backdoor_pipeline import settings as project
-    from backdoor_pipeline.configuration import ProjectConfigLoader
-    from backdoor_pipeline.keys import stage_keys
-    from backdoor_pipeline.modelling.image_models import load_image_classifier
-
     folder = data_dir / "06_models" / name / "victim"
     provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     del provenance["written_by"]
-    arguments = {**project.CONFIG_LOADER_ARGS, "default_run_env": "base"}
-    loader = ProjectConfigLoader(
-        conf_source=str(ROOT / "conf"),
-        env="base",
-        runtime_params={**provenance, "modality": "image"},
-        **arguments,
-    )
-    keys = stage_keys(loader.typed_parameters)
+    parameters = loader(**{**provenance, "modality": "image"}).typed_parameters
+    keys = stage_keys(parameters)
     if keys["victim"] != name:
         raise SystemExit(
             f"{name}: its parameters lead to {keys['victim']}; take the version of the project "
@@ -166,57 +107,16 @@ def read_victim(data_dir: Path, name: str) -> Victim:
         pd.read_parquet(inputs / "poisoned_train.parquet"),
         pd.read_parquet(inputs / "poison_index.parquet"),
         test_rows(examples, triggered_test, bundle),
-        loader.typed_parameters,
+        parameters,
     )
 
 
 def parted(victim: Victim, told: dict[str, float]) -> tuple[Labelled, Labelled]:
     """The rows that the defender is told, and all others."""
-    from backdoor_pipeline.pipelines.detect import discovered_share
-    from backdoor_pipeline.pipelines.detect.discovered_share import DiscoveredShareParams
-    from backdoor_pipeline.pipelines.unlearn import suspicion
-
     params = DiscoveredShareParams.model_validate({"share": None, "rows": None, "ids": None} | told)
     ids, seed = victim.poisoned_train["example_id"].to_numpy(), victim.parameters.seed
     suspects = discovered_share.detect(victim.poison_index, ids, params, seed)
     return suspicion.parted(victim.poisoned_train, suspects, victim.bundle, 1)
-
-
-class Table:
-    """The rows of a csv file, each written when it is there.
-
-    Attributes:
-        rows: All of them.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.rows: list[dict[str, Any]] = []
-        if path.exists():
-            text = path.read_text(encoding="utf-8")
-            whole = text[: text.rfind("\n") + 1]  # a stop may cut the last line
-            if whole != text:
-                os.truncate(path, len(whole.encode()))
-            self.rows = [
-                {name: value if name in WORDS else float(value) for name, value in row.items()}
-                for row in csv.DictReader(whole.splitlines())
-            ]
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(dict(zip(COLUMNS, COLUMNS, strict=True)))
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Write one more."""
-        self._write(row)
-        self.rows.append(row)
-
-    def of(self, **values: Any) -> list[dict[str, Any]]:
-        """The rows that have these values."""
-        return [row for row in self.rows if values.items() <= row.items()]
-
-    def _write(self, row: dict[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
 
 
 class Pairs:
@@ -240,9 +140,7 @@ class Pairs:
         return {
             "dampened_parameters": count,
             "test_rows": len(test.clean.labels),
-            **{f"{name}_before": value for name, value in before.items()},
-            **{f"{name}_after": value for name, value in after.items()},
-            "healed": healed(before, after),
+            **compared(before, after),
         }
 
     def _rates(self, count: int, lambda_: float, test: TestRows) -> dict[str, float]:
@@ -255,13 +153,6 @@ class Pairs:
         return self._known[key]
 
 
-def healed(before: dict[str, float], after: dict[str, float]) -> float:
-    """See the module; NaN where the backdoor took nothing."""
-    taken = before["clean_accuracy"] - before["robust_accuracy"]
-    came_back = after["robust_accuracy"] - before["robust_accuracy"]
-    return came_back / taken if taken > 0 else math.nan
-
-
 def oracle(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The row with the highest sum of clean and robust accuracy."""
     return max(rows, key=lambda r: r["clean_accuracy_after"] + r["robust_accuracy_after"])
@@ -269,8 +160,6 @@ def oracle(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def search(victim: Victim, told: str, n_test: int, table: Table) -> None:
     """Add what is missing of one victim and one of ``TOLD``."""
-    from backdoor_pipeline.pipelines.unlearn.dampening import rank
-
     p = victim.parameters
     forget, retain = parted(victim, TOLD[told])
     ranking = rank(victim.bundle, forget, retain, p.ssd.importances, p.compute, p.seed)
@@ -279,7 +168,7 @@ def search(victim: Victim, told: str, n_test: int, table: Table) -> None:
         "victim": victim.name,
         "seed": p.seed,
         "poison_rate": p.poison.rate,
-        "told": told,
+        "recipe": told,
         "told_rows": len(forget.labels),
     }
 
@@ -287,7 +176,7 @@ def search(victim: Victim, told: str, n_test: int, table: Table) -> None:
         pair = {"choice": choice, "alpha": alpha, "lambda": lambda_}
         return start | pair | pairs.evaluated(alpha, lambda_, test)
 
-    here = {"victim": victim.name, "told": told, "test_rows": len(some.clean.labels)}
+    here = {"victim": victim.name, "recipe": told, "test_rows": len(some.clean.labels)}
     for alpha, factor in product(ALPHAS, LAMBDAS):
         lambda_ = round(alpha * factor, 9)  # 0.1 x 0.1 is 0.01 in the table
         if not table.of(**here, choice=GRID, alpha=alpha, **{"lambda": lambda_}):
@@ -301,25 +190,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("victims", nargs="*", metavar="VICTIM")
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--to", type=Path, default=ROOT / "benchmarks/results/potion_oracle")
+    parser.add_argument("--into", type=Path, help="Markdown file with the section <!-- FOLDER -->")
     parser.add_argument("--test-rows", type=int, default=2000, help="of each kind, in the grid")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-
-    import torch
-
-    from backdoor_pipeline.modelling.image_models import PREPROCESSING
-
     torch.set_num_threads(arguments.threads)
     models = arguments.data_dir / "06_models"
     found = sorted(path.parents[1].name for path in models.glob(f"*/victim/{PREPROCESSING}"))
-    table = Table(arguments.out)
+    table = Table(arguments.to / "cells.csv", COLUMNS, {"victim", "recipe", "choice"})
     for name in arguments.victims or found:
-        missing = [told for told in TOLD if not table.of(victim=name, told=told, choice=ORACLE)]
+        missing = [told for told in TOLD if not table.of(victim=name, recipe=told, choice=ORACLE)]
         if missing:
             victim = read_victim(arguments.data_dir, name)
         for told in missing:
             search(victim, told, arguments.test_rows, table)
+    write_leaderboard(table.of(choice=ORACLE), arguments.to, arguments.into)
 
 
 if __name__ == "__main__":

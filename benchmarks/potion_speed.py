@@ -46,9 +46,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from backdoor_pipeline import settings as project
-from backdoor_pipeline.configuration import ProjectConfigLoader
-from backdoor_pipeline.datasets import sources
 from backdoor_pipeline.datasets.models import ClassifierDataset
 from backdoor_pipeline.datasets.whole import write_json
 from backdoor_pipeline.experiments.records import machine
@@ -58,16 +55,12 @@ from backdoor_pipeline.modelling.image_models import new_image_classifier
 from backdoor_pipeline.modelling.training import Labelled, fit, labelled
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.detect import discovered_share
-from backdoor_pipeline.pipelines.ingest.nodes import ingest
-from backdoor_pipeline.pipelines.poison.nodes import poison_images
-from backdoor_pipeline.pipelines.train.nodes import train_image_victim
 from backdoor_pipeline.pipelines.unlearn import trigger_search
 from backdoor_pipeline.pipelines.unlearn.suspicion import parted
 from backdoor_pipeline.pipelines.unlearn.trigger_search import TriggerSearchParams
-from potion_oracle import TestRows, rates_of, test_rows
+from potion_victims import ROOT, TABLES, TestRows, attack, loader, rates_of, test_rows
 from timed_kedro import timed
 
-ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
 POISON_RATE, TOLD = 0.01, 0.5
 BATCH_ROWS = 512
@@ -78,7 +71,6 @@ PUBLISHED = {
     **{"max_loss": None, "max_label_loss": None},
 }
 MADE_BY = ("ingest", "poison", "model", "training")
-TABLES = ("examples", "poisoned_train", "triggered_test", "poison_index")
 TRAININGS = ("plain fp32", "ours bf16")
 RANKED: list[float] = []
 """Seconds that our importances took, the last ones last."""
@@ -130,10 +122,7 @@ def parameters(arguments: argparse.Namespace) -> Parameters:
         "discovered_share": {"share": TOLD},
         "seed": SEED,
     }
-    settings = {**project.CONFIG_LOADER_ARGS, "default_run_env": "base"}
-    return ProjectConfigLoader(
-        conf_source=str(ROOT / "conf"), env="base", runtime_params=changes, **settings
-    ).typed_parameters
+    return loader(**changes).typed_parameters
 
 
 def prepared(folder: Path, p: Parameters) -> Setting:
@@ -142,7 +131,10 @@ def prepared(folder: Path, p: Parameters) -> Setting:
     made_by |= {"dataset": p.source.dataset, "seed": SEED}
     place, kept = folder / "settings.json", ClassifierDataset(filepath=str(folder / "victim"))
     if not place.exists():
-        make_victim(folder, kept, p)
+        victim, tables = attack(p)
+        kept.save(victim)
+        for name, table in tables.items():
+            table.to_parquet(folder / f"{name}.parquet", index=False)
         write_json(place, made_by)
     elif json.loads(place.read_text(encoding="utf-8")) != made_by:
         sys.exit(f"{folder} holds the victim of other settings; give another folder")
@@ -158,19 +150,6 @@ def prepared(folder: Path, p: Parameters) -> Setting:
         *parted(train, suspects, victim, 1),
         test_rows(examples, tables["triggered_test"], victim),
     )
-
-
-def make_victim(folder: Path, kept: ClassifierDataset, p: Parameters) -> None:
-    """Train it, by the nodes of the pipeline, and keep it and its tables in ``folder``."""
-    examples = ingest(sources.read(p.source), p.ingest, SEED)["examples"]
-    poisoned = poison_images(examples, None, p.poison, SEED)
-    victim, _ = train_image_victim(
-        poisoned["poisoned_train"], examples, p.training, p.model, p.compute, SEED
-    )
-    kept.save(victim)
-    for name, table in (poisoned | {"examples": examples}).items():
-        if name in TABLES:
-            table.to_parquet(folder / f"{name}.parquet", index=False)
 
 
 # The plain forms.
@@ -295,6 +274,8 @@ def our_unlearning(s: Setting, params: TriggerSearchParams, compute: ComputePara
     """As the recipe does it."""
     start = now()
     unlearnt = trigger_search.unlearn(s.victim, s.forget, s.retain, params, compute, SEED)
+    if not RANKED:
+        sys.exit("the victim gives none of the told rows its label: train it longer, or on more")
     seconds = since(start) | {"importances": RANKED.pop()}
     return Outcome(unlearnt[0], unlearnt[1], seconds)
 

@@ -9,7 +9,7 @@ now, so that the trigger does not come back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,23 @@ class RepairParams(OptimisationParams):
     last_layers: PositiveInt | None
 
 
+class Repaired(NamedTuple):
+    """What a repair has trained, and on how many rows.
+
+    Attributes:
+        part: The layers from the first trained one on (``parts.trained_part``), which with those
+            before them are the repaired model.
+        forget: What the part reads of the discovered rows.
+        kept: Likewise of the others.
+        n_rows: How many it was trained on.
+    """
+
+    part: Bundle
+    forget: Labelled
+    kept: Labelled
+    n_rows: int
+
+
 def repair(
     bundle: Bundle,
     forget: Labelled,
@@ -38,8 +55,8 @@ def repair(
     params: RepairParams,
     compute: ComputeParams,
     seed: int,
-) -> int:
-    """Train the model on, in place. How many rows it saw.
+) -> Repaired:
+    """Train the model on, in place.
 
     Args:
         bundle: The model.
@@ -58,7 +75,7 @@ def repair(
     rows = trusted(part, others, label, compute, seed).joined(relabelled(part, own, compute))
     fit(part, rows, None, params, compute, seed, "repair", on_step=lambda _: part.model.eval())
     bundle.model.requires_grad_(True)
-    return len(rows.labels)
+    return Repaired(part, own, others, len(rows.labels))
 
 
 def trusted(

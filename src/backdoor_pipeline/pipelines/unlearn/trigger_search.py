@@ -172,10 +172,11 @@ def unlearn(
     criterion, best = f"forget_{params.criterion}", found.best
     left = best.remaining
     if params.repair is not None and not few and best.dampened:
-        record["repair_rows"] = repair(result, forget, watched, label, params.repair, compute, seed)
-        left = remaining(result, forget, params.criterion, compute)
-        limits = limits_of(forget, watched, params)
-        found = found._replace(kept=accuracies(result, limits, compute))
+        repaired = repair(result, forget, watched, label, params.repair, compute, seed)
+        record["repair_rows"] = repaired.n_rows
+        left = remaining(repaired.part, repaired.forget, params.criterion, compute)
+        limits = limits_of(repaired.forget, repaired.kept, params)
+        found = found._replace(kept=accuracies(repaired.part, limits, compute))
     record |= {
         "converged": reached(best, found.steps[0], params.rho),
         "steps": found.steps[-1].number,
