@@ -85,8 +85,15 @@ def test_bad_settings_are_told_before_anything_is_trained(pipelines, name) -> No
     order = [node.name.rpartition(".")[2] for node in pipelines[name].nodes]
     plan = "plan_discovered_share" if name in TOLD else "plan_defended_training"
     checks = {plan, *(["draw_clean_rows"] if RECIPES[name].drawn else [])}
+    checks |= {f"plan_{unlearner}" for unlearner in RECIPES[name].planned}
     first = min(order.index(node) for node in order if node.startswith("train_"))
     assert checks <= set(order[:first])
+
+
+def test_the_curve_is_planned_before_anything_is_trained(pipelines) -> None:
+    order = [node.name.rpartition(".")[2] for node in pipelines["discovery"].nodes]
+    first = min(order.index(node) for node in order if node.startswith("train_"))
+    assert {"plan_discovery", "plan_trigger_search"} <= set(order[:first])
 
 
 @pytest.mark.parametrize("stage", ["train", "detect", "unlearn", "evaluate", "report", "analyse"])

@@ -6,8 +6,8 @@ and entries with ``{detector}`` or ``{recipe}`` in their name. Those stand for o
 detector or recipe, with ``{key}`` as its folder. For a recipe ``{purified_key}`` is the folder of
 what its defence makes, ``{curve_key}`` that of its ``{curve}``, ``{provenance}`` the parameters
 behind its model and ``{keys}`` the folders of all that the defended run computes; ``{unlearner}``
-stands for each of its unlearners, ``{earlier_unlearner}`` for each but the last, ``{figure}`` for
-each of its figures.
+stands for each of its unlearners, ``{earlier_unlearner}`` for each but the last, ``{planned}`` for
+each that is planned, ``{figure}`` for each of its figures.
 
 What other data than texts need stands in a file of its own, ``conf/<env>/image.yml``: where the
 parameter ``modality`` is that, its values come after those of ``parameters*.yml``, in whatever
@@ -148,6 +148,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
 PARTS: dict[str, Callable[[Recipe], tuple[str, ...]]] = {
     "{unlearner}": lambda recipe: recipe.unlearners,
     "{earlier_unlearner}": lambda recipe: recipe.unlearners[:-1],
+    "{planned}": lambda recipe: recipe.planned,
     "{figure}": lambda recipe: recipe.figures,
     "{trainer}": lambda recipe: ("defended_training",) if recipe.training else (),
     "{drawn}": lambda recipe: recipe.drawn,

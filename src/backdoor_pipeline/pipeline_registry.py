@@ -69,7 +69,7 @@ def create_discovery(name: str) -> Pipeline:
     recipe = ALL[name]
     unlearners = [UNLEARNERS[unlearner] for unlearner in recipe.unlearners]
     curve = analyse.create_discovery_pipeline(recipe, tell_discovered_share, unlearners)
-    curve += evaluate.create_discovery_pipeline()
+    curve += unlearn.create_plan_pipeline(recipe) + evaluate.create_discovery_pipeline()
     before = _undefended(recipe.modality).values()
     return sum((*before, _in_namespace(curve, name, {})), Pipeline([]))
 
@@ -89,7 +89,7 @@ def _parts(name: str) -> dict[str, Pipeline]:
     recipe = ALL[name]
     own = {
         "train": ingest.create_clean_rows_pipeline(recipe) + train.create_defended_pipeline(recipe),
-        "unlearn": unlearn.create_pipeline(recipe),
+        "unlearn": unlearn.create_plan_pipeline(recipe) + unlearn.create_pipeline(recipe),
         "evaluate": evaluate.create_pipeline(recipe),
         "report": report.create_pipeline(name, recipe),
     }

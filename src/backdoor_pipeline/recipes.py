@@ -46,6 +46,9 @@ FOR_IMAGES = {
 }
 """The detectors and unlearners that work on images; all work on texts."""
 
+TRAIN_LAST_LAYERS = {"trigger_search", "retraining", "continued_training"}
+"""The unlearners that train the last layers of a model, as many as they are told to."""
+
 NEED_CLEAN_ROWS = {"gradient_alignment", "clean_only"}
 """The methods of training that learn from a few rows that are known to be clean."""
 
@@ -77,6 +80,11 @@ class Recipe(NamedTuple):
         """Its methods; each has a parameter group of that name."""
         trainer = ("defended_training",) if self.training else ()
         return (*trainer, *self.training, *self.detectors, *self.unlearners)
+
+    @property
+    def planned(self) -> tuple[str, ...]:
+        """Its unlearners that are planned before all trainings, because they may not fit."""
+        return tuple(name for name in self.unlearners if name in TRAIN_LAST_LAYERS)
 
     @property
     def drawn(self) -> tuple[str, ...]:

@@ -196,6 +196,20 @@ class TestNew:
         assert first.model.config.num_labels == 3
         assert len(first.model.config.id2label) == 3
 
+    def test_one_with_two_heads_gets_two_new_ones(self, tmp_path) -> None:
+        from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
+
+        small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = DeiTConfig(
+            image_size=16, patch_size=4, intermediate_size=64, num_labels=5, **small
+        )
+        model = DeiTForImageClassificationWithTeacher(config)
+        save_image_classifier(ImageBundle(model, FORMAT), tmp_path / "deit")
+        replaced = new_image_classifier(str(tmp_path / "deit"), 3, FORMAT, 1.0, 0)
+        heads = {name for name, _ in model.named_parameters() if "_classifier." in name}
+        assert len(heads) == 4
+        assert differing(replaced, ImageBundle(model, FORMAT)) == heads
+
     def test_a_head_of_as_many_classes_is_kept(self, vit_folder) -> None:
         bundle = new_image_classifier(str(vit_folder), 5, FORMAT, 1.0, 0)
         assert not differing(bundle, ImageBundle(tiny_vit(), FORMAT))

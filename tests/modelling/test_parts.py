@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from backdoor_pipeline.modelling import parts
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.image_models import NAMES, new_image_classifier
 from backdoor_pipeline.modelling.loading import new_classifier
@@ -94,6 +95,17 @@ def test_in_bfloat16_states_are_what_the_layers_gave() -> None:
     assert states.inputs.values.dtype == torch.bfloat16
     whole, after = predict(bundle, data.inputs, compute), predict(part, states.inputs, compute)
     np.testing.assert_allclose(after, whole, atol=1e-3)
+
+
+def test_states_that_would_fill_the_memory_are_not_kept(monkeypatch) -> None:
+    data = images()
+    bundle = with_last_layers("resnet9", 4, data)
+    _, (states,) = trained_part(bundle, [data], CPU)
+    there = 10 * states.inputs.values.nbytes
+    monkeypatch.setattr(parts, "host_memory", lambda: there)
+    assert trained_part(bundle, [data], CPU)[0] != bundle
+    monkeypatch.setattr(parts, "host_memory", lambda: there - 1)
+    assert trained_part(bundle, [data], CPU) == (bundle, [data])
 
 
 def test_models_of_other_kinds_are_left_whole(base_model, compute) -> None:

@@ -25,7 +25,10 @@ NAMES = {"resnet9": "resnet9", "wrn-28-10": "wide_resnet"}
 """Names of networks that are drawn anew, with the ``model_type`` of their configuration."""
 
 PREPROCESSING = "preprocessor_config.json"
-HEADS = ("classifier", "head", "dist_head", "fc", "score")
+HEADS = (
+    *("classifier", "head", "fc", "score"),
+    *("cls_classifier", "distillation_classifier", "classifier_distill"),  # of distilled ones
+)
 """Modules of a model, one or another, that hold the layer from which its logits come."""
 UNSUPPORTED = ("do_flip_channel_order", "rescale_offset", "do_reduce_labels")
 """Steps of a preprocessing that an ``ImageFormat`` cannot say."""

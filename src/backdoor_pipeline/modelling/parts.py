@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from backdoor_pipeline.modelling.bundle import ImageBundle
+from backdoor_pipeline.modelling.device import host_memory
 from backdoor_pipeline.modelling.pixels import image_batches
 from backdoor_pipeline.modelling.prediction import forward
 from backdoor_pipeline.modelling.training import Labelled
@@ -17,11 +20,13 @@ from backdoor_pipeline.modelling.training import Labelled
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import torch
 
     from backdoor_pipeline.modelling.bundle import Bundle
     from backdoor_pipeline.modelling.device import ComputeParams
+    from backdoor_pipeline.modelling.inputs import Inputs
+
+MEMORY_SHARE = 0.1  # of the machine's; while they are made and taken, there are up to four copies
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ def trained_part(
     """The layers of the model from the first one that is trained on, and what they read of data.
 
     They share their parameters with ``bundle.model``. A model whose layers do not follow one
-    another (see ``networks.sequential``) is returned as it is, with ``data``.
+    another (see ``networks.sequential``) is returned as it is, with ``data``; so is one that makes
+    more of the images than ``MEMORY_SHARE`` of the machine's memory.
 
     Args:
         bundle: A model, some of whose parameters require gradients; it is in evaluation mode
@@ -79,10 +85,15 @@ def trained_part(
     n_frozen = trained.index(True) if True in trained else len(trained)
     frozen = model.features[:n_frozen]
 
-    def states(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return frozen(batch["pixel_values"]).permute(0, 2, 3, 1)
+    def states(rows: Inputs) -> torch.Tensor:
+        def of_batch(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return frozen(batch["pixel_values"]).permute(0, 2, 3, 1)
 
+        return forward(bundle, rows, compute, of_batch, "predict")
+
+    row_bytes = states(data[0].inputs.take(np.arange(1))).nbytes
+    if sum(len(rows.labels) for rows in data) * row_bytes > MEMORY_SHARE * host_memory():
+        return bundle, list(data)
     return bundle._replace(model=model.without_first(n_frozen)), [
-        Labelled(States(forward(bundle, rows.inputs, compute, states, "predict")), rows.labels)
-        for rows in data
+        Labelled(States(states(rows.inputs)), rows.labels) for rows in data
     ]

@@ -44,6 +44,15 @@ def test_png_and_jpeg_pass_whatever_their_colours_and_sizes() -> None:
     check(encoded(), encoded("JPEG"), encoded(mode="L"), encoded(mode="P"), encoded(size=(4, 6)))
 
 
+def test_a_jpeg_with_further_pictures_in_it_passes() -> None:
+    first, second = (Image.new("RGB", (6, 4), colour) for colour in ("red", "blue"))
+    file = io.BytesIO()
+    first.save(file, "MPO", save_all=True, append_images=[second])
+    check(file.getvalue())
+    with pytest.raises(InputError, match="the image is broken"):
+        check(file.getvalue()[:300])
+
+
 @pytest.mark.parametrize(
     ("second", "message"),
     [

@@ -29,6 +29,7 @@ from backdoor_pipeline.pipelines.analyse.discovery import (
     points,
 )
 from backdoor_pipeline.pipelines.analyse.figures import discovery_curve
+from backdoor_pipeline.pipelines.analyse.nodes import plan_discovery
 from backdoor_pipeline.pipelines.analyse.pipeline import create_discovery_pipeline
 from backdoor_pipeline.pipelines.detect.discovered_share import DiscoveredShareParams
 from backdoor_pipeline.pipelines.detect.nodes import tell_discovered_share
@@ -197,6 +198,30 @@ def test_unlearners_follow_each_other_with_what_they_take() -> None:
     healed, records = heal(1, steps, {"number": 4, "suspects": 7, "unused": 0})
     assert healed == 10
     assert records == {"add": {"added": 4}, "double": {"rows": 7}}
+
+
+class TestPlan:
+    @staticmethod
+    def of(there, poison_rate=1 / 3, ids=None) -> dict[str, list[int]]:
+        settings = (there["params:discovery"], ids, 3)
+        return plan_discovery(there["examples"], poison_rate, *settings, tell_discovered_share)
+
+    def test_tells_as_many_rows_as_the_curve_does(self, there, made) -> None:
+        predictions = made["discovery_predictions"]
+        told = predictions.groupby(["told_rows", "draw"]).size().index
+        assert self.of(there)["told_rows"] == [rows for rows, _ in told if rows]
+
+    def test_needs_poison(self, there) -> None:
+        with pytest.raises(InputError, match="no training row is poisoned"):
+            self.of(there, poison_rate=0.0)
+
+    def test_needs_rows_that_are_not_told(self, there) -> None:
+        with pytest.raises(InputError, match="all 60 training rows"):
+            self.of(there, poison_rate=1.0)
+
+    def test_takes_no_list_of_rows(self, there) -> None:
+        with pytest.raises(InputError, match=r"discovered_share\.ids .* leave it out"):
+            self.of(there, ids=[1, 2])
 
 
 class TestPredictions:

@@ -13,6 +13,7 @@ import torch
 from backdoor_pipeline.datasets import sources
 from backdoor_pipeline.datasets.sources import mnist_digits
 from backdoor_pipeline.datasets.sources.files import MISSING
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.image_models import new_image_classifier
 from backdoor_pipeline.modelling.inputs import read_by
 from backdoor_pipeline.modelling.loading import new_classifier
@@ -242,3 +243,17 @@ def test_wiring_has_an_encoder_for_texts_alone(name) -> None:
     assert read == {"victim_model", "poisoned_train", "suspects"}
     assert texts.inputs() - images.inputs() == ({"base_model"} if name in FROM_BASE else set())
     assert images.outputs() == texts.outputs() == {"purified_model", f"{name}_record"}
+
+
+@pytest.mark.parametrize("name", ["retraining.last_layers", "trigger_search.repair.last_layers"])
+def test_more_last_layers_than_the_network_has_are_told_at_once(
+    name, examples, make_parameters
+) -> None:
+    def plan(k):
+        p = make_parameters(**{"modality": "image", "model.width": 0.125, name: k})
+        params = getattr(p, name.partition(".")[0])
+        return nodes.plan_last_layers(examples, params, p.model, 0)
+
+    assert plan(1) == {"modules": 1}
+    with pytest.raises(InputError, match="last_layers is 10, but the model has 9 layers"):
+        plan(10)

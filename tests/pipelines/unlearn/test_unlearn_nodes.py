@@ -5,12 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.embeddings import word_vectors
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams, clean_rows
 from backdoor_pipeline.pipelines.unlearn.nodes import (
     UNLEARNERS,
     fine_tune_lightly,
+    plan_last_layers,
     replace_tokens,
 )
 from backdoor_pipeline.pipelines.unlearn.pipeline import create_pipeline
@@ -84,3 +86,16 @@ def test_the_record_counts_what_was_overwritten(base_model, model_params, make_p
     purified, record = replace_tokens(victim, base, no_rows, suspects, params, model_params())
     assert record == {"tokens": 1, "dimensions": 3, "dev_rows": 0}
     assert torch.equal(word_vectors(purified.model), word_vectors(base.model))
+
+
+def test_more_last_layers_than_a_classifier_of_texts_has_are_told_at_once(
+    base_model, model_params, corpus, make_parameters
+) -> None:
+    def plan(k):
+        params = make_parameters(**{"retraining.last_layers": k}).retraining
+        return plan_last_layers(corpus, params, model_params(), 0, base_model())
+
+    assert plan(None) == {"modules": None}
+    assert plan(1) == {"modules": 1}
+    with pytest.raises(InputError, match=r"last_layers is 999, but the model has \d+ layers"):
+        plan(999)

@@ -16,7 +16,10 @@ from backdoor_pipeline.modelling.pixels import FORMATS, MAX_PIXELS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}  # what a whole file has near its end
+_END_OF_JPEG = b"\xff\xd9"
+_ENDS = {"PNG": b"IEND", "JPEG": _END_OF_JPEG, "MPO": _END_OF_JPEG}
+"""What a whole file has near its end; MPO is what Pillow calls a JPEG with further pictures in it,
+as telephones take them."""
 
 
 def check(images: Iterable[tuple[str, bytes]]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.bundle import Bundle, ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.inputs import read_by
@@ -107,6 +108,35 @@ def build_frequency_report(
     """One HTML page that opens offline: what was learnt first, and what that does not mean."""
     named = {name.removesuffix("_figure"): figure for name, figure in drawn.items()}
     return page.render(frequency_summary, all_parameters, named)
+
+
+def plan_discovery(
+    examples: pd.DataFrame,
+    poison_rate: float,
+    discovery: DiscoveryParams,
+    ids: Any,
+    seed: int,
+    tell: Callable[..., tuple[pd.DataFrame, Record]],
+) -> dict[str, list[int]]:
+    """How many rows will be told each time, ``told_rows``.
+
+    Raises:
+        InputError: There is nothing to tell, all rows would be told, or the ``ids`` of a list,
+            which cannot grow.
+    """
+    if ids is not None:
+        raise InputError(
+            "discovered_share.ids is a list of rows, but discovery tells more and more of the "
+            "poison that was added; leave it out"
+        )
+    train = examples[examples["split"] == "train"]
+    as_many_as_poisoned = train.head(int(poison_rate * len(train)))
+
+    def told(much: Told, of_draw: int) -> pd.DataFrame:
+        return tell(as_many_as_poisoned, train, much, of_draw)[0]
+
+    found = points(told, len(as_many_as_poisoned), discovery, seed)
+    return {"told_rows": [len(point.suspects) for point in found]}
 
 
 def heal_by_share(

@@ -19,6 +19,7 @@ from backdoor_pipeline.pipelines.analyse.nodes import (
     draw_frequencies,
     heal_by_share,
     measure_frequencies,
+    plan_discovery,
     summarise_frequencies,
 )
 from backdoor_pipeline.recipes import Recipe
@@ -95,8 +96,16 @@ def create_discovery_pipeline(
         arguments |= read
     arguments.pop("suspects", None)  # which the node makes
     heal = partial(heal_by_share, tell=tell, unlearners=tuple(steps))
+    plan = partial(plan_discovery, tell=tell)
+    settings = ("poison.rate", "discovery", "discovered_share.ids", "seed")
     return Pipeline(
         [
+            Node(
+                update_wrapper(plan, plan_discovery),
+                ["examples", *(f"params:{name}" for name in settings)],
+                "discovery_plan",
+                name="plan_discovery",
+            ),
             Node(
                 update_wrapper(heal, heal_by_share),
                 arguments,

@@ -15,7 +15,9 @@ from backdoor_pipeline.modelling.bundle import B, ImageBundle, ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.embeddings import word_vectors
 from backdoor_pipeline.modelling.image_models import new_image_classifier
+from backdoor_pipeline.modelling.inputs import where_of
 from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
+from backdoor_pipeline.modelling.pixels import decode, measured_format
 from backdoor_pipeline.pipelines.unlearn import (
     dampening,
     distillation,
@@ -31,13 +33,38 @@ from backdoor_pipeline.pipelines.unlearn.distillation import BadTeachingParams, 
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
 from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationParams
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
-from backdoor_pipeline.pipelines.unlearn.retraining import RetrainingParams
+from backdoor_pipeline.pipelines.unlearn.retraining import RetrainingParams, last_layers
 from backdoor_pipeline.pipelines.unlearn.suspicion import parted, with_tokens
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
 from backdoor_pipeline.pipelines.unlearn.trigger_search import TriggerSearchParams
 from backdoor_pipeline.schemas import flagged_tokens
 
 Record = dict[str, Any]
+
+
+def plan_last_layers(
+    examples: pd.DataFrame,
+    params: RetrainingParams | TriggerSearchParams,
+    model: ModelParams,
+    seed: int,
+    base_model: ModelBundle | None = None,
+) -> dict[str, int | None]:
+    """The ``modules`` that will be trained in the end; None: all.
+
+    Raises:
+        InputError: The model has fewer layers than are to be trained.
+    """
+    asked = params.repair if isinstance(params, TriggerSearchParams) else params
+    k = None if asked is None else asked.last_layers
+    if k is None:
+        return {"modules": None}
+    n_classes = int(examples["label"].max()) + 1
+    if base_model is not None:
+        return {"modules": len(last_layers(new_classifier(base_model, n_classes, seed).model, k))}
+    first = examples.head(1)
+    form = measured_format(decode(first["image"].tolist(), where_of(first)))
+    bundle = new_image_classifier(model.name, n_classes, form, model.width, seed, model.revision)
+    return {"modules": len(last_layers(bundle.model, k))}
 
 
 def replace_tokens(

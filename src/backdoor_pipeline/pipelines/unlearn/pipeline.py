@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
+from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS, plan_last_layers
 from backdoor_pipeline.recipes import Recipe
 
 
@@ -24,6 +24,26 @@ def create_pipeline(recipe: Recipe) -> Pipeline:
                 name=f"unlearn_by_{name}",
             )
             for name, before, after in zip(recipe.unlearners, models, models[1:], strict=False)
+        ],
+        tags="unlearn",
+    )
+
+
+def create_plan_pipeline(recipe: Recipe) -> Pipeline:
+    """What can be said of the unlearners of ``recipe`` before anything is trained.
+
+    Plans need nothing but data and model, and their names stand before those of the trainings.
+    """
+    base = ["base_model"] if recipe.modality == "text" else []
+    return Pipeline(
+        [
+            Node(
+                plan_last_layers,
+                ["examples", f"params:{name}", "params:model", "params:seed", *base],
+                f"{name}_plan",
+                name=f"plan_{name}",
+            )
+            for name in recipe.planned
         ],
         tags="unlearn",
     )

@@ -135,13 +135,14 @@ def unlearn(
         seed: Draws rows and batches.
 
     Returns:
-        The model; what was done: ``converged``, whether acc fell low enough, ``steps``, how many
-        tries there were, ``step`` and ``percentile`` of the one that was taken (0 and None: none,
-        it is the victim's copy), ``unassigned_rows``, to which the victim gives another label,
-        ``forget_<criterion>_before`` and ``_after`` all of it, of watched rows the accuracies
-        ``kept_before`` and ``kept_after`` all of it, ``repair_rows``, and as ``dampening.unlearn``
-        has it; and the ``forget_<criterion>`` and ``dampened_share`` of every try. If the victim
-        gives none of the rows its label, there is no try, and it is the result.
+        The model; what was done: ``converged``, whether the search brought acc low enough,
+        ``steps``, how many tries there were, ``step`` and ``percentile`` of the one that was taken
+        (0 and None: none, it is the victim's copy), ``unassigned_rows``, to which the victim gives
+        another label, ``forget_<criterion>_before`` all of it, ``_found`` by the search and
+        ``_after`` the repair, of watched rows the accuracies ``kept_before`` and ``kept_after`` all
+        of it, ``repair_rows``, and as ``dampening.unlearn`` has it; and the ``forget_<criterion>``
+        and ``dampened_share`` of every try. If the victim gives none of the rows its label, there
+        is no try, and it is the result.
 
     Raises:
         InputError: There are no rows to keep, nothing matters for them, or the repair diverged.
@@ -184,6 +185,7 @@ def unlearn(
         "percentile": best.percentile,
         **ranking.summary(best.dampened),
         f"{criterion}_before": found.steps[0].remaining,
+        f"{criterion}_found": best.remaining,
         f"{criterion}_after": left,
     }
     if found.kept:
