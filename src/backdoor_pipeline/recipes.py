@@ -40,11 +40,14 @@ UNLEARNERS = (
     "bad_teaching",
 )
 
-FOR_IMAGES = {
-    *("discovered_share", "trigger_search", "ssd", "assd", "retraining", "continued_training"),
-    *("scrub", "bad_teaching"),
+WORK_ON: dict[Modality, set[str]] = {
+    "text": {*DETECTORS, *UNLEARNERS},
+    "image": {
+        *("discovered_share", "trigger_search", "ssd", "assd", "retraining"),
+        *("continued_training", "scrub", "bad_teaching"),
+    },
 }
-"""The detectors and unlearners that work on images; all work on texts."""
+"""Modality -> the detectors and unlearners of such data."""
 
 TRAIN_LAST_LAYERS = {"trigger_search", "retraining", "continued_training"}
 """The unlearners that train the last layers of a model, as many as they are told to."""
@@ -80,6 +83,11 @@ class Recipe(NamedTuple):
         """Its methods; each has a parameter group of that name."""
         trainer = ("defended_training",) if self.training else ()
         return (*trainer, *self.training, *self.detectors, *self.unlearners)
+
+    @property
+    def from_base(self) -> bool:
+        """Whether its models start from a public encoder, and have its tokenizer."""
+        return self.modality == "text"
 
     @property
     def planned(self) -> tuple[str, ...]:
@@ -161,7 +169,7 @@ def _crossings() -> dict[str, Recipe]:
         for modality in get_args(Modality)
         for detector in DETECTORS
         for unlearner in UNLEARNERS
-        if modality == "text" or {detector, unlearner} <= FOR_IMAGES
+        if {detector, unlearner} <= WORK_ON[modality]
     ]
     recipes = {pair: Recipe(pair[1], (pair[2],), modality=pair[0]) for pair in pairs}
     named = set(RECIPES.values())
@@ -200,8 +208,11 @@ def crossed(recipe: str, detector: str | None, unlearner: str | None) -> str:
     ):
         if name is not None and name not in known:
             raise InputError(f"there is no {what} '{name}'{did_you_mean(name, set(known))}")
-        if name is not None and own.modality == "image" and name not in FOR_IMAGES:
-            raise InputError(f"the {what} {name} is for texts, and {recipe} is for images")
+        if name is not None and name not in WORK_ON[own.modality]:
+            others = " and ".join(f"{of}s" for of, methods in WORK_ON.items() if name in methods)
+            raise InputError(
+                f"the {what} {name} is for {others}, and {recipe} is for {own.modality}s"
+            )
     if unlearner is None and len(own.unlearners) != 1:
         raise InputError(f"{recipe} has several unlearners; give one besides detector={detector}")
     unlearners = own.unlearners if unlearner is None else (unlearner,)

@@ -90,7 +90,7 @@ def create_discovery_pipeline(
     steps: list[Step] = []
     arguments = {_argument(name): name for name in DISCOVERED}
     for name, (function, inputs, from_base) in zip(recipe.unlearners, unlearners, strict=True):
-        base = ("base_model",) if from_base and recipe.modality == "text" else ()
+        base = ("base_model",) if from_base and recipe.from_base else ()
         read = {_argument(name): name for name in (*inputs, *base)}
         steps.append(Step(name, function, tuple(read)))
         arguments |= read

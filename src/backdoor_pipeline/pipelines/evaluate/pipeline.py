@@ -60,7 +60,7 @@ def create_pipeline(recipe: Recipe) -> Pipeline:
         "poisoned_train",
         "examples",
         "costs",
-        *(["base_tokenizer"] if recipe.modality == "text" else []),
+        *(["base_tokenizer"] if recipe.from_base else []),
     ]
     settings = {"params": "params:evaluation", "own_data": "params:source.data"}
     suspects = ["suspects"] if recipe.detector else []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.pipelines.poison.nodes import poison_images, poison_train, trigger_dev
@@ -15,17 +18,19 @@ INPUTS = [
     "params:seed",
 ]
 IMAGE_INPUTS = ["examples", "encoded_images", "params:poison", "params:seed"]
+POISONINGS: dict[Modality, tuple[Callable[..., Any], list[str]]] = {
+    "text": (poison_train, INPUTS),
+    "image": (poison_images, IMAGE_INPUTS),
+}
+"""Modality -> what poisons such data, and what that takes."""
 OUTPUTS = ("poisoned_train", "triggered_test", "poison_index", "poison_summary")
 
 
 def create_pipeline(modality: Modality = "text", **kwargs: object) -> Pipeline:
     """``examples`` → poisoned training set, triggered test set, poison index, summary."""
+    function, inputs = POISONINGS[modality]
     outputs = {name: name for name in OUTPUTS}
-    if modality == "image":
-        node = Node(poison_images, IMAGE_INPUTS, outputs, name="poison_images", tags="poison")
-    else:
-        node = Node(poison_train, INPUTS, outputs, name="poison_train", tags="poison")
-    return Pipeline([node])
+    return Pipeline([Node(function, inputs, outputs, name=function.__name__, tags="poison")])
 
 
 def create_dev_pipeline(**kwargs: object) -> Pipeline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
@@ -17,18 +18,18 @@ from backdoor_pipeline.pipelines.train.nodes import (
 )
 from backdoor_pipeline.recipes import Modality, Recipe
 
-IMAGE_SETTINGS = ["params:training", "params:model", "params:compute", "params:seed"]
-SETTINGS = ["base_model", *IMAGE_SETTINGS]
+SETTINGS = ["params:training", "params:model", "params:compute", "params:seed"]
+BASE = ["base_model", *SETTINGS]
+TRAININGS: dict[Modality, tuple[Callable[..., Any], Callable[..., Any], list[str]]] = {
+    "text": (train_victim, train_reference, BASE),
+    "image": (train_image_victim, train_image_reference, SETTINGS),
+}
+"""Modality -> how victim and reference are trained, and what that takes besides the rows."""
 
 
 def create_pipeline(modality: Modality = "text", **kwargs: object) -> Pipeline:
     """Train the victim on the poisoned rows and the reference on the clean ones."""
-    victim: Callable[..., object] = train_victim
-    reference: Callable[..., object] = train_reference
-    settings = SETTINGS
-    if modality == "image":
-        victim, reference = train_image_victim, train_image_reference
-        settings = IMAGE_SETTINGS
+    victim, reference, settings = TRAININGS[modality]
     return Pipeline(
         [
             Node(
@@ -50,8 +51,8 @@ def create_pipeline(modality: Modality = "text", **kwargs: object) -> Pipeline:
 
 def create_observed_pipeline(**kwargs: object) -> Pipeline:
     """Train the victim once more, and look at it meanwhile."""
-    before, (training, *settings) = SETTINGS[:1], SETTINGS[1:]
-    read = ["poisoned_train", "examples", "triggered_dev", *before]
+    training, *settings = SETTINGS
+    read = ["poisoned_train", "examples", "triggered_dev", "base_model"]
     return Pipeline(
         [
             Node(

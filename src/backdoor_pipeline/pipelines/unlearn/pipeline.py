@@ -34,7 +34,7 @@ def create_plan_pipeline(recipe: Recipe) -> Pipeline:
 
     Plans need nothing but data and model, and their names stand before those of the trainings.
     """
-    base = ["base_model"] if recipe.modality == "text" else []
+    base = ["base_model"] if recipe.from_base else []
     return Pipeline(
         [
             Node(
@@ -51,5 +51,5 @@ def create_plan_pipeline(recipe: Recipe) -> Pipeline:
 
 def _inputs(name: str, before: str, recipe: Recipe) -> list[str]:
     """What the node of an unlearner takes, the model that it starts from first."""
-    base = ["base_model"] if UNLEARNERS[name].from_base and recipe.modality == "text" else []
+    base = ["base_model"] if UNLEARNERS[name].from_base and recipe.from_base else []
     return [before, *UNLEARNERS[name].inputs, *base]
