@@ -14,7 +14,10 @@ import torch
 from torch.nn import CELU, BatchNorm2d, Conv2d, Linear, MaxPool2d, Module, Sequential
 from transformers import PretrainedConfig
 
-from backdoor_pipeline.modelling.networks.sequential import SequentialClassifier
+from backdoor_pipeline.modelling.networks.sequential import (
+    SequentialClassifier,
+    SequentialEncoder,
+)
 
 ALPHA = 0.075  # of CELU
 
@@ -31,6 +34,15 @@ class ResNet9Config(PretrainedConfig):
 
     num_channels: int = 3
     width: float | int = 1.0
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels after the last layer."""
+        return self.channels(128)
+
+    def channels(self, published: int) -> int:
+        """Those of a layer, of which there are so many as published."""
+        return max(1, round(published * self.width))
 
 
 class Residual(Module):
@@ -52,22 +64,47 @@ class ResNet9ForImageClassification(SequentialClassifier):
 
     def __init__(self, config: ResNet9Config) -> None:
         super().__init__(config)
-        small, middle, large = (max(1, round(n * config.width)) for n in (64, 128, 256))
-        self.features = Sequential(
-            unit(config.num_channels, small),
-            unit(small, middle, kernel=5, stride=2, padding=2),
-            Residual(middle),
-            unit(middle, large),
-            MaxPool2d(2),
-            Residual(large),
-            unit(large, middle, padding=0),
-        )
-        self.classifier = Linear(middle, config.num_labels, bias=False)  # type: ignore[arg-type]
+        self.features = layers(config)
+        self.classifier = Linear(config.hidden_size, config.num_labels, bias=False)  # type: ignore[arg-type]
         self.post_init()
 
     def pooled(self, states: torch.Tensor) -> torch.Tensor:
         """From (n, channels, height, width) to (n, channels)."""
-        return states.flatten(start_dim=2).max(dim=2).values
+        return largest(states)
+
+
+class ResNet9Model(SequentialEncoder):
+    """ResNet-9 without its dense layer."""
+
+    config_class = ResNet9Config
+
+    def __init__(self, config: ResNet9Config) -> None:
+        super().__init__(config)
+        self.features = layers(config)
+        self.post_init()
+
+    def pooled(self, states: torch.Tensor) -> torch.Tensor:
+        """From (n, channels, height, width) to (n, channels)."""
+        return largest(states)
+
+
+def layers(config: ResNet9Config) -> Sequential:
+    """All layers but the dense one."""
+    small, middle, large = (config.channels(n) for n in (64, 128, 256))
+    return Sequential(
+        unit(config.num_channels, small),
+        unit(small, middle, kernel=5, stride=2, padding=2),
+        Residual(middle),
+        unit(middle, large),
+        MaxPool2d(2),
+        Residual(large),
+        unit(large, middle, padding=0),
+    )
+
+
+def largest(states: torch.Tensor) -> torch.Tensor:
+    """The largest value of each channel, (n, channels), of (n, channels, height, width)."""
+    return states.flatten(start_dim=2).max(dim=2).values
 
 
 def unit(inside: int, outside: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> Module:
