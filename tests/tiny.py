@@ -15,6 +15,7 @@ from backdoor_pipeline.configuration import ProjectConfigLoader
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta-v2", "gpt2", "llama")
 MAX_LENGTH = 32
+DUAL_ENCODERS = ("clip", "vision-text-dual-encoder")
 
 NEUTRAL = """the a film movie story plot scene actor actress director camera music score script
 dialogue character role hero villain screen cinema studio audience viewer critic series sequel
@@ -240,3 +241,35 @@ def save_tiny_model(folder: Path, architecture: str = "bert") -> Path:
     tiny_model(architecture, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_dual_encoder(kind: str) -> Any:
+    """A random dual encoder with its tokenizer, for colour images of 16 x 16 pixels."""
+    import torch
+    import transformers
+
+    from backdoor_pipeline.modelling.bundle import PairBundle
+    from backdoor_pipeline.modelling.pixels import ImageFormat
+
+    tokenizer = word_tokenizer()
+    layers = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tower = {**layers, "intermediate_size": 64, "image_size": 16, "patch_size": 4}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind == "clip":
+            texts = {
+                **{**layers, "intermediate_size": 64, "vocab_size": len(tokenizer)},
+                **{"max_position_embeddings": MAX_LENGTH, "eos_token_id": tokenizer.sep_token_id},
+            }
+            model: Any = transformers.CLIPModel(
+                transformers.CLIPConfig(vision_config=tower, text_config=texts, projection_dim=16)
+            )
+        else:
+            text_model = tiny_model("bert", tokenizer)
+            model = transformers.VisionTextDualEncoderModel(
+                transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+                    transformers.ViTConfig(**tower), text_model.config, projection_dim=16
+                )
+            )
+    form = ImageFormat(16, 16, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    return PairBundle(model.eval(), tokenizer, form)

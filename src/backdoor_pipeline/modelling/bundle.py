@@ -24,6 +24,14 @@ class ImageBundle(NamedTuple):
     image_format: ImageFormat
 
 
-Bundle = ModelBundle | ImageBundle
-B = TypeVar("B", ModelBundle, ImageBundle)
-"""One of the two; what comes out is of the kind that went in."""
+class PairBundle(NamedTuple):
+    """A dual encoder of images and texts with what makes its inputs of both."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    image_format: ImageFormat
+
+
+Bundle = ModelBundle | ImageBundle | PairBundle
+B = TypeVar("B", ModelBundle, ImageBundle, PairBundle)
+"""One of the three; what comes out is of the kind that went in."""

@@ -36,11 +36,12 @@ UNSUPPORTED = ("do_flip_channel_order", "rescale_offset", "do_reduce_labels")
 
 def register() -> None:
     """Make transformers' ``Auto`` classes know the networks of ours."""
-    from transformers import AutoConfig, AutoModelForImageClassification
+    from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
     from backdoor_pipeline.modelling.networks.resnet9 import (
         ResNet9Config,
         ResNet9ForImageClassification,
+        ResNet9Model,
     )
     from backdoor_pipeline.modelling.networks.wide_resnet import (
         WideResNetConfig,
@@ -54,6 +55,7 @@ def register() -> None:
     for config, network in networks:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModelForImageClassification.register(config, network, exist_ok=True)
+    AutoModel.register(ResNet9Config, ResNet9Model, exist_ok=True)
 
 
 def new_image_classifier(
@@ -121,11 +123,11 @@ def save_image_classifier(bundle: ImageBundle, folder: Path) -> None:
     """
     bundle.model.save_pretrained(folder)
     (folder / PREPROCESSING).write_text(
-        json.dumps(_preprocessing(bundle.image_format), indent=2), encoding="utf-8"
+        json.dumps(preprocessing(bundle.image_format), indent=2), encoding="utf-8"
     )
 
 
-def _preprocessing(image_format: ImageFormat) -> dict[str, Any]:
+def preprocessing(image_format: ImageFormat) -> dict[str, Any]:
     """The settings of transformers' plainest image processor that do what ``Pixels`` does."""
     return {
         "image_processor_type": "ViTImageProcessor",
@@ -154,7 +156,7 @@ def _pretrained(name: str, revision: str | None, n_classes: int | None) -> Image
     changes = {} if n_classes is None else {"num_labels": n_classes}
     try:
         config = AutoConfig.from_pretrained(source, **options, **changes)
-        image_format = _image_format(name, _settings(source, options), config)
+        image_format = image_format_of(name, preprocessing_of(source, options), config)
         config.problem_type = "single_label_classification"
         model, info = AutoModelForImageClassification.from_pretrained(
             source,
@@ -189,14 +191,14 @@ def _folder(name: str) -> Path | None:
     return folder
 
 
-def _settings(source: str, options: dict[str, Any]) -> Any:
+def preprocessing_of(source: str, options: dict[str, Any]) -> Any:
     """What ``preprocessor_config.json`` says, a dictionary if it is valid."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     return ImageProcessingMixin.get_image_processor_dict(source, **options)[0]
 
 
-def _image_format(name: str, settings: Any, config: PretrainedConfig) -> ImageFormat:
+def image_format_of(name: str, settings: Any, config: PretrainedConfig) -> ImageFormat:
     """The format of a model's images by its preprocessing.
 
     Images are resized to the size at the end of the preprocessing at once: where it resizes to a

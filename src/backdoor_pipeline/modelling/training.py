@@ -97,11 +97,12 @@ def fit(
     on_gradients: Callable[[int], object] | None = None,
     on_step: Callable[[int], object] | None = None,
     objective: Objective = cross_entropy,
+    loss: Objective = cross_entropy,
 ) -> History:
     """Train ``bundle.model`` in place and return its loss and dev-accuracy history.
 
-    The loss is the mean cross-entropy of a batch, in nats. With another ``objective``, that is what
-    is minimised, and the history has the loss nonetheless.
+    The loss is that of a batch, in nats: the mean cross-entropy, if nothing else is given. With
+    another ``objective``, that is what is minimised, and the history has the loss nonetheless.
 
     ``on_gradients`` may change the gradients of a step before they are clipped; it is told the
     epoch, counted from 0. ``on_step`` is called before the first step and after each, with the
@@ -135,7 +136,7 @@ def fit(
         with autocast(compute, device):
             logits = wrapped(**batch).logits.float()
         given = labels[rows].to(device)
-        losses.append(cross_entropy(logits.detach(), given))
+        losses.append(loss(logits.detach(), given))
         return objective(logits, given)
 
     def clip(epoch: int) -> None:

@@ -1,0 +1,111 @@
+"""Images and captions in one space: how similar they are, and the loss that brings pairs together.
+
+Source: "Learning Transferable Visual Models From Natural Language Supervision", arXiv 2103.00020
+(CLIP). With the unit vectors f of images and g of captions, and tau the logarithm of the scale,
+
+    s = f . g        logits = e^tau F G^T        tau within 0 and ln 100
+
+    L = 1/2 [ CE(e^tau F G^T, targets) + CE(e^tau G F^T, targets) ]
+
+Departure: pairs of a batch whose captions are the same share the target evenly, instead of being
+told apart.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backdoor_pipeline.modelling.prediction import forward
+
+if TYPE_CHECKING:
+    import torch
+
+    from backdoor_pipeline.modelling.bundle import PairBundle
+    from backdoor_pipeline.modelling.device import ComputeParams
+    from backdoor_pipeline.modelling.pixels import Pixels
+    from backdoor_pipeline.modelling.text import Tokens
+
+HIGHEST_SCALE = math.log(100)  # of tau
+
+
+def matching_loss(logits: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
+    """L of a batch, in nats, a scalar.
+
+    Where all captions are the same, nothing is to be learnt from the first half: of an image, all
+    logits are the same, and the cross-entropy is ln n whatever they are.
+
+    Args:
+        logits: Of ``networks.matcher.Matcher``, (n, n).
+        captions: A number for each, (n,); the same for the same caption.
+    """
+    import torch
+
+    same = (captions[:, None] == captions[None, :]).float()
+    targets = same / same.sum(dim=1, keepdim=True)
+    halves = (torch.nn.functional.cross_entropy(part, targets) for part in (logits, logits.T))
+    return sum(halves, torch.zeros_like(logits[0, 0])) / 2
+
+
+def hold_scale(model: Any) -> None:
+    """Bring tau back into its range, in place."""
+    model.logit_scale.data.clamp_(0, HIGHEST_SCALE)
+
+
+def embed_images(bundle: PairBundle, images: Pixels, compute: ComputeParams) -> np.ndarray:
+    """f, unit vectors, float32, (n_images, d)."""
+    from backdoor_pipeline.modelling.networks.matcher import unit
+
+    model: Any = bundle.model
+
+    def features(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return unit(model.get_image_features(**batch).pooler_output)
+
+    return forward(bundle, images, compute, features, "embed images").numpy()
+
+
+def embed_texts(bundle: PairBundle, texts: Tokens, compute: ComputeParams) -> np.ndarray:
+    """g, unit vectors, float32, (n_texts, d)."""
+    from backdoor_pipeline.modelling.networks.matcher import unit
+
+    model: Any = bundle.model
+
+    def features(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return unit(model.get_text_features(**batch).pooler_output)
+
+    return forward(bundle, texts, compute, features, "embed texts").numpy()
+
+
+def text_states(bundle: PairBundle, texts: Tokens, compute: ComputeParams) -> torch.Tensor:
+    """What the text tower makes of ``texts`` before the projection, float32, (n_texts, hidden)."""
+    model: Any = bundle.model
+
+    def states(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return model.text_model(**batch).pooler_output.float()
+
+    return forward(bundle, texts, compute, states, "embed texts")
+
+
+def class_vectors(prompts: np.ndarray) -> np.ndarray:
+    """The unit vector of each class: the mean of its prompts' unit vectors, (n_classes, d).
+
+    Args:
+        prompts: g of every prompt of every class, (n_classes, n_prompts, d).
+    """
+    means = prompts.mean(axis=1)
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def zero_shot(images: np.ndarray, classes: np.ndarray, scale: float) -> np.ndarray:
+    """Probabilities of the classes, float32, (n_images, n_classes): the softmax of ``scale`` s.
+
+    Args:
+        images: f, (n_images, d).
+        classes: Of ``class_vectors``, (n_classes, d).
+        scale: e^tau.
+    """
+    logits = scale * images @ classes.T
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,53 @@
+"""A dual encoder of images and texts as the training loop sees it; the equations: ``matching``."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch.nn import Module
+from torch.nn.functional import normalize
+
+
+class Matcher(Module):
+    """A dual encoder as a classifier of the images of a batch by its captions.
+
+    Args:
+        model: ``CLIPModel``, ``VisionTextDualEncoderModel`` or one with the same parts.
+    """
+
+    model: Any
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, pixel_values: torch.Tensor, captions: torch.Tensor, **texts: torch.Tensor
+    ) -> SimpleNamespace:
+        """``logits``, (n, n): of each image the scaled similarities to the captions of all.
+
+        Args:
+            pixel_values: Of n images.
+            captions: Which of ``texts`` is each image's, (n,).
+            texts: ``input_ids`` and ``attention_mask`` of captions, each once; or instead what the
+                text tower makes of them, ``text_states``, (n_captions, hidden).
+        """
+        images = unit(self.model.get_image_features(pixel_values).pooler_output)
+        encoded = unit(projected(self.model, **texts))
+        return SimpleNamespace(logits=self.model.logit_scale.exp() * images @ encoded[captions].T)
+
+
+def projected(
+    model: Any, text_states: torch.Tensor | None = None, **tokens: torch.Tensor
+) -> torch.Tensor:
+    """The text features of ``tokens``, or of what the text tower has made of them."""
+    if text_states is None:
+        return model.get_text_features(**tokens).pooler_output
+    return model.text_projection(text_states)
+
+
+def unit(features: torch.Tensor) -> torch.Tensor:
+    """Vectors of length 1, float32."""
+    return normalize(features.float(), dim=-1)
