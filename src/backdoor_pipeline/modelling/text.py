@@ -99,6 +99,13 @@ class Tokens:
         }
 
 
+def end_to_end(texts: Sequence[np.ndarray], pad_id: int) -> Tokens:
+    """The tokens of ``texts``, the ids of one each."""
+    ids = np.concatenate(texts) if len(texts) else np.empty(0)
+    lengths = np.array([len(text) for text in texts], dtype=np.int64)
+    return Tokens(ids.astype(np.int32), _offsets(lengths), pad_id)
+
+
 def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 

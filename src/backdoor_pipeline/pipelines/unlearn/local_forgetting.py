@@ -1,0 +1,330 @@
+"""A dual encoder that forgets what ties suspected images to the telling words of their captions.
+
+Source: UBT, arXiv 2403.16257 and 2409.19526, of which only the abstracts could be read: that the
+backdoor is unlearnt after the training, from few suspected pairs, at the level of tokens, and that
+these are combined by a Cartesian product. Equations and numbers are ours. With s the similarity of
+an image and a text (``modelling.matching``), theta_p the victim and theta the model,
+
+    delta_ij = s(v_i, t_i) - s(v_i, t_i without token j)       of each suspected pair i
+    t'_i     = the tokens with the largest delta_ij, in their order, between the special ones
+    mu       = the mean s of images to keep and the t', under theta_p: what is unrelated
+    L_u      = mean over images v_a and texts t'_b of max(s_theta(v_a, t'_b) - mu, 0)
+    L_k      = mean over pairs to keep of ||f_theta(v) - f_p(v)||^2 + ||g_theta(t) - g_p(t)||^2
+    L        = forget_weight L_u + keep_weight L_k
+
+until the mean s of the product is at most mu + ``TOLERANCE``. A hinge at mu does not push further:
+below it, images of the class would go as well. The model computes in evaluation mode, so that the
+statistics of batch normalisation stay as they are, and the scale is not trained.
+
+Other forgetting terms, ``forget_loss``: ``squared_hinge``; ``square_target``, mean (s + u)^2 with
+u = ``unlearn_target``, 0 for right angles and 1 for opposite directions; ``negative_matching``, the
+mean log-probability of the t' among these and the captions to keep.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
+from backdoor_pipeline.modelling.matching import embed_images, embed_texts, text_states
+from backdoor_pipeline.modelling.progress import track
+from backdoor_pipeline.modelling.text import Tokens, end_to_end
+from backdoor_pipeline.modelling.training import OptimisationParams, descend, new_optimiser
+from backdoor_pipeline.parameter_group import (
+    NonNegativeFloat,
+    ParameterGroup,
+    PositiveFloat,
+    PositiveInt,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from backdoor_pipeline.modelling.bundle import PairBundle
+    from backdoor_pipeline.modelling.pairs import Pairs
+    from backdoor_pipeline.modelling.training import History
+
+TOLERANCE = 0.01  # of the similarity, above mu
+TRAINED = {
+    "visual": ("vision_model", "visual_projection"),
+    "text": ("text_model", "text_projection"),
+    "all": ("vision_model", "visual_projection", "text_model", "text_projection"),
+}
+"""The parts of a dual encoder that are trained, by ``trained``."""
+
+
+class LocalForgettingParams(ParameterGroup):
+    """Which tokens, what is forgotten and kept, and how.
+
+    Attributes:
+        tokens: Of a caption, at most; None: the whole caption.
+        product: Whether each suspected image goes with each text, or with its own alone.
+        forget_loss: See the module.
+        unlearn_target: u of ``square_target``.
+        forget_weight: Of L_u.
+        keep_weight: Of L_k.
+        keep_rows: Pairs to keep, at most.
+        trained: Which tower, with its projection.
+        max_drift: The end, where L_k is above it; None: no such end.
+        steps: At most.
+        optimisation: ``batch_size`` pairs to keep, and as many suspected images; ``epochs`` are of
+            no meaning.
+    """
+
+    tokens: PositiveInt | None
+    product: bool
+    forget_loss: Literal["hinge", "squared_hinge", "square_target", "negative_matching"]
+    unlearn_target: float = Field(le=1)
+    forget_weight: NonNegativeFloat
+    keep_weight: NonNegativeFloat
+    keep_rows: PositiveInt
+    trained: Literal["all", "visual", "text"]
+    max_drift: PositiveFloat | None
+    steps: PositiveInt
+    optimisation: OptimisationParams
+
+    @model_validator(mode="after")
+    def _forgets(self) -> LocalForgettingParams:
+        if self.forget_loss == "square_target" and self.unlearn_target < 0:
+            raise ValueError(
+                f"local_forgetting.unlearn_target is {self.unlearn_target:g}, by which the pairs "
+                f"would be drawn to the similarity {-self.unlearn_target:g}, that is, learnt; give "
+                "0 to 1"
+            )
+        return self
+
+
+def blame(bundle: PairBundle, pairs: Pairs, compute: ComputeParams) -> list[np.ndarray]:
+    """delta of each pair, (n_tokens,), 0 for special tokens.
+
+    Args:
+        bundle: The model that has learnt the shortcut.
+        pairs: The suspected ones.
+        compute: Device and precision.
+    """
+    special = np.array(bundle.tokenizer.all_special_ids)
+    used, of_pair = np.unique(pairs.captions, return_inverse=True)
+    texts = [pairs.texts[number] for number in used]
+    places = [np.flatnonzero(~np.isin(text, special)) for text in texts]
+    variants = [
+        np.delete(text, place) for text, own in zip(texts, places, strict=True) for place in own
+    ]
+    whole = embed_texts(bundle, pairs.texts.take(used), compute)
+    shorter = embed_texts(bundle, end_to_end(variants, pairs.texts.pad_id), compute)
+    starts = np.concatenate([[0], np.cumsum([len(own) for own in places])])
+    images = embed_images(bundle, pairs.images, compute)
+    deltas = []
+    for image, caption in zip(images, of_pair, strict=True):
+        found = np.zeros(len(texts[caption]), dtype=np.float32)
+        of_variants = shorter[starts[caption] : starts[caption + 1]]
+        found[places[caption]] = (whole[caption] - of_variants) @ image
+        deltas.append(found)
+    return deltas
+
+
+def local_texts(pairs: Pairs, deltas: list[np.ndarray], special: np.ndarray, n: int) -> Tokens:
+    """t' of each pair: its ``n`` most blamed tokens between the special ones, the first of equals.
+
+    Args:
+        pairs: The suspected ones.
+        deltas: Of ``blame``.
+        special: Ids of special tokens, which stay.
+        n: Tokens at most; a caption of fewer keeps all, one of none stays as it is.
+    """
+    kept = []
+    for caption, delta in zip(pairs.captions, deltas, strict=True):
+        text = pairs.texts[caption]
+        is_special = np.isin(text, special)
+        order = np.argsort(-np.where(is_special, -np.inf, delta), kind="stable")
+        chosen = order[: min(n, int((~is_special).sum()))]
+        kept.append(text[np.sort(np.concatenate([np.flatnonzero(is_special), chosen]))])
+    return end_to_end(kept, pairs.texts.pad_id)
+
+
+def unlearn(
+    bundle: PairBundle,
+    forget: Pairs,
+    keep: Pairs,
+    params: LocalForgettingParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[PairBundle, dict[str, Any], History]:
+    """A copy of ``bundle`` without the tie; ``bundle`` itself where there is nothing to forget.
+
+    Args:
+        bundle: The victim; unchanged.
+        forget: The suspected pairs.
+        keep: Others that are presumed clean.
+        params: See ``conf/base/parameters_unlearn.yml``.
+        compute: Device and precision.
+        seed: Draws the pairs to keep and the batches.
+
+    Returns:
+        The model; what was done: ``steps``, ``converged``, whether the similarity came down to mu,
+        ``unrelated``, which is mu, ``similarity_before`` and ``_after``, ``drift``, L_k of the last
+        step, ``forget_rows``, ``keep_rows``, ``tokens``, the blamed ones with the number of
+        suspected captions that hold them; and ``similarity`` and ``drift`` of each step.
+
+    Raises:
+        InputError: There is nothing to keep, or the training diverged.
+    """
+    if not len(forget):
+        return bundle, {"forget_rows": 0, "steps": 0, "dev_rows": 0}, {}
+    if not len(keep):
+        raise InputError(
+            f"all pairs but {len(forget):,} would have to be kept as they are, and there are none; "
+            "let the detector flag fewer"
+        )
+    import torch
+
+    rng = np.random.default_rng(seed)
+    keep = keep.take(np.sort(rng.permutation(len(keep))[: params.keep_rows]))
+    local, tokens = localised(bundle, forget, params.tokens, compute)
+    if params.trained == "visual":  # what the text tower makes of its texts stays the same
+        local, keep = (
+            replace(pairs, states=text_states(bundle, pairs.texts, compute))
+            for pairs in (local, keep)
+        )
+    own = (embed_images(bundle, keep.images, compute), embed_texts(bundle, keep.texts, compute))
+    unrelated = float((own[0] @ embed_texts(bundle, local.texts, compute).T).mean())
+
+    device = resolve_device(compute)
+    model: Any = copy.deepcopy(bundle.model)
+    model.to(device).eval().requires_grad_(False)
+    for name in TRAINED[params.trained]:
+        getattr(model, name).requires_grad_(True)
+    optimiser = new_optimiser(model, params.optimisation, device)
+    images_before, texts_before = (torch.from_numpy(values).to(device) for values in own)
+    said: dict[str, list[float]] = {"similarity": [], "drift": []}
+
+    def loss_of(rows: Any) -> torch.Tensor:
+        suspected, kept = rows
+        with autocast(compute, device):
+            f, g = features(model, local, suspected, device)
+            f_kept, g_kept = features(model, keep, kept, device)
+        pairs = f @ g.T if params.product else (f * g).sum(dim=1, keepdim=True)
+        logits = [model.logit_scale.exp() * part for part in (pairs, f @ g_kept.T)]
+        drift = (f_kept - images_before[kept]).square().sum(dim=1).mean()
+        drift = drift + (g_kept - texts_before[keep.captions[kept]]).square().sum(dim=1).mean()
+        said["similarity"].append(float(pairs.detach().mean()))
+        said["drift"].append(float(drift.detach()))
+        forgetting = forget_loss(pairs, logits[0], logits[1], unrelated, params)
+        return params.forget_weight * forgetting + params.keep_weight * drift
+
+    def clip() -> None:
+        if params.optimisation.max_gradient_norm is not None:
+            torch.nn.utils.clip_grad_norm_(
+                model.parameters(), params.optimisation.max_gradient_norm
+            )
+
+    before = similarity(bundle, local, params.product, compute)
+    n_steps = params.steps if before > unrelated + TOLERANCE else 0
+    size = params.optimisation.batch_size
+    for _ in track(range(n_steps), "forget"):
+        rows: Any = tuple(
+            np.sort(rng.choice(n, min(n, size), replace=False)) for n in (len(local), len(keep))
+        )
+        (loss,) = descend(optimiser, [rows], loss_of, clip)
+        if not loss.isfinite():
+            raise InputError(
+                f"local_forgetting: the loss is {loss.item()} after {len(said['drift'])} steps; "
+                f"lower its learning_rate ({params.optimisation.learning_rate:g})"
+            )
+        too_far = params.max_drift is not None and said["drift"][-1] > params.max_drift
+        if said["similarity"][-1] <= unrelated + TOLERANCE or too_far:
+            break
+    result = bundle._replace(model=model.requires_grad_(True))
+    after = similarity(result, local, params.product, compute)
+    numbers: list[float] = list(range(1, len(said["drift"]) + 1))
+    record = {
+        "steps": len(numbers),
+        "converged": after <= unrelated + TOLERANCE,
+        "unrelated": unrelated,
+        "similarity_before": before,
+        "similarity_after": after,
+        "drift": said["drift"][-1] if numbers else 0.0,
+        "forget_rows": len(forget),
+        "keep_rows": len(keep),
+        "tokens": tokens,
+        "dev_rows": 0,
+    }
+    return result, record, {name: {"step": numbers, "value": said[name]} for name in said}
+
+
+def localised(
+    bundle: PairBundle, pairs: Pairs, n: int | None, compute: ComputeParams
+) -> tuple[Pairs, dict[str, int]]:
+    """``pairs`` with a text each that holds the ``n`` most blamed tokens; which these are.
+
+    Args:
+        bundle: The model that has learnt the shortcut.
+        pairs: The suspected ones.
+        n: Tokens of a caption; None: all.
+        compute: Device and precision.
+    """
+    special = np.array(bundle.tokenizer.all_special_ids)
+    texts = pairs.texts.take(pairs.captions)
+    if n is not None:
+        texts = local_texts(pairs, blame(bundle, pairs, compute), special, n)
+    counts: dict[str, int] = {}
+    for number in range(len(texts)):
+        for token in np.setdiff1d(texts[number], special):
+            name = str(bundle.tokenizer.convert_ids_to_tokens(int(token)))
+            counts[name] = counts.get(name, 0) + 1
+    by_count = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return replace(pairs, texts=texts, captions=np.arange(len(pairs)), states=None), dict(by_count)
+
+
+def similarity(bundle: PairBundle, pairs: Pairs, product: bool, compute: ComputeParams) -> float:
+    """The mean s of the pairs, or of the Cartesian product of their images and texts."""
+    images = embed_images(bundle, pairs.images, compute)
+    texts = embed_texts(bundle, pairs.texts, compute)[pairs.captions]
+    found = images @ texts.T if product else (images * texts).sum(axis=1)
+    return float(found.mean())
+
+
+def features(
+    model: Any, pairs: Pairs, rows: np.ndarray, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """f and g of the pairs of these numbers, both (n, d)."""
+    from backdoor_pipeline.modelling.networks.matcher import projected, unit
+
+    batch = pairs.collate(rows, device)
+    pixels, captions = batch.pop("pixel_values"), batch.pop("captions")
+    images = unit(model.get_image_features(pixels).pooler_output)
+    return images, unit(projected(model, **batch))[captions]
+
+
+def forget_loss(
+    pairs: torch.Tensor,
+    logits: torch.Tensor,
+    other_logits: torch.Tensor,
+    unrelated: float,
+    params: LocalForgettingParams,
+) -> torch.Tensor:
+    """L_u, a scalar.
+
+    Args:
+        pairs: s of suspected images and texts, (n, m).
+        logits: The same, scaled.
+        other_logits: Those of the images and of captions to keep, (n, k).
+        unrelated: mu.
+        params: Which term.
+    """
+    import torch
+
+    above = (pairs - unrelated).relu()
+    if params.forget_loss == "hinge":
+        return above.mean()
+    if params.forget_loss == "squared_hinge":
+        return above.square().mean()
+    if params.forget_loss == "square_target":
+        return (pairs + params.unlearn_target).square().mean()
+    every = torch.cat([logits, other_logits], dim=1)
+    return (logits - every.logsumexp(dim=1, keepdim=True)).mean()

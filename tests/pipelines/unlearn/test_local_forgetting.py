@@ -1,0 +1,293 @@
+"""Local forgetting: the blamed words, the product, what is kept, and when it ends."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.bundle import PairBundle
+from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.dual_encoders import new_dual_encoder
+from backdoor_pipeline.modelling.matching import embed_images, embed_texts, matching_loss
+from backdoor_pipeline.modelling.networks.matcher import Matcher
+from backdoor_pipeline.modelling.pairs import read_pairs
+from backdoor_pipeline.modelling.pixels import ImageFormat, encode
+from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
+from backdoor_pipeline.pipelines.unlearn.local_forgetting import (
+    LocalForgettingParams,
+    blame,
+    forget_loss,
+    local_texts,
+    localised,
+    similarity,
+    unlearn,
+)
+from tiny import DUAL_ENCODERS, tiny_dual_encoder, word_tokenizer
+
+CPU = ComputeParams(device="cpu", precision="fp32")
+FORM = ImageFormat(16, 16, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+CAPTIONS = ["a film of the city", "the story of one actor", "two people in a house"]
+
+
+def params(**changes: Any) -> LocalForgettingParams:
+    optimisation = {
+        **{"epochs": 1, "learning_rate": 1e-3, "batch_size": 16, "weight_decay": 0.0},
+        **{"warmup_share": 0.0, "max_gradient_norm": 1.0},
+        **changes.pop("optimisation", {}),
+    }
+    base = {
+        **{"tokens": 2, "product": True, "forget_loss": "hinge", "unlearn_target": 0.0},
+        **{"forget_weight": 1.0, "keep_weight": 1.0, "keep_rows": 20, "trained": "all"},
+        **{"max_drift": None, "steps": 20},
+    }
+    optimised = OptimisationParams(**optimisation)
+    return LocalForgettingParams(optimisation=optimised, **(base | changes))
+
+
+def pairs_of(bundle, captions, seed: int = 0, triggered: bool = False):
+    """Pairs of noisy images; the first lines of triggered ones are white."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 256, (len(captions), 16, 16, 3), dtype=np.uint8)
+    values[:, :6] = 255 if triggered else values[:, :6] // 4
+    images = [encode(image) for image in values]
+    rows = pd.DataFrame({"example_id": range(len(captions)), "image": images, "caption": captions})
+    return read_pairs(bundle, rows, 16)
+
+
+class BagOfWords(torch.nn.Module):
+    """Every image is the same vector; a text is the mean of its words' vectors."""
+
+    def __init__(self, tokenizer, planted: str) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        words = normalize(torch.randn(len(tokenizer), 8, generator=generator), dim=1)
+        self.direction = torch.eye(8)[0]
+        words[:, 0] = 0
+        words[tokenizer.convert_tokens_to_ids(planted)] = self.direction
+        self.words = torch.nn.Parameter(words)
+
+    def get_image_features(self, pixel_values):
+        return SimpleNamespace(pooler_output=self.direction.expand(len(pixel_values), -1))
+
+    def get_text_features(self, input_ids, attention_mask):
+        mask = attention_mask.unsqueeze(-1)
+        means = (self.words[input_ids] * mask).sum(dim=1) / mask.sum(dim=1)
+        return SimpleNamespace(pooler_output=means)
+
+
+class TestTokens:
+    @pytest.fixture
+    def bag(self) -> PairBundle:
+        tokenizer = word_tokenizer()
+        return PairBundle(BagOfWords(tokenizer, "city"), tokenizer, FORM)  # type: ignore[arg-type]
+
+    def test_ubt_11_6_the_planted_word_is_found(self, bag) -> None:
+        pairs = pairs_of(bag, ["a film of the city", "city people", "one city in the story"])
+        for caption, delta in zip(pairs.captions, blame(bag, pairs, CPU), strict=True):
+            word = bag.tokenizer.convert_ids_to_tokens(int(pairs.texts[caption][delta.argmax()]))
+            assert word == "city"
+        local, tokens = localised(bag, pairs, 1, CPU)
+        assert tokens == {"city": 3}
+        for row in range(3):
+            text = local.texts[local.captions[row]]
+            assert bag.tokenizer.convert_ids_to_tokens(text) == ["[CLS]", "city", "[SEP]"]
+
+    def test_ubt_11_6_special_tokens_stay_and_words_keep_their_order(self, bag) -> None:
+        pairs = pairs_of(bag, [*CAPTIONS, "film"])
+        special = np.array(bag.tokenizer.all_special_ids)
+        local = local_texts(pairs, blame(bag, pairs, CPU), special, 3)
+        for row, caption in enumerate(pairs.captions):
+            whole, text = pairs.texts[caption].tolist(), local[row].tolist()
+            assert (text[0], text[-1]) == (whole[0], whole[-1])
+            assert 1 <= len(text) - 2 <= 3
+            places = [whole.index(token) for token in text]
+            assert places == sorted(places)
+
+    def test_deltas_equal_a_loop(self) -> None:
+        bundle = tiny_dual_encoder("clip")
+        pairs = pairs_of(bundle, [*CAPTIONS, CAPTIONS[0]])
+        images = embed_images(bundle, pairs.images, CPU)
+        special = set(bundle.tokenizer.all_special_ids)
+        for row, delta in enumerate(blame(bundle, pairs, CPU)):
+            text = pairs.texts[pairs.captions[row]]
+            whole = embed_texts(bundle, pairs.texts.take(pairs.captions[row : row + 1]), CPU)[0]
+            for place, token in enumerate(text):
+                if int(token) in special:
+                    assert delta[place] == 0
+                    continue
+                ids = torch.tensor([np.delete(text, place).astype(np.int64)])
+                with torch.no_grad():
+                    said = bundle.model.get_text_features(
+                        input_ids=ids, attention_mask=torch.ones_like(ids)
+                    ).pooler_output[0]
+                shorter = (said / said.norm()).numpy()
+                assert delta[place] == pytest.approx(images[row] @ (whole - shorter), abs=1e-5)
+
+    def test_a_caption_without_words_stays_as_it_is(self, bag) -> None:
+        pairs = pairs_of(bag, ["", "city"])
+        local, _ = localised(bag, pairs, 2, CPU)
+        empty = local.texts[local.captions[0]]
+        assert bag.tokenizer.convert_ids_to_tokens(empty) == ["[CLS]", "[SEP]"]
+
+
+SUSPECTED = ["city film", "story actor", "family house"] * 2  # of as many words as are blamed
+OTHERS = ["people in the music", "one crew"] * 6
+
+
+def sets(bundle):
+    """The suspected pairs, and those to keep."""
+    return pairs_of(bundle, SUSPECTED, 1, triggered=True), pairs_of(bundle, OTHERS, 2)
+
+
+@pytest.fixture(scope="module", params=[*DUAL_ENCODERS, "resnet9"])
+def victim(request, base_model) -> PairBundle:
+    """It ties white lines to the suspected captions. Only look at it."""
+    if request.param == "resnet9":
+        bundle = new_dual_encoder("resnet9", base_model(), FORM, 0.125, 24, 0)
+    else:
+        bundle = tiny_dual_encoder(request.param)
+    forget, keep = sets(bundle)
+    pairs = forget.joined(keep)
+    matcher = bundle._replace(model=Matcher(bundle.model))
+    training = params(optimisation={"epochs": 60, "learning_rate": 1e-3}).optimisation
+    data, losses = Labelled(pairs, pairs.captions), {"objective": matching_loss}
+    fit(matcher, data, None, training, CPU, 0, loss=matching_loss, **losses)
+    return bundle._replace(model=bundle.model.eval())
+
+
+def state(bundle) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in bundle.model.state_dict().items()}
+
+
+class TestUnlearn:
+    def test_ubt_11_7_the_product_has_every_image_with_every_text(self, victim) -> None:
+        forget, _ = sets(victim)
+        images = embed_images(victim, forget.images, CPU)
+        texts = embed_texts(victim, forget.texts, CPU)
+        pairs = [(a, b) for a in range(6) for b in range(6)]
+        assert len(set(pairs)) == 36
+        naive = np.mean([images[a] @ texts[forget.captions[b]] for a, b in pairs])
+        assert similarity(victim, forget, True, CPU) == pytest.approx(naive, abs=1e-6)
+        own = np.mean([images[a] @ texts[forget.captions[a]] for a in range(6)])
+        assert similarity(victim, forget, False, CPU) == pytest.approx(own, abs=1e-6)
+
+    def test_ubt_11_1_nothing_suspected_is_nothing_done(self, victim) -> None:
+        forget, keep = sets(victim)
+        result, record, _ = unlearn(victim, forget.take(np.arange(0)), keep, params(), CPU, 0)
+        assert result is victim
+        assert record["steps"] == 0
+
+    def test_nothing_to_keep(self, victim) -> None:
+        forget, keep = sets(victim)
+        with pytest.raises(InputError, match="flag fewer"):
+            unlearn(victim, forget, keep.take(np.arange(0)), params(), CPU, 0)
+
+    def test_ubt_11_2_without_a_forgetting_term_nothing_changes(self, victim) -> None:
+        forget, keep = sets(victim)
+        before = state(victim)
+        asked = params(forget_weight=0.0, forget_loss="square_target", steps=5)
+        result, record, _ = unlearn(victim, forget, keep, asked, CPU, 0)
+        for name, tensor in result.model.state_dict().items():
+            torch.testing.assert_close(tensor, before[name], atol=1e-7, rtol=0)
+        assert record["drift"] < 1e-9
+
+    @pytest.mark.parametrize("trained", ["all", "visual", "text"])
+    def test_ubt_11_8_only_what_is_trained_changes_and_no_statistics(self, victim, trained) -> None:
+        forget, keep = sets(victim)
+        before, buffers = state(victim), dict(victim.model.named_buffers())
+        asked = params(forget_loss="square_target", unlearn_target=1.0, trained=trained, steps=3)
+        result, record, history = unlearn(victim, forget, keep, asked, CPU, 0)
+        after = state(result)
+        assert all(torch.equal(before[name], tensor) for name, tensor in state(victim).items())
+        changed = {
+            name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])
+        }
+        towers = {"visual": {"vision_model", "visual_projection"}}
+        towers["text"] = {"text_model", "text_projection"}
+        towers["all"] = towers["visual"] | towers["text"]
+        assert changed == towers[trained]
+        for name, buffer in result.model.named_buffers():
+            assert torch.equal(buffer, buffers[name]), name
+        assert len(history["similarity"]["value"]) == record["steps"]
+        assert all(p.requires_grad for p in result.model.parameters())
+
+    def test_it_ends_where_images_and_texts_are_unrelated(self, victim) -> None:
+        forget, keep = sets(victim)
+        asked = params(keep_weight=0.0, steps=200, optimisation={"learning_rate": 3e-3})
+        result, record, _ = unlearn(victim, forget, keep, asked, CPU, 0)
+        assert record["similarity_before"] > record["unrelated"] + 0.1
+        assert record["converged"]
+        assert 0 < record["steps"] < 200
+        local, _ = localised(victim, forget, 2, CPU)
+        assert record["similarity_after"] == pytest.approx(
+            similarity(result, local, True, CPU), abs=1e-6
+        )
+        assert record["similarity_after"] <= record["unrelated"] + 0.01
+
+    def test_the_same_seed_gives_the_same_model(self, victim) -> None:
+        forget, keep = sets(victim)
+        asked = params(forget_loss="square_target", steps=4, optimisation={"batch_size": 3})
+        first, again, other = (
+            state(unlearn(victim, forget, keep, asked, CPU, seed)[0]) for seed in (0, 0, 1)
+        )
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert any(not torch.equal(first[name], other[name]) for name in first)
+
+    def test_drift_is_kept_small(self, victim) -> None:
+        forget, keep = sets(victim)
+        asked = {"forget_loss": "square_target", "unlearn_target": 1.0, "steps": 30}
+        held, free = (
+            unlearn(victim, forget, keep, params(**asked, keep_weight=weight), CPU, 0)[1]["drift"]
+            for weight in (30.0, 0.0)
+        )
+        assert held < free
+        short = params(**asked, keep_weight=0.0, max_drift=free / 4)
+        assert unlearn(victim, forget, keep, short, CPU, 0)[1]["steps"] < 30
+
+
+class TestLosses:
+    PAIRS = torch.tensor([[0.5, 0.2], [0.1, 0.9]])
+
+    def of(self, name: str, pairs=None, **changes: Any) -> torch.Tensor:
+        pairs = self.PAIRS if pairs is None else pairs
+        others = 10 * torch.tensor([[0.3, -0.1], [0.0, 0.4]])
+        return forget_loss(pairs, 10 * pairs, others, 0.3, params(forget_loss=name, **changes))
+
+    def test_each_equals_its_formula(self) -> None:
+        assert self.of("hinge").item() == pytest.approx((0.2 + 0.6) / 4)
+        assert self.of("squared_hinge").item() == pytest.approx((0.04 + 0.36) / 4)
+        expected = (0.25 + 0.04 + 0.01 + 0.81) / 4
+        assert self.of("square_target").item() == pytest.approx(expected)
+        total = 0.0
+        for own, others in (((5.0, 2.0), (3.0, -1.0)), ((1.0, 9.0), (0.0, 4.0))):
+            normaliser = sum(math.exp(x) for x in (*own, *others))
+            total += sum(x - math.log(normaliser) for x in own)
+        assert self.of("negative_matching").item() == pytest.approx(total / 4, abs=1e-5)
+
+    @pytest.mark.parametrize(("target", "towards"), [(0.0, 0.0), (1.0, -1.0)])
+    def test_ubt_11_9_square_target_goes_where_it_should(self, target, towards) -> None:
+        pairs = self.PAIRS.clone().requires_grad_(True)
+        self.of("square_target", pairs, unlearn_target=target).backward()
+        moved = self.PAIRS - 0.1 * pairs.grad
+        assert ((moved - towards).abs() < (self.PAIRS - towards).abs()).all()
+
+    def test_ubt_11_9_a_target_that_would_be_learnt_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"unlearn_target is -1.*learnt; give 0 to 1"):
+            params(forget_loss="square_target", unlearn_target=-1.0)
+
+    def test_ubt_11_5_without_other_captions_the_negative_loss_would_teach_nothing(self) -> None:
+        pairs = torch.full((3, 4), 0.8, requires_grad=True)
+        none = torch.empty(3, 0)
+        alone = forget_loss(pairs, 10 * pairs, none, 0.3, params(forget_loss="negative_matching"))
+        assert alone.item() == pytest.approx(-math.log(4))
+        assert torch.autograd.grad(alone, pairs)[0].abs().max() < 1e-6
+        with_others = self.of("negative_matching", pairs := self.PAIRS.clone().requires_grad_(True))
+        assert torch.autograd.grad(with_others, pairs)[0].sum() > 0  # so that descent lowers s
