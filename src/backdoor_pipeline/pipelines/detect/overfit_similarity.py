@@ -1,0 +1,198 @@
+"""Pairs that a dual encoder finds similar for another reason than what the image shows.
+
+Source: UBT, arXiv 2403.16257 and 2409.19526, of which only the abstracts could be read: that the
+shortcut is strengthened by overfitting, first of all on pairs of weak similarity, and that few of
+the pairs it exposes are chosen. Equations and numbers are ours. With s the similarity of an image
+and its caption (``modelling.matching``),
+
+    a_i  = s(v_i, t_i) under a reference that has not learnt the shortcut
+    W    = the ceil(pool_share n) pairs with the smallest a
+    o    = the victim, overfitted on W; its statistics of batch normalisation stay
+    rho  = s(v_i, t_i) under o, less a_i                                     (``rank: gain``)
+    S    = the ceil(suspect_share n) pairs with the largest rho
+    U    = of the captions in S that are alike the group with the largest sum of rho, of which the
+           ``suspects`` pairs with the largest rho
+
+Poisoned pairs show an image that has nothing to do with the caption, so a is low. The victim finds
+them similar, so rho is high; and they share what their captions say, so they are one group. Where
+no group has ``least`` pairs, no backdoor was found. A victim's own similarity is no reference: the
+backdoor has made it high.
+
+Other ranks: ``similarity``, that under o; ``reference``, -a.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from backdoor_pipeline.modelling.matching import (
+    embed_images,
+    embed_texts,
+    hold_scale,
+    matching_loss,
+)
+from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
+from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat, PositiveInt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backdoor_pipeline.modelling.bundle import PairBundle
+    from backdoor_pipeline.modelling.device import ComputeParams
+    from backdoor_pipeline.modelling.pairs import Pairs
+
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+
+
+class OverfitSimilarityParams(ParameterGroup):
+    """The pool and how it is overfitted, how pairs are ranked, and which of them are chosen.
+
+    Attributes:
+        pool_share: Of all pairs.
+        overfitting: How; None: the victim is taken as it is.
+        rank: See the module.
+        rank_scope: Whether all pairs are ranked, or those of the pool.
+        suspect_share: Of all pairs.
+        consensus: Whether the suspects share what their captions say; else they are the first of S.
+        caption_distance: Up to which captions are alike: 1 less the cosine of their vectors under
+            the reference, mean over a group.
+        suspects: At most.
+        least: Pairs of a group, or no backdoor was found.
+    """
+
+    pool_share: PositiveShare
+    overfitting: OptimisationParams | None
+    rank: Literal["gain", "similarity", "reference"]
+    rank_scope: Literal["all", "pool"]
+    suspect_share: PositiveShare
+    consensus: bool
+    caption_distance: PositiveFloat
+    suspects: PositiveInt
+    least: PositiveInt
+
+
+class Choice(NamedTuple):
+    """Row numbers of the suspects, the most suspicious one first; which of S are of their group."""
+
+    suspects: np.ndarray
+    group: np.ndarray
+
+
+def similarities(bundle: PairBundle, pairs: Pairs, compute: ComputeParams) -> np.ndarray:
+    """s of each pair, float32, (n_pairs,)."""
+    texts = embed_texts(bundle, pairs.texts, compute)[pairs.captions]
+    return np.einsum("nd,nd->n", embed_images(bundle, pairs.images, compute), texts)
+
+
+def first(scores: np.ndarray, share: float) -> np.ndarray:
+    """Row numbers of the ceil(share n) largest ``scores``, in this order, the first of equals."""
+    return np.argsort(-scores, kind="stable")[: math.ceil(share * len(scores))]
+
+
+def overfitted(
+    bundle: PairBundle,
+    pool: Pairs,
+    params: OptimisationParams,
+    compute: ComputeParams,
+    seed: int,
+) -> PairBundle:
+    """A copy of ``bundle`` trained on the ``pool``, in evaluation mode throughout.
+
+    The text tower stays as it is where the pool has what it makes of the captions.
+    """
+    from backdoor_pipeline.modelling.networks.matcher import Matcher
+
+    model: Any = copy.deepcopy(bundle.model)
+    model.text_model.requires_grad_(pool.states is None)
+    matcher = bundle._replace(model=Matcher(model))  # type: ignore[arg-type]
+
+    def hold(_step: int) -> None:
+        matcher.model.eval()
+        hold_scale(model)
+
+    fit(
+        *(matcher, Labelled(pool, pool.captions), None, params, compute, seed, "overfit"),
+        on_step=hold,
+        objective=matching_loss,
+        loss=matching_loss,
+    )
+    return bundle._replace(model=model.requires_grad_(True).eval())
+
+
+def alike(vectors: np.ndarray, distance: float) -> np.ndarray:
+    """The group of each caption, int64, (n,): average linkage of cosine distances.
+
+    Args:
+        vectors: g of the captions, unit vectors, (n, d).
+        distance: Up to which groups are joined.
+    """
+    from sklearn.cluster import AgglomerativeClustering
+
+    if len(vectors) == 1:
+        return np.zeros(1, dtype=np.int64)
+    clustering = AgglomerativeClustering(
+        n_clusters=None, distance_threshold=distance, metric="cosine", linkage="average"
+    )
+    return clustering.fit_predict(vectors).astype(np.int64)
+
+
+def choose(
+    ranked: np.ndarray,
+    scores: np.ndarray,
+    captions: np.ndarray,
+    vectors: np.ndarray,
+    params: OverfitSimilarityParams,
+) -> Choice:
+    """U, none if no group has ``least`` pairs.
+
+    Args:
+        ranked: S, row numbers.
+        scores: rho of all pairs, (n_pairs,).
+        captions: Which caption is each pair's, (n_pairs,).
+        vectors: g of every caption under the reference, (n_captions, d).
+        params: Of the choice.
+    """
+    group = np.ones(len(ranked), dtype=bool)
+    if params.consensus and len(ranked):
+        used, of_pair = np.unique(captions[ranked], return_inverse=True)
+        groups = alike(vectors[used], params.caption_distance)[of_pair]
+        totals = np.bincount(groups, weights=scores[ranked])
+        group = groups == totals.argmax()
+    if group.sum() < params.least:
+        group = np.zeros(len(ranked), dtype=bool)
+    return Choice(ranked[group][: params.suspects], group)
+
+
+def suspects_table(
+    ranked: np.ndarray,
+    choice: Choice,
+    scores: np.ndarray,
+    example_ids: np.ndarray,
+    captions: Sequence[str],
+) -> pd.DataFrame:
+    """``suspects``: the pairs of S, the most suspicious one first, U flagged.
+
+    Args:
+        ranked: S, row numbers.
+        choice: Of them.
+        scores: rho of all pairs.
+        example_ids: Of all pairs.
+        captions: Of all pairs.
+    """
+    return pd.DataFrame(
+        {
+            "kind": pd.Series("example", index=range(len(ranked)), dtype="str"),
+            "key": example_ids[ranked].astype(np.int64),
+            "score": scores[ranked].astype(np.float64),
+            "p_value": np.nan,
+            "q_value": np.nan,
+            "flagged": np.isin(ranked, choice.suspects),
+            "evidence": pd.Series([captions[row] for row in ranked], dtype="str"),
+        }
+    )

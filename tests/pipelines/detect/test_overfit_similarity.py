@@ -1,0 +1,165 @@
+"""Overfit similarity: ranks, ties, the choice of one group, and what an overfitted model keeps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.matching import matching_loss, text_states
+from backdoor_pipeline.modelling.networks.matcher import Matcher
+from backdoor_pipeline.modelling.pairs import read_pairs
+from backdoor_pipeline.modelling.pixels import encode
+from backdoor_pipeline.modelling.training import OptimisationParams
+from backdoor_pipeline.pipelines.detect.overfit_similarity import (
+    OverfitSimilarityParams,
+    alike,
+    choose,
+    first,
+    overfitted,
+    similarities,
+    suspects_table,
+)
+from backdoor_pipeline.schemas import SUSPECTS
+from tiny import DUAL_ENCODERS, tiny_dual_encoder
+
+CPU = ComputeParams(device="cpu", precision="fp32")
+PARAMS = OverfitSimilarityParams(
+    pool_share=0.5,
+    overfitting=None,
+    rank="gain",
+    rank_scope="all",
+    suspect_share=0.3,
+    consensus=True,
+    caption_distance=0.3,
+    suspects=3,
+    least=2,
+)
+AXES = np.eye(3, dtype=np.float32)
+
+
+@given(
+    scores=st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=1, max_size=30),
+    share=st.floats(0.01, 1.0),
+)
+def test_ubt_11_4_the_largest_in_order_and_the_first_of_equals(scores, share) -> None:
+    found = first(np.array(scores), share)
+    assert len(found) == math.ceil(share * len(scores))
+    pairs = [(-scores[row], row) for row in found]
+    assert pairs == sorted((-score, row) for row, score in enumerate(scores))[: len(found)]
+
+
+class TestChoice:
+    SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+    CAPTIONS = np.array([0, 1, 2, 1, 2, 2, 0, 1])  # sums: 1.2, 1.6, 1.6
+    RANKED = np.arange(6)
+
+    def of(self, scores=None, ranked=None, vectors=AXES, **changes):
+        scores = self.SCORES if scores is None else scores
+        ranked = self.RANKED if ranked is None else ranked
+        return choose(ranked, scores, self.CAPTIONS, vectors, PARAMS.model_copy(update=changes))
+
+    def test_ubt_11_4_the_group_with_the_largest_sum_the_most_suspicious_first(self) -> None:
+        found = self.of()
+        assert found.suspects.tolist() == [2, 4, 5]
+        assert found.group.tolist() == [False, False, True, False, True, True]
+        assert self.of(suspects=2).suspects.tolist() == [2, 4]
+        assert set(found.suspects) <= set(self.RANKED)
+
+    def test_captions_that_are_alike_are_one_group(self) -> None:
+        vectors = np.stack([AXES[0], (AXES[0] + 0.3 * AXES[1]) / math.hypot(1, 0.3), AXES[2]])
+        assert self.of(vectors=vectors).suspects.tolist() == [0, 1, 3]
+        assert self.of(vectors=vectors, caption_distance=0.01).suspects.tolist() == [2, 4, 5]
+
+    def test_without_consensus_the_first_of_all(self) -> None:
+        assert self.of(consensus=False).suspects.tolist() == [0, 1, 2]
+
+    def test_ubt_11_1_a_group_that_is_too_small_is_no_backdoor(self) -> None:
+        found = self.of(least=4)
+        assert not len(found.suspects)
+        assert not found.group.any()
+
+    def test_of_nothing_nothing(self) -> None:
+        assert not len(self.of(ranked=np.arange(0)).suspects)
+
+    def test_one_caption_is_one_group(self) -> None:
+        assert alike(AXES[:1], 0.3).tolist() == [0]
+
+    def test_the_table_is_one_of_suspects(self) -> None:
+        ids, captions = np.arange(8) + 10, [f"caption {i}" for i in range(8)]
+        table = suspects_table(self.RANKED, self.of(), self.SCORES, ids, captions)
+        SUSPECTS.validate(table)
+        assert table["key"].tolist() == [10, 11, 12, 13, 14, 15]
+        assert table.loc[table["flagged"], "key"].tolist() == [12, 14, 15]
+        assert table["evidence"][2] == "caption 2"
+
+
+@pytest.fixture(params=DUAL_ENCODERS)
+def bundle(request):
+    return tiny_dual_encoder(request.param)
+
+
+@pytest.fixture
+def pairs(bundle):
+    rng = np.random.default_rng(0)
+    captions = ["a film of the city", "the story", "one actor"] * 4
+    images = [encode(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in captions]
+    rows = pd.DataFrame({"example_id": range(12), "image": images, "caption": captions})
+    return read_pairs(bundle, rows, 16)
+
+
+def test_ubt_11_3_similarities_equal_a_loop(bundle, pairs, monkeypatch) -> None:
+    monkeypatch.setattr("backdoor_pipeline.modelling.prediction.BATCH_ROWS", 5)
+    found = similarities(bundle, pairs, CPU)
+    backwards = similarities(bundle, pairs.take(np.arange(12)[::-1]), CPU)[::-1]
+    np.testing.assert_allclose(backwards, found, atol=1e-5)
+    scale = bundle.model.logit_scale.exp().item()
+    for row, value in enumerate(found):
+        one = pairs.take(np.array([row]))
+        pixels = one.images.collate(np.array([0]), torch.device("cpu"))
+        texts = one.texts.collate(one.captions, torch.device("cpu"))
+        with torch.no_grad():
+            alone = bundle.model(**pixels, **texts).logits_per_image.item() / scale
+        assert value == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_ubt_11_8_overfitting_changes_a_copy_and_no_statistics(bundle, pairs, frozen) -> None:
+    training = OptimisationParams(
+        epochs=4,
+        learning_rate=1e-3,
+        batch_size=4,
+        weight_decay=0.0,
+        warmup_share=0.0,
+        max_gradient_norm=1.0,
+    )
+    if frozen:
+        pairs = replace(pairs, states=text_states(bundle, pairs.texts, CPU))
+    before = {name: tensor.clone() for name, tensor in bundle.model.state_dict().items()}
+    result = overfitted(bundle, pairs, training, CPU, 0)
+    after = result.model.state_dict()
+    for name, tensor in bundle.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    changed = {
+        name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])
+    }
+    assert {"vision_model", "visual_projection", "text_projection"} <= changed
+    assert ("text_model" in changed) != frozen
+    for name, buffer in result.model.named_buffers():
+        assert torch.equal(buffer, before.get(name, buffer)), name
+    batch = pairs.collate(np.arange(12), torch.device("cpu"))
+    with torch.no_grad():
+        losses = [
+            matching_loss(Matcher(of.model)(**batch).logits, torch.from_numpy(pairs.captions))
+            for of in (bundle, result)
+        ]
+    assert losses[1] < losses[0]
+    assert not result.model.training
+    assert all(p.requires_grad for p in result.model.parameters())
