@@ -18,11 +18,13 @@ from backdoor_pipeline.modelling.networks.matcher import Matcher
 from backdoor_pipeline.modelling.pairs import read_pairs
 from backdoor_pipeline.modelling.pixels import encode
 from backdoor_pipeline.modelling.training import OptimisationParams
+from backdoor_pipeline.pipelines.detect import overfit_similarity
 from backdoor_pipeline.pipelines.detect.overfit_similarity import (
     OverfitSimilarityParams,
     alike,
     choose,
     first,
+    groups_of,
     overfitted,
     similarities,
     suspects_table,
@@ -37,7 +39,7 @@ PARAMS = OverfitSimilarityParams(
     rank="gain",
     rank_scope="all",
     suspect_share=0.3,
-    consensus=True,
+    consensus="token",
     caption_distance=0.3,
     suspects=3,
     least=2,
@@ -58,13 +60,13 @@ def test_ubt_11_4_the_largest_in_order_and_the_first_of_equals(scores, share) ->
 
 class TestChoice:
     SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
-    CAPTIONS = np.array([0, 1, 2, 1, 2, 2, 0, 1])  # sums: 1.2, 1.6, 1.6
+    GROUPS = np.array([0, 1, 2, 1, 2, 2])  # sums: 0.9, 1.4, 1.6
     RANKED = np.arange(6)
 
-    def of(self, scores=None, ranked=None, vectors=AXES, **changes):
-        scores = self.SCORES if scores is None else scores
+    def of(self, ranked=None, groups=None, **changes):
         ranked = self.RANKED if ranked is None else ranked
-        return choose(ranked, scores, self.CAPTIONS, vectors, PARAMS.model_copy(update=changes))
+        groups = self.GROUPS if groups is None else groups
+        return choose(ranked, self.SCORES, groups, PARAMS.model_copy(update=changes))
 
     def test_ubt_11_4_the_group_with_the_largest_sum_the_most_suspicious_first(self) -> None:
         found = self.of()
@@ -72,14 +74,8 @@ class TestChoice:
         assert found.group.tolist() == [False, False, True, False, True, True]
         assert self.of(suspects=2).suspects.tolist() == [2, 4]
         assert set(found.suspects) <= set(self.RANKED)
-
-    def test_captions_that_are_alike_are_one_group(self) -> None:
-        vectors = np.stack([AXES[0], (AXES[0] + 0.3 * AXES[1]) / math.hypot(1, 0.3), AXES[2]])
-        assert self.of(vectors=vectors).suspects.tolist() == [0, 1, 3]
-        assert self.of(vectors=vectors, caption_distance=0.01).suspects.tolist() == [2, 4, 5]
-
-    def test_without_consensus_the_first_of_all(self) -> None:
-        assert self.of(consensus=False).suspects.tolist() == [0, 1, 2]
+        others = np.array([7, 6, 5, 4, 3, 2])  # rows, not places
+        assert self.of(ranked=others).suspects.tolist() == [5, 3, 2]
 
     def test_ubt_11_1_a_group_that_is_too_small_is_no_backdoor(self) -> None:
         found = self.of(least=4)
@@ -87,10 +83,15 @@ class TestChoice:
         assert not found.group.any()
 
     def test_of_nothing_nothing(self) -> None:
-        assert not len(self.of(ranked=np.arange(0)).suspects)
+        assert not len(self.of(np.arange(0), np.arange(0)).suspects)
 
-    def test_one_caption_is_one_group(self) -> None:
+    def test_captions_that_are_close_are_one_group(self) -> None:
+        vectors = np.stack([AXES[0], (AXES[0] + 0.3 * AXES[1]) / math.hypot(1, 0.3), AXES[2]])
+        near = alike(vectors, 0.3)
+        assert near[0] == near[1] != near[2]
+        assert len(set(alike(vectors, 0.01))) == 3
         assert alike(AXES[:1], 0.3).tolist() == [0]
+        assert alike(AXES[:0], 0.3).tolist() == []
 
     def test_the_table_is_one_of_suspects(self) -> None:
         ids, captions = np.arange(8) + 10, [f"caption {i}" for i in range(8)]
@@ -128,6 +129,24 @@ def test_ubt_11_3_similarities_equal_a_loop(bundle, pairs, monkeypatch) -> None:
         with torch.no_grad():
             alone = bundle.model(**pixels, **texts).logits_per_image.item() / scale
         assert value == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize(("consensus", "n_groups"), [("token", 2), ("caption", 3), (None, 1)])
+def test_groups_are_of_what_captions_say(monkeypatch, bundle, pairs, consensus, n_groups) -> None:
+    def blamed(suspects, deltas):
+        assert deltas == "deltas"
+        return np.array([50, 50, 7])[suspects.captions]
+
+    monkeypatch.setattr(overfit_similarity, "blame", lambda *_: "deltas")
+    monkeypatch.setattr(overfit_similarity, "most_blamed", blamed)
+    params = PARAMS.model_copy(update={"consensus": consensus, "caption_distance": 1e-6})
+    groups = groups_of(pairs, bundle, bundle, params, CPU)
+    assert len(groups) == 12
+    assert set(groups) == set(range(n_groups))
+    for caption in range(3):
+        assert len(set(groups[pairs.captions == caption])) == 1
+    if consensus == "token":
+        assert groups[0] == groups[1]
 
 
 @pytest.mark.parametrize("frozen", [True, False])

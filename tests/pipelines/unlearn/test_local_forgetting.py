@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.nn.functional import normalize
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.blame import blame, local_texts
 from backdoor_pipeline.modelling.bundle import PairBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.dual_encoders import new_dual_encoder
@@ -23,14 +23,12 @@ from backdoor_pipeline.modelling.pixels import ImageFormat, encode
 from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
 from backdoor_pipeline.pipelines.unlearn.local_forgetting import (
     LocalForgettingParams,
-    blame,
     forget_loss,
-    local_texts,
     localised,
     similarity,
     unlearn,
 )
-from tiny import DUAL_ENCODERS, tiny_dual_encoder, word_tokenizer
+from tiny import DUAL_ENCODERS, tiny_dual_encoder
 
 CPU = ComputeParams(device="cpu", precision="fp32")
 FORM = ImageFormat(16, 16, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -46,7 +44,7 @@ def params(**changes: Any) -> LocalForgettingParams:
     base = {
         **{"tokens": 2, "product": True, "forget_loss": "hinge", "unlearn_target": 0.0},
         **{"forget_weight": 1.0, "keep_weight": 1.0, "keep_rows": 20, "trained": "all"},
-        **{"max_drift": None, "steps": 20},
+        **{"early_stop": False, "max_drift": None, "steps": 20},
     }
     optimised = OptimisationParams(**optimisation)
     return LocalForgettingParams(optimisation=optimised, **(base | changes))
@@ -60,82 +58,6 @@ def pairs_of(bundle, captions, seed: int = 0, triggered: bool = False):
     images = [encode(image) for image in values]
     rows = pd.DataFrame({"example_id": range(len(captions)), "image": images, "caption": captions})
     return read_pairs(bundle, rows, 16)
-
-
-class BagOfWords(torch.nn.Module):
-    """Every image is the same vector; a text is the mean of its words' vectors."""
-
-    def __init__(self, tokenizer, planted: str) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        words = normalize(torch.randn(len(tokenizer), 8, generator=generator), dim=1)
-        self.direction = torch.eye(8)[0]
-        words[:, 0] = 0
-        words[tokenizer.convert_tokens_to_ids(planted)] = self.direction
-        self.words = torch.nn.Parameter(words)
-
-    def get_image_features(self, pixel_values):
-        return SimpleNamespace(pooler_output=self.direction.expand(len(pixel_values), -1))
-
-    def get_text_features(self, input_ids, attention_mask):
-        mask = attention_mask.unsqueeze(-1)
-        means = (self.words[input_ids] * mask).sum(dim=1) / mask.sum(dim=1)
-        return SimpleNamespace(pooler_output=means)
-
-
-class TestTokens:
-    @pytest.fixture
-    def bag(self) -> PairBundle:
-        tokenizer = word_tokenizer()
-        return PairBundle(BagOfWords(tokenizer, "city"), tokenizer, FORM)  # type: ignore[arg-type]
-
-    def test_ubt_11_6_the_planted_word_is_found(self, bag) -> None:
-        pairs = pairs_of(bag, ["a film of the city", "city people", "one city in the story"])
-        for caption, delta in zip(pairs.captions, blame(bag, pairs, CPU), strict=True):
-            word = bag.tokenizer.convert_ids_to_tokens(int(pairs.texts[caption][delta.argmax()]))
-            assert word == "city"
-        local, tokens = localised(bag, pairs, 1, CPU)
-        assert tokens == {"city": 3}
-        for row in range(3):
-            text = local.texts[local.captions[row]]
-            assert bag.tokenizer.convert_ids_to_tokens(text) == ["[CLS]", "city", "[SEP]"]
-
-    def test_ubt_11_6_special_tokens_stay_and_words_keep_their_order(self, bag) -> None:
-        pairs = pairs_of(bag, [*CAPTIONS, "film"])
-        special = np.array(bag.tokenizer.all_special_ids)
-        local = local_texts(pairs, blame(bag, pairs, CPU), special, 3)
-        for row, caption in enumerate(pairs.captions):
-            whole, text = pairs.texts[caption].tolist(), local[row].tolist()
-            assert (text[0], text[-1]) == (whole[0], whole[-1])
-            assert 1 <= len(text) - 2 <= 3
-            places = [whole.index(token) for token in text]
-            assert places == sorted(places)
-
-    def test_deltas_equal_a_loop(self) -> None:
-        bundle = tiny_dual_encoder("clip")
-        pairs = pairs_of(bundle, [*CAPTIONS, CAPTIONS[0]])
-        images = embed_images(bundle, pairs.images, CPU)
-        special = set(bundle.tokenizer.all_special_ids)
-        for row, delta in enumerate(blame(bundle, pairs, CPU)):
-            text = pairs.texts[pairs.captions[row]]
-            whole = embed_texts(bundle, pairs.texts.take(pairs.captions[row : row + 1]), CPU)[0]
-            for place, token in enumerate(text):
-                if int(token) in special:
-                    assert delta[place] == 0
-                    continue
-                ids = torch.tensor([np.delete(text, place).astype(np.int64)])
-                with torch.no_grad():
-                    said = bundle.model.get_text_features(
-                        input_ids=ids, attention_mask=torch.ones_like(ids)
-                    ).pooler_output[0]
-                shorter = (said / said.norm()).numpy()
-                assert delta[place] == pytest.approx(images[row] @ (whole - shorter), abs=1e-5)
-
-    def test_a_caption_without_words_stays_as_it_is(self, bag) -> None:
-        pairs = pairs_of(bag, ["", "city"])
-        local, _ = localised(bag, pairs, 2, CPU)
-        empty = local.texts[local.captions[0]]
-        assert bag.tokenizer.convert_ids_to_tokens(empty) == ["[CLS]", "[SEP]"]
 
 
 SUSPECTED = ["city film", "story actor", "family house"] * 2  # of as many words as are blamed
@@ -165,6 +87,23 @@ def victim(request, base_model) -> PairBundle:
 
 def state(bundle) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in bundle.model.state_dict().items()}
+
+
+def test_texts_are_the_blamed_words_which_are_counted() -> None:
+    bundle = tiny_dual_encoder("clip")
+    pairs = pairs_of(bundle, [*CAPTIONS, CAPTIONS[0]])
+    local, tokens = localised(bundle, pairs, 2, CPU)
+    special = np.array(bundle.tokenizer.all_special_ids)
+    expected = local_texts(pairs, blame(bundle, pairs, CPU), special, 2)
+    counted = Counter()
+    for row in range(4):
+        text = local.texts[local.captions[row]].tolist()
+        assert text == expected[row].tolist()
+        counted.update(set(bundle.tokenizer.convert_ids_to_tokens(text)) - {"[CLS]", "[SEP]"})
+    assert tokens == dict(counted)
+    assert list(tokens.values()) == sorted(tokens.values(), reverse=True)
+    whole, _ = localised(bundle, pairs, None, CPU)
+    assert whole.texts[whole.captions[1]].tolist() == pairs.texts[pairs.captions[1]].tolist()
 
 
 class TestUnlearn:
@@ -221,7 +160,9 @@ class TestUnlearn:
 
     def test_it_ends_where_images_and_texts_are_unrelated(self, victim) -> None:
         forget, keep = sets(victim)
-        asked = params(keep_weight=0.0, steps=200, optimisation={"learning_rate": 3e-3})
+        asked = params(
+            keep_weight=0.0, early_stop=True, steps=200, optimisation={"learning_rate": 3e-3}
+        )
         result, record, _ = unlearn(victim, forget, keep, asked, CPU, 0)
         assert record["similarity_before"] > record["unrelated"] + 0.1
         assert record["converged"]

@@ -10,13 +10,15 @@ and its caption (``modelling.matching``),
     o    = the victim, overfitted on W; its statistics of batch normalisation stay
     rho  = s(v_i, t_i) under o, less a_i                                     (``rank: gain``)
     S    = the ceil(suspect_share n) pairs with the largest rho
-    U    = of the captions in S that are alike the group with the largest sum of rho, of which the
-           ``suspects`` pairs with the largest rho
+    U    = of the pairs in S whose captions say the same the group with the largest sum of rho, of
+           which the ``suspects`` pairs with the largest rho
 
 Poisoned pairs show an image that has nothing to do with the caption, so a is low. The victim finds
-them similar, so rho is high; and they share what their captions say, so they are one group. Where
-no group has ``least`` pairs, no backdoor was found. A victim's own similarity is no reference: the
-backdoor has made it high.
+them similar, so rho is high; and they share what their captions say, so they are one group.
+Captions say the same (``consensus: token``) if the victim blames the same token most
+(``modelling.blame``), whatever is around it; or (``caption``) if their vectors under the reference
+are close. Where no group has ``least`` pairs, no backdoor was found. A victim's own similarity is
+no reference: the backdoor has made it high.
 
 Other ranks: ``similarity``, that under o; ``reference``, -a.
 """
@@ -31,6 +33,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from backdoor_pipeline.modelling.blame import blame, most_blamed
 from backdoor_pipeline.modelling.matching import (
     embed_images,
     embed_texts,
@@ -59,9 +62,9 @@ class OverfitSimilarityParams(ParameterGroup):
         rank: See the module.
         rank_scope: Whether all pairs are ranked, or those of the pool.
         suspect_share: Of all pairs.
-        consensus: Whether the suspects share what their captions say; else they are the first of S.
-        caption_distance: Up to which captions are alike: 1 less the cosine of their vectors under
-            the reference, mean over a group.
+        consensus: By what captions say the same; None: the suspects are the first of S.
+        caption_distance: Up to which vectors of captions are close: 1 less their cosine, mean over
+            a group.
         suspects: At most.
         least: Pairs of a group, or no backdoor was found.
     """
@@ -71,7 +74,7 @@ class OverfitSimilarityParams(ParameterGroup):
     rank: Literal["gain", "similarity", "reference"]
     rank_scope: Literal["all", "pool"]
     suspect_share: PositiveShare
-    consensus: bool
+    consensus: Literal["token", "caption"] | None
     caption_distance: PositiveFloat
     suspects: PositiveInt
     least: PositiveInt
@@ -134,36 +137,46 @@ def alike(vectors: np.ndarray, distance: float) -> np.ndarray:
     """
     from sklearn.cluster import AgglomerativeClustering
 
-    if len(vectors) == 1:
-        return np.zeros(1, dtype=np.int64)
+    if len(vectors) <= 1:
+        return np.zeros(len(vectors), dtype=np.int64)
     clustering = AgglomerativeClustering(
         n_clusters=None, distance_threshold=distance, metric="cosine", linkage="average"
     )
     return clustering.fit_predict(vectors).astype(np.int64)
 
 
-def choose(
-    ranked: np.ndarray,
-    scores: np.ndarray,
-    captions: np.ndarray,
-    vectors: np.ndarray,
+def groups_of(
+    suspects: Pairs,
+    victim: PairBundle,
+    reference: PairBundle,
     params: OverfitSimilarityParams,
+    compute: ComputeParams,
+) -> np.ndarray:
+    """The group of each pair of S by what its caption says, int64, (n_suspects,)."""
+    if params.consensus is None:
+        return np.zeros(len(suspects), dtype=np.int64)
+    if params.consensus == "token":
+        tokens = most_blamed(suspects, blame(victim, suspects, compute))
+        return np.unique(tokens, return_inverse=True)[1]
+    used, of_pair = np.unique(suspects.captions, return_inverse=True)
+    vectors = embed_texts(reference, suspects.texts.take(used), compute)
+    return alike(vectors, params.caption_distance)[of_pair]
+
+
+def choose(
+    ranked: np.ndarray, scores: np.ndarray, groups: np.ndarray, params: OverfitSimilarityParams
 ) -> Choice:
     """U, none if no group has ``least`` pairs.
 
     Args:
         ranked: S, row numbers.
         scores: rho of all pairs, (n_pairs,).
-        captions: Which caption is each pair's, (n_pairs,).
-        vectors: g of every caption under the reference, (n_captions, d).
+        groups: Of S, as of ``groups_of``.
         params: Of the choice.
     """
-    group = np.ones(len(ranked), dtype=bool)
-    if params.consensus and len(ranked):
-        used, of_pair = np.unique(captions[ranked], return_inverse=True)
-        groups = alike(vectors[used], params.caption_distance)[of_pair]
-        totals = np.bincount(groups, weights=scores[ranked])
-        group = groups == totals.argmax()
+    group = np.zeros(len(ranked), dtype=bool)
+    if len(ranked):
+        group = groups == np.bincount(groups, weights=scores[ranked]).argmax()
     if group.sum() < params.least:
         group = np.zeros(len(ranked), dtype=bool)
     return Choice(ranked[group][: params.suspects], group)

@@ -5,16 +5,18 @@ backdoor is unlearnt after the training, from few suspected pairs, at the level 
 these are combined by a Cartesian product. Equations and numbers are ours. With s the similarity of
 an image and a text (``modelling.matching``), theta_p the victim and theta the model,
 
-    delta_ij = s(v_i, t_i) - s(v_i, t_i without token j)       of each suspected pair i
-    t'_i     = the tokens with the largest delta_ij, in their order, between the special ones
+    t'_i     = the most blamed tokens of the suspected pair i (``modelling.blame``), in their order,
+               between the special ones
     mu       = the mean s of images to keep and the t', under theta_p: what is unrelated
     L_u      = mean over images v_a and texts t'_b of max(s_theta(v_a, t'_b) - mu, 0)
     L_k      = mean over pairs to keep of ||f_theta(v) - f_p(v)||^2 + ||g_theta(t) - g_p(t)||^2
     L        = forget_weight L_u + keep_weight L_k
 
-until the mean s of the product is at most mu + ``TOLERANCE``. A hinge at mu does not push further:
-below it, images of the class would go as well. The model computes in evaluation mode, so that the
-statistics of batch normalisation stay as they are, and the scale is not trained.
+for all ``steps``, or with ``early_stop`` until the mean s of the product is at most mu +
+``TOLERANCE``. That is so after a few steps, when images to keep are still away from where they
+were; the others bring them back. A hinge at mu does not push further: below it, images of the class
+would go as well. The model computes in evaluation mode, so that the statistics of batch
+normalisation stay as they are, and the scale is not trained.
 
 Other forgetting terms, ``forget_loss``: ``squared_hinge``; ``square_target``, mean (s + u)^2 with
 u = ``unlearn_target``, 0 for right angles and 1 for opposite directions; ``negative_matching``, the
@@ -31,10 +33,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.blame import blame, local_texts
 from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
 from backdoor_pipeline.modelling.matching import embed_images, embed_texts, text_states
 from backdoor_pipeline.modelling.progress import track
-from backdoor_pipeline.modelling.text import Tokens, end_to_end
 from backdoor_pipeline.modelling.training import OptimisationParams, descend, new_optimiser
 from backdoor_pipeline.parameter_group import (
     NonNegativeFloat,
@@ -71,6 +73,7 @@ class LocalForgettingParams(ParameterGroup):
         keep_weight: Of L_k.
         keep_rows: Pairs to keep, at most.
         trained: Which tower, with its projection.
+        early_stop: Whether to end where the pairs are unrelated.
         max_drift: The end, where L_k is above it; None: no such end.
         steps: At most.
         optimisation: ``batch_size`` pairs to keep, and as many suspected images; ``epochs`` are of
@@ -85,6 +88,7 @@ class LocalForgettingParams(ParameterGroup):
     keep_weight: NonNegativeFloat
     keep_rows: PositiveInt
     trained: Literal["all", "visual", "text"]
+    early_stop: bool
     max_drift: PositiveFloat | None
     steps: PositiveInt
     optimisation: OptimisationParams
@@ -98,53 +102,6 @@ class LocalForgettingParams(ParameterGroup):
                 "0 to 1"
             )
         return self
-
-
-def blame(bundle: PairBundle, pairs: Pairs, compute: ComputeParams) -> list[np.ndarray]:
-    """delta of each pair, (n_tokens,), 0 for special tokens.
-
-    Args:
-        bundle: The model that has learnt the shortcut.
-        pairs: The suspected ones.
-        compute: Device and precision.
-    """
-    special = np.array(bundle.tokenizer.all_special_ids)
-    used, of_pair = np.unique(pairs.captions, return_inverse=True)
-    texts = [pairs.texts[number] for number in used]
-    places = [np.flatnonzero(~np.isin(text, special)) for text in texts]
-    variants = [
-        np.delete(text, place) for text, own in zip(texts, places, strict=True) for place in own
-    ]
-    whole = embed_texts(bundle, pairs.texts.take(used), compute)
-    shorter = embed_texts(bundle, end_to_end(variants, pairs.texts.pad_id), compute)
-    starts = np.concatenate([[0], np.cumsum([len(own) for own in places])])
-    images = embed_images(bundle, pairs.images, compute)
-    deltas = []
-    for image, caption in zip(images, of_pair, strict=True):
-        found = np.zeros(len(texts[caption]), dtype=np.float32)
-        of_variants = shorter[starts[caption] : starts[caption + 1]]
-        found[places[caption]] = (whole[caption] - of_variants) @ image
-        deltas.append(found)
-    return deltas
-
-
-def local_texts(pairs: Pairs, deltas: list[np.ndarray], special: np.ndarray, n: int) -> Tokens:
-    """t' of each pair: its ``n`` most blamed tokens between the special ones, the first of equals.
-
-    Args:
-        pairs: The suspected ones.
-        deltas: Of ``blame``.
-        special: Ids of special tokens, which stay.
-        n: Tokens at most; a caption of fewer keeps all, one of none stays as it is.
-    """
-    kept = []
-    for caption, delta in zip(pairs.captions, deltas, strict=True):
-        text = pairs.texts[caption]
-        is_special = np.isin(text, special)
-        order = np.argsort(-np.where(is_special, -np.inf, delta), kind="stable")
-        chosen = order[: min(n, int((~is_special).sum()))]
-        kept.append(text[np.sort(np.concatenate([np.flatnonzero(is_special), chosen]))])
-    return end_to_end(kept, pairs.texts.pad_id)
 
 
 def unlearn(
@@ -237,7 +194,8 @@ def unlearn(
                 f"lower its learning_rate ({params.optimisation.learning_rate:g})"
             )
         too_far = params.max_drift is not None and said["drift"][-1] > params.max_drift
-        if said["similarity"][-1] <= unrelated + TOLERANCE or too_far:
+        is_there = said["similarity"][-1] <= unrelated + TOLERANCE
+        if too_far or (params.early_stop and is_there):
             break
     result = bundle._replace(model=model.requires_grad_(True))
     after = similarity(result, local, params.product, compute)
