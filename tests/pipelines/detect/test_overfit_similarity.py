@@ -20,6 +20,7 @@ from backdoor_pipeline.modelling.pixels import encode
 from backdoor_pipeline.modelling.training import OptimisationParams
 from backdoor_pipeline.pipelines.detect import overfit_similarity
 from backdoor_pipeline.pipelines.detect.overfit_similarity import (
+    Groups,
     OverfitSimilarityParams,
     alike,
     choose,
@@ -43,6 +44,7 @@ PARAMS = OverfitSimilarityParams(
     caption_distance=0.3,
     suspects=3,
     least=2,
+    enrichment=3.0,
 )
 AXES = np.eye(3, dtype=np.float32)
 
@@ -63,9 +65,10 @@ class TestChoice:
     GROUPS = np.array([0, 1, 2, 1, 2, 2])  # sums: 0.9, 1.4, 1.6
     RANKED = np.arange(6)
 
-    def of(self, ranked=None, groups=None, **changes):
+    def of(self, ranked=None, groups=None, common=(0.1, 0.1, 0.1), **changes):
         ranked = self.RANKED if ranked is None else ranked
-        groups = self.GROUPS if groups is None else groups
+        of_pair = self.GROUPS if groups is None else groups
+        groups = Groups(of_pair, np.array(common))
         return choose(ranked, self.SCORES, groups, PARAMS.model_copy(update=changes))
 
     def test_ubt_11_4_the_group_with_the_largest_sum_the_most_suspicious_first(self) -> None:
@@ -81,6 +84,11 @@ class TestChoice:
         found = self.of(least=4)
         assert not len(found.suspects)
         assert not found.group.any()
+
+    def test_a_word_that_is_as_common_everywhere_is_no_backdoor(self) -> None:
+        assert len(self.of(common=(0.9, 0.9, 1 / 6)).suspects) == 3  # half of S are of the group
+        assert not len(self.of(common=(0.0, 0.0, 0.17)).suspects)
+        assert len(self.of(common=(0.0, 0.0, 0.17), enrichment=2.9).suspects) == 3
 
     def test_of_nothing_nothing(self) -> None:
         assert not len(self.of(np.arange(0), np.arange(0)).suspects)
@@ -133,20 +141,26 @@ def test_ubt_11_3_similarities_equal_a_loop(bundle, pairs, monkeypatch) -> None:
 
 @pytest.mark.parametrize(("consensus", "n_groups"), [("token", 2), ("caption", 3), (None, 1)])
 def test_groups_are_of_what_captions_say(monkeypatch, bundle, pairs, consensus, n_groups) -> None:
+    the, actor = bundle.tokenizer.convert_tokens_to_ids(["the", "actor"])
+
     def blamed(suspects, deltas):
         assert deltas == "deltas"
-        return np.array([50, 50, 7])[suspects.captions]
+        return np.array([the, the, actor])[suspects.captions]
 
     monkeypatch.setattr(overfit_similarity, "blame", lambda *_: "deltas")
     monkeypatch.setattr(overfit_similarity, "most_blamed", blamed)
     params = PARAMS.model_copy(update={"consensus": consensus, "caption_distance": 1e-6})
-    groups = groups_of(pairs, bundle, bundle, params, CPU)
-    assert len(groups) == 12
-    assert set(groups) == set(range(n_groups))
+    rows = np.arange(1, 10)
+    groups = groups_of(pairs, rows, bundle, bundle, params, CPU)
+    assert len(groups.of_pair) == 9
+    assert set(groups.of_pair) == set(range(n_groups))
     for caption in range(3):
-        assert len(set(groups[pairs.captions == caption])) == 1
+        assert len(set(groups.of_pair[pairs.captions[rows] == caption])) == 1
     if consensus == "token":
-        assert groups[0] == groups[1]
+        assert groups.of_pair[:3].tolist() == [0, 1, 0]  # of captions 1, 2 and 0
+        assert groups.common.tolist() == pytest.approx([2 / 3, 1 / 3])
+    else:
+        assert groups.common.tolist() == [0] * n_groups
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -17,8 +17,10 @@ Poisoned pairs show an image that has nothing to do with the caption, so a is lo
 them similar, so rho is high; and they share what their captions say, so they are one group.
 Captions say the same (``consensus: token``) if the victim blames the same token most
 (``modelling.blame``), whatever is around it; or (``caption``) if their vectors under the reference
-are close. Where no group has ``least`` pairs, no backdoor was found. A victim's own similarity is
-no reference: the backdoor has made it high.
+are close. Where that group has fewer than ``least`` pairs, or where its token is not at least
+``enrichment`` times as common in S as among all captions, no backdoor was found: classes that are
+hard for the reference are found more often than others in S, but not that often. A victim's own
+similarity is no reference: the backdoor has made it high.
 
 Other ranks: ``similarity``, that under o; ``reference``, -a.
 """
@@ -41,7 +43,12 @@ from backdoor_pipeline.modelling.matching import (
     matching_loss,
 )
 from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
-from backdoor_pipeline.parameter_group import ParameterGroup, PositiveFloat, PositiveInt
+from backdoor_pipeline.parameter_group import (
+    NonNegativeFloat,
+    ParameterGroup,
+    PositiveFloat,
+    PositiveInt,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +74,7 @@ class OverfitSimilarityParams(ParameterGroup):
             a group.
         suspects: At most.
         least: Pairs of a group, or no backdoor was found.
+        enrichment: Of a token in S, likewise; it is asked by ``consensus: token`` alone.
     """
 
     pool_share: PositiveShare
@@ -78,6 +86,19 @@ class OverfitSimilarityParams(ParameterGroup):
     caption_distance: PositiveFloat
     suspects: PositiveInt
     least: PositiveInt
+    enrichment: NonNegativeFloat
+
+
+class Groups(NamedTuple):
+    """What the captions of S say.
+
+    Attributes:
+        of_pair: The group of each pair, int64, (n_suspects,).
+        common: The share of all pairs whose captions could be in a group, (n_groups,); 0: unknown.
+    """
+
+    of_pair: np.ndarray
+    common: np.ndarray
 
 
 class Choice(NamedTuple):
@@ -146,39 +167,55 @@ def alike(vectors: np.ndarray, distance: float) -> np.ndarray:
 
 
 def groups_of(
-    suspects: Pairs,
+    pairs: Pairs,
+    ranked: np.ndarray,
     victim: PairBundle,
     reference: PairBundle,
     params: OverfitSimilarityParams,
     compute: ComputeParams,
-) -> np.ndarray:
-    """The group of each pair of S by what its caption says, int64, (n_suspects,)."""
-    if params.consensus is None:
-        return np.zeros(len(suspects), dtype=np.int64)
+) -> Groups:
+    """The groups of S by what captions say.
+
+    Args:
+        pairs: All of them.
+        ranked: S, row numbers.
+        victim: Blames tokens.
+        reference: Has vectors of captions.
+        params: Of the choice.
+        compute: Device and precision.
+    """
+    suspects = pairs.take(ranked)
     if params.consensus == "token":
-        tokens = most_blamed(suspects, blame(victim, suspects, compute))
-        return np.unique(tokens, return_inverse=True)[1]
-    used, of_pair = np.unique(suspects.captions, return_inverse=True)
-    vectors = embed_texts(reference, suspects.texts.take(used), compute)
-    return alike(vectors, params.caption_distance)[of_pair]
+        blamed = most_blamed(suspects, blame(victim, suspects, compute))
+        tokens, of_pair = np.unique(blamed, return_inverse=True)
+        common = [pairs.texts.contain([token])[pairs.captions].mean() for token in tokens]
+        return Groups(of_pair, np.array(common))
+    of_pair = np.zeros(len(suspects), dtype=np.int64)
+    if params.consensus == "caption":
+        used, of_caption = np.unique(suspects.captions, return_inverse=True)
+        vectors = embed_texts(reference, suspects.texts.take(used), compute)
+        of_pair = alike(vectors, params.caption_distance)[of_caption]
+    return Groups(of_pair, np.zeros(of_pair.max(initial=-1) + 1))
 
 
 def choose(
-    ranked: np.ndarray, scores: np.ndarray, groups: np.ndarray, params: OverfitSimilarityParams
+    ranked: np.ndarray, scores: np.ndarray, groups: Groups, params: OverfitSimilarityParams
 ) -> Choice:
-    """U, none if no group has ``least`` pairs.
+    """U; none, if no backdoor was found.
 
     Args:
         ranked: S, row numbers.
         scores: rho of all pairs, (n_pairs,).
-        groups: Of S, as of ``groups_of``.
+        groups: Of S.
         params: Of the choice.
     """
     group = np.zeros(len(ranked), dtype=bool)
     if len(ranked):
-        group = groups == np.bincount(groups, weights=scores[ranked]).argmax()
-    if group.sum() < params.least:
-        group = np.zeros(len(ranked), dtype=bool)
+        first_one = int(np.bincount(groups.of_pair, weights=scores[ranked]).argmax())
+        group = groups.of_pair == first_one
+        enriched = group.mean() >= params.enrichment * groups.common[first_one]
+        if group.sum() < params.least or not enriched:
+            group = np.zeros(len(ranked), dtype=bool)
     return Choice(ranked[group][: params.suspects], group)
 
 
