@@ -27,6 +27,8 @@ from backdoor_pipeline.pipelines.detect.overfit_similarity import (
     first,
     groups_of,
     overfitted,
+    ranked,
+    scores_of,
     similarities,
     suspects_table,
 )
@@ -58,6 +60,25 @@ def test_ubt_11_4_the_largest_in_order_and_the_first_of_equals(scores, share) ->
     assert len(found) == math.ceil(share * len(scores))
     pairs = [(-scores[row], row) for row in found]
     assert pairs == sorted((-score, row) for row, score in enumerate(scores))[: len(found)]
+
+
+@pytest.mark.parametrize(
+    ("rank", "expected"), [("gain", [3, 0]), ("similarity", [1, 3]), ("reference", [2, 3])]
+)
+def test_ubt_11_4_ranks(rank, expected) -> None:
+    similar, reference = np.array([0.5, 0.9, 0.2, 0.8]), np.array([0.2, 0.8, 0.0, 0.1])
+    params = PARAMS.model_copy(update={"rank": rank, "suspect_share": 0.5})
+    scores = scores_of(similar, reference, params)
+    assert ranked(scores, np.arange(4), params).tolist() == expected
+
+
+def test_ubt_11_4_suspects_may_have_to_be_of_the_pool() -> None:
+    scores, pool = np.array([0.1, 0.9, 0.5, 0.3]), np.array([3, 0])
+    params = PARAMS.model_copy(update={"rank_scope": "pool", "suspect_share": 1.0})
+    assert ranked(scores, pool, params).tolist() == [3, 0]
+    few = params.model_copy(update={"suspect_share": 0.2})
+    assert ranked(scores, pool, few).tolist() == [3]
+    assert scores.tolist() == [0.1, 0.9, 0.5, 0.3]
 
 
 class TestChoice:

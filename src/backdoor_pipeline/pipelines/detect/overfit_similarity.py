@@ -119,6 +119,36 @@ def first(scores: np.ndarray, share: float) -> np.ndarray:
     return np.argsort(-scores, kind="stable")[: math.ceil(share * len(scores))]
 
 
+def scores_of(
+    similar: np.ndarray, reference: np.ndarray, params: OverfitSimilarityParams
+) -> np.ndarray:
+    """How suspicious each pair is, (n_pairs,).
+
+    Args:
+        similar: s under o, (n_pairs,).
+        reference: a, (n_pairs,).
+        params: Which rank.
+    """
+    ranks = {"gain": similar - reference, "similarity": similar, "reference": -reference}
+    return ranks[params.rank]
+
+
+def ranked(scores: np.ndarray, pool: np.ndarray, params: OverfitSimilarityParams) -> np.ndarray:
+    """S, row numbers, the most suspicious one first.
+
+    Args:
+        scores: Of all pairs, (n_pairs,).
+        pool: W, row numbers, of which S is a part with ``rank_scope: pool``.
+        params: The share and the scope.
+    """
+    if params.rank_scope == "pool":
+        others = np.delete(np.arange(len(scores)), pool)
+        scores = scores.copy()
+        scores[others] = -np.inf
+    found = first(scores, params.suspect_share)
+    return found[scores[found] > -np.inf]
+
+
 def overfitted(
     bundle: PairBundle,
     pool: Pairs,
