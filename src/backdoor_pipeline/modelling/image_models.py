@@ -26,7 +26,7 @@ NAMES = {"resnet9": "resnet9", "wrn-28-10": "wide_resnet"}
 
 PREPROCESSING = "preprocessor_config.json"
 HEADS = (
-    *("classifier", "head", "fc", "score"),
+    *("classifier", "head", "dist_head", "fc", "score"),
     *("cls_classifier", "distillation_classifier", "classifier_distill"),  # of distilled ones
 )
 """Modules of a model, one or another, that hold the layer from which its logits come."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.modelling.bundle import PairBundle
     from backdoor_pipeline.modelling.device import ComputeParams
+    from backdoor_pipeline.modelling.pairs import Pairs
     from backdoor_pipeline.modelling.pixels import Pixels
     from backdoor_pipeline.modelling.text import Tokens
 
@@ -76,6 +77,12 @@ def embed_texts(bundle: PairBundle, texts: Tokens, compute: ComputeParams) -> np
         return unit(model.get_text_features(**batch).pooler_output)
 
     return forward(bundle, texts, compute, features, "embed texts").numpy()
+
+
+def similarities(bundle: PairBundle, pairs: Pairs, compute: ComputeParams) -> np.ndarray:
+    """s of each pair, float32, (n_pairs,)."""
+    texts = embed_texts(bundle, pairs.texts, compute)[pairs.captions]
+    return np.einsum("nd,nd->n", embed_images(bundle, pairs.images, compute), texts)
 
 
 def text_states(bundle: PairBundle, texts: Tokens, compute: ComputeParams) -> torch.Tensor:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdoor_pipeline.modelling.device import ComputeParams
-from backdoor_pipeline.modelling.matching import matching_loss, text_states
+from backdoor_pipeline.modelling.matching import matching_loss, similarities, text_states
 from backdoor_pipeline.modelling.networks.matcher import Matcher
 from backdoor_pipeline.modelling.pairs import read_pairs
 from backdoor_pipeline.modelling.pixels import encode
@@ -29,7 +29,6 @@ from backdoor_pipeline.pipelines.detect.overfit_similarity import (
     overfitted,
     ranked,
     scores_of,
-    similarities,
     suspects_table,
 )
 from backdoor_pipeline.schemas import SUSPECTS

@@ -37,7 +37,6 @@ from pydantic import Field
 
 from backdoor_pipeline.modelling.blame import blame, most_blamed
 from backdoor_pipeline.modelling.matching import (
-    embed_images,
     embed_texts,
     hold_scale,
     matching_loss,
@@ -106,12 +105,6 @@ class Choice(NamedTuple):
 
     suspects: np.ndarray
     group: np.ndarray
-
-
-def similarities(bundle: PairBundle, pairs: Pairs, compute: ComputeParams) -> np.ndarray:
-    """s of each pair, float32, (n_pairs,)."""
-    texts = embed_texts(bundle, pairs.texts, compute)[pairs.captions]
-    return np.einsum("nd,nd->n", embed_images(bundle, pairs.images, compute), texts)
 
 
 def first(scores: np.ndarray, share: float) -> np.ndarray:

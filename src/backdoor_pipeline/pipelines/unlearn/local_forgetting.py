@@ -35,7 +35,12 @@ from pydantic import Field, model_validator
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.blame import blame, local_texts
 from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
-from backdoor_pipeline.modelling.matching import embed_images, embed_texts, text_states
+from backdoor_pipeline.modelling.matching import (
+    embed_images,
+    embed_texts,
+    similarities,
+    text_states,
+)
 from backdoor_pipeline.modelling.progress import track
 from backdoor_pipeline.modelling.training import OptimisationParams, descend, new_optimiser
 from backdoor_pipeline.parameter_group import (
@@ -241,10 +246,11 @@ def localised(
 
 def similarity(bundle: PairBundle, pairs: Pairs, product: bool, compute: ComputeParams) -> float:
     """The mean s of the pairs, or of the Cartesian product of their images and texts."""
+    if not product:
+        return float(similarities(bundle, pairs, compute).mean())
     images = embed_images(bundle, pairs.images, compute)
     texts = embed_texts(bundle, pairs.texts, compute)[pairs.captions]
-    found = images @ texts.T if product else (images * texts).sum(axis=1)
-    return float(found.mean())
+    return float((images @ texts.T).mean())
 
 
 def features(
