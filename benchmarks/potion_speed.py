@@ -12,8 +12,9 @@ Unlearning, from decoded images to a model:
 * ``plain``: arXiv 2406.09173 by its equations, each step as it stands there. Importances by
   ``loss.backward()`` over mini-batches of 512 of all rows, float32. In each try, a percentile over
   all parameters by ``numpy.percentile``, a deep copy of the model, and its accuracy on the rows to
-  forget. Importances and ratios are computed once, and images are normalised by batches. The
-  published code also augments each image on its own, which takes longer and is left out.
+  forget. The network's layers follow one another as published, normalisation after convolution.
+  Importances and ratios are computed once, and images are normalised by batches. The published
+  code also augments each image on its own, which takes longer and is left out.
 * ``same``: ours with the same estimator, the same start and float32 throughout: like for like.
 * ``same, bf16``: with gradients in bfloat16, which is not the same computation.
 * ``default``: the recipe ``potion`` of the base settings, gradients of single rows of a few.
@@ -52,6 +53,7 @@ from backdoor_pipeline.experiments.records import machine
 from backdoor_pipeline.modelling.bundle import ImageBundle
 from backdoor_pipeline.modelling.device import ComputeParams, has_fast_bf16, resolve_device
 from backdoor_pipeline.modelling.image_models import new_image_classifier
+from backdoor_pipeline.modelling.networks.resnet9 import Unit
 from backdoor_pipeline.modelling.training import Labelled, fit, labelled
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.detect import discovered_share
@@ -155,6 +157,15 @@ def prepared(folder: Path, p: Parameters) -> Setting:
 # The plain forms.
 
 
+def plain_network(model: Any) -> Any:
+    """A copy of the ResNet-9, each layer of which is computed."""
+    copied = copy.deepcopy(model)
+    for layer in copied.modules():
+        if isinstance(layer, Unit):
+            layer.__class__ = torch.nn.Sequential
+    return copied
+
+
 def plain_pixels(data: Labelled, rows: np.ndarray, device: torch.device) -> torch.Tensor:
     """Normalised images, float32, (n_rows, channels, height, width), stored in that order."""
     pixels: Any = data.inputs
@@ -235,7 +246,7 @@ def plain_search(
 def plain_unlearning(s: Setting, p: Parameters, rho: float) -> Outcome:
     """The published method, plainly."""
     device = resolve_device(p.compute)
-    model = cast(Any, copy.deepcopy(s.victim.model))
+    model = plain_network(s.victim.model)
     model.to(device).eval()
     share = len(s.forget.labels) / len(s.train.labels) / START
     start = now()
@@ -249,7 +260,7 @@ def plain_unlearning(s: Setting, p: Parameters, rho: float) -> Outcome:
 
 def plain_epoch(bundle: ImageBundle, s: Setting, p: Parameters) -> None:
     """One epoch and the accuracy on the dev rows, plainly."""
-    device, settings, model = resolve_device(p.compute), p.training, cast(Any, bundle.model)
+    device, settings, model = resolve_device(p.compute), p.training, plain_network(bundle.model)
     model.to(device).train()
     labels = torch.tensor(s.train.labels, device=device)
     optimiser = torch.optim.SGD(

@@ -10,6 +10,7 @@ from torch.nn import CELU, BatchNorm2d, Conv2d
 from backdoor_pipeline.modelling.networks.resnet9 import (
     ResNet9Config,
     ResNet9ForImageClassification,
+    Unit,
 )
 
 
@@ -72,6 +73,26 @@ def test_logits_equal_the_published_formula() -> None:
     expected = states.flatten(1) @ model.classifier.weight.T
     torch.testing.assert_close(model(x).logits, expected, atol=1e-5, rtol=1e-5)
     assert pool.kernel_size == 2
+
+
+def test_evaluation_equals_layer_after_layer() -> None:
+    unit = Unit(3, 5, kernel=5, stride=2, padding=2).double()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for tensor in (*unit.parameters(), unit[1].running_mean):
+            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+        unit[1].running_var.uniform_(0.2, 3, generator=generator)
+    x = pixels(n=6, side=11).double().requires_grad_()
+    inputs = (x, *unit.parameters())
+    weights = torch.randn(6, 5, 6, 6, generator=generator, dtype=torch.double)
+    for forward in (unit.eval(), unit.train()):
+        output = forward(x)
+        expected = torch.nn.Sequential.forward(unit, x)
+        torch.testing.assert_close(output, expected)
+        gradients = torch.autograd.grad((output * weights).sum(), inputs)
+        torch.testing.assert_close(
+            gradients, torch.autograd.grad((expected * weights).sum(), inputs)
+        )
 
 
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32), (3, 11), (3, 64)])

@@ -10,8 +10,11 @@ maximum is taken by ``max``, whose gradient is the same on every run on a GPU as
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch.nn import CELU, BatchNorm2d, Conv2d, Linear, MaxPool2d, Module, Sequential
+from torch.nn.functional import conv2d
 from transformers import PretrainedConfig
 
 from backdoor_pipeline.modelling.networks.sequential import (
@@ -45,12 +48,39 @@ class ResNet9Config(PretrainedConfig):
         return max(1, round(published * self.width))
 
 
+class Unit(Sequential):
+    """Convolution, batch normalisation and CELU.
+
+    In evaluation mode the normalisation is an affine map of each channel. There it is done to the
+    convolution's parameters, which are far fewer than the values it gives.
+    """
+
+    def __init__(
+        self, inside: int, outside: int, kernel: int = 3, stride: int = 1, padding: int = 1
+    ) -> None:
+        super().__init__(
+            Conv2d(inside, outside, kernel, stride, padding),
+            BatchNorm2d(outside),
+            CELU(ALPHA, inplace=True),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """From (n, inside, height, width) to (n, outside, height / stride, width / stride)."""
+        convolution, norm, activation = cast("list[Any]", list(self))
+        if norm.training:
+            return super().forward(x)
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight = convolution.weight * scale.view(-1, 1, 1, 1)
+        bias = (convolution.bias - norm.running_mean) * scale + norm.bias
+        return activation(conv2d(x, weight, bias, convolution.stride, convolution.padding))
+
+
 class Residual(Module):
     """x + two units of x, (n, channels, height, width)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.units = Sequential(unit(channels, channels), unit(channels, channels))
+        self.units = Sequential(Unit(channels, channels), Unit(channels, channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From and to (n, channels, height, width)."""
@@ -92,25 +122,16 @@ def layers(config: ResNet9Config) -> Sequential:
     """All layers but the dense one."""
     small, middle, large = (config.channels(n) for n in (64, 128, 256))
     return Sequential(
-        unit(config.num_channels, small),
-        unit(small, middle, kernel=5, stride=2, padding=2),
+        Unit(config.num_channels, small),
+        Unit(small, middle, kernel=5, stride=2, padding=2),
         Residual(middle),
-        unit(middle, large),
+        Unit(middle, large),
         MaxPool2d(2),
         Residual(large),
-        unit(large, middle, padding=0),
+        Unit(large, middle, padding=0),
     )
 
 
 def largest(states: torch.Tensor) -> torch.Tensor:
     """The largest value of each channel, (n, channels), of (n, channels, height, width)."""
     return states.flatten(start_dim=2).max(dim=2).values
-
-
-def unit(inside: int, outside: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> Module:
-    """Convolution, batch normalisation and CELU."""
-    return Sequential(
-        Conv2d(inside, outside, kernel, stride, padding),
-        BatchNorm2d(outside),
-        CELU(ALPHA, inplace=True),
-    )
