@@ -1,11 +1,12 @@
 """How fast Potion is here, against its published form, and training on images against a plain loop.
 
-    python benchmarks/potion_speed.py [--digits] [--rows N] [--repetitions N] [--victim FOLDER]
+    python benchmarks/potion_speed.py --victim FOLDER [--digits] [--rows N] [--repetitions N]
 
 One victim on CIFAR-10 under $BACKDOOR_DATA (--data-dir), or on the packaged digits: base settings
 of images, 1 % of the training rows with the patch, of which half are told. It is kept in FOLDER,
-and so are its tables. What is compared takes turns, and ratios are those within a turn. Leave the
-machine alone meanwhile (CIFAR-10: about half an hour on one core).
+and so are its tables. What is compared takes turns, each in a process of its own, because a process
+is faster once it has got memory before, and ratios are those within a turn. Leave the machine alone
+meanwhile (CIFAR-10: about half an hour on two cores).
 
 Unlearning, from decoded images to a model:
 
@@ -34,6 +35,7 @@ import copy
 import json
 import math
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -157,6 +159,11 @@ def prepared(folder: Path, p: Parameters) -> Setting:
 # The plain forms.
 
 
+def plain_device() -> torch.device:
+    """The GPU if there is one; memory is managed as the process does it by itself."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def plain_network(model: Any) -> Any:
     """A copy of the ResNet-9, each layer of which is computed."""
     copied = copy.deepcopy(model)
@@ -245,7 +252,7 @@ def plain_search(
 
 def plain_unlearning(s: Setting, p: Parameters, rho: float) -> Outcome:
     """The published method, plainly."""
-    device = resolve_device(p.compute)
+    device = plain_device()
     model = plain_network(s.victim.model)
     model.to(device).eval()
     share = len(s.forget.labels) / len(s.train.labels) / START
@@ -260,7 +267,7 @@ def plain_unlearning(s: Setting, p: Parameters, rho: float) -> Outcome:
 
 def plain_epoch(bundle: ImageBundle, s: Setting, p: Parameters) -> None:
     """One epoch and the accuracy on the dev rows, plainly."""
-    device, settings, model = resolve_device(p.compute), p.training, plain_network(bundle.model)
+    device, settings, model = plain_device(), p.training, plain_network(bundle.model)
     model.to(device).train()
     labels = torch.tensor(s.train.labels, device=device)
     optimiser = torch.optim.SGD(
@@ -364,53 +371,75 @@ def middle(turns: list[dict[str, float]]) -> float:
     return median(turn["wall"] for turn in turns)
 
 
-def difference(one: ImageBundle, other: ImageBundle) -> float:
-    """The largest of a parameter."""
-    pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
-    return max((a.detach() - b.detach()).abs().max().item() for a, b in pairs)
+def ways(p: Parameters) -> dict[str, Callable[[Setting], dict[str, float] | Outcome]]:
+    """All that is measured, by name."""
+    epochs = {
+        name: partial(trained, epoch, p=with_batches(n_rows, p))
+        for n_rows, names in pairs(p).items()
+        for name, epoch in zip(names, (plain_epoch, our_epoch), strict=True)
+    }
+    return {**unlearnings(p), **epochs}
+
+
+def pairs(p: Parameters) -> dict[int, list[str]]:
+    """By rows of a batch the names of both trainings."""
+    sizes = (p.training.batch_size, BATCH_ROWS)
+    return {n_rows: [f"{name}, batches of {n_rows}" for name in TRAININGS] for n_rows in sizes}
+
+
+def measured_once(name: str, s: Setting, p: Parameters) -> dict[str, Any]:
+    """What one way takes, after a warm-up on a few rows, and what comes of it."""
+    few = np.arange(min(WARM_UP_ROWS, len(s.retain.labels)))
+    warm_up = s._replace(train=s.train.take(few), retain=s.retain.take(few), dev=s.forget)
+    {**ways(p), **unlearnings(p, at_once=True)}[name](warm_up)
+    made = ways(p)[name](s)
+    if isinstance(made, dict):
+        return {"seconds": made}
+    rates = rates_of(made.bundle, test=s.test, compute=p.compute)
+    parameters = torch.cat([x.detach().flatten().cpu() for x in made.bundle.model.parameters()])
+    return {
+        "seconds": made.seconds,
+        "outcome": rates | made.record,
+        "parameters": parameters.tolist(),
+    }
+
+
+def in_own_process(name: str) -> dict[str, Any]:
+    """``measured_once`` by a new process with the arguments of this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "measured.json"
+        own = ("--measure", name, "--out", str(place))
+        subprocess.run([sys.executable, *sys.argv, *own], check=True, stdout=subprocess.DEVNULL)
+        return json.loads(place.read_text(encoding="utf-8"))
 
 
 def measure(s: Setting, p: Parameters, repetitions: int) -> dict[str, Any]:
     """Everything, in turns."""
-    methods = unlearnings(p)
-    pairs = {
-        n_rows: [f"{name}, batches of {n_rows}" for name in TRAININGS]
-        for n_rows in (p.training.batch_size, BATCH_ROWS)
-    }
-    epochs = {
-        name: partial(trained, epoch, p=with_batches(n_rows, p))
-        for n_rows, names in pairs.items()
-        for name, epoch in zip(names, (plain_epoch, our_epoch), strict=True)
-    }
-    few = np.arange(min(WARM_UP_ROWS, len(s.retain.labels)))
-    warm_up = s._replace(train=s.train.take(few), retain=s.retain.take(few), dev=s.forget)
-    for method in unlearnings(p, at_once=True).values():
-        method(warm_up)
-    for epoch in epochs.values():
-        epoch(warm_up)
-    unlearnt: dict[str, Outcome] = {}
-    spent: dict[str, list[dict[str, float]]] = {name: [] for name in (*methods, *epochs)}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways(p)}
     for _ in range(repetitions):
-        for name, method in methods.items():
-            unlearnt[name] = method(s)
-            spent[name].append(unlearnt[name].seconds)
-        for name, epoch in epochs.items():
-            spent[name].append(epoch(s))
-        print(*(f"{name} {turns[-1]['wall']:.1f} s" for name, turns in spent.items()), flush=True)
-    plain, *ours = methods
-    evaluate = partial(rates_of, test=s.test, compute=p.compute)
+        for name, turns in found.items():
+            turns.append(in_own_process(name))
+        print(
+            *(f"{name} {turns[-1]['seconds']['wall']:.1f} s" for name, turns in found.items()),
+            flush=True,
+        )
+    spent = {name: [turn["seconds"] for turn in turns] for name, turns in found.items()}
+    plain, *ours = unlearnings(p)
+    compared = [*((plain, name) for name in ours), *pairs(p).values()]
+    last = {name: np.array(found[name][-1]["parameters"]) for name in (plain, "same")}
     return {
-        **{f"{plain} / {name}": faster(spent[plain], spent[name]) for name in ours},
-        **{" / ".join(pair): faster(*(spent[name] for name in pair)) for pair in pairs.values()},
-        "seconds": {name: middle(spent[name]) for name in methods},
+        **{f"{one} / {other}": faster(spent[one], spent[other]) for one, other in compared},
+        "seconds": {name: middle(spent[name]) for name in (plain, *ours)},
         "training, examples a second": {
-            name: len(s.train.labels) / middle(spent[name]) for name in epochs
+            name: len(s.train.labels) / middle(spent[name])
+            for names in pairs(p).values()
+            for name in names
         },
-        "largest difference of a parameter, plain and same": difference(
-            unlearnt["plain"].bundle, unlearnt["same"].bundle
+        "largest difference of a parameter, plain and same": float(
+            np.abs(last[plain] - last["same"]).max()
         ),
-        "victim": evaluate(s.victim),
-        "outcome": {n: evaluate(found.bundle) | found.record for n, found in unlearnt.items()},
+        "victim": rates_of(s.victim, test=s.test, compute=p.compute),
+        "outcome": {name: found[name][-1]["outcome"] for name in (plain, *ours)},
         "every measurement": spent,
     }
 
@@ -422,16 +451,19 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000, help="training rows, at most")
     parser.add_argument("--width", type=float, default=0.5, help="of the network")
     parser.add_argument("--epochs", type=int, default=8, help="of the victim")
-    parser.add_argument("--victim", type=Path, help="where it is kept; default: nowhere")
+    parser.add_argument("--victim", type=Path, required=True, help="where it is kept")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--measure", metavar="WAY", help="nothing but this, once, by this process")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/potion_speed.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     trigger_search.rank = timed(trigger_search.rank, RANKED)
     p = parameters(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        s = prepared(arguments.victim or Path(folder), p)
+    s = prepared(arguments.victim, p)
+    if arguments.measure:
+        write_json(arguments.out, measured_once(arguments.measure, s, p))
+        return
     load = os.getloadavg()[0]
     device = resolve_device(p.compute)
     result = {

@@ -156,10 +156,11 @@ def test_paraphrase_attacks_ask_for_paraphrases(make_parameters, attack, kind) -
     "env",
     sorted({path.parent.relative_to(ROOT / "conf").as_posix() for path in CONFIGURED}),
 )
-@pytest.mark.parametrize("modality", ["text", "image"])
+@pytest.mark.parametrize("modality", ["text", "image", "pair"])
 def test_every_environment_is_valid(env, modality) -> None:
     parameters = project_loader({"modality": modality}, env).typed_parameters
-    assert parameters.poison.modality == parameters.modality == modality
+    assert parameters.modality == modality
+    assert modality in parameters.poison.modalities
 
 
 @pytest.mark.parametrize(

@@ -56,5 +56,5 @@ def test_a_text_is_not_blank(odd: str | None) -> None:
 
 
 def test_no_other_columns(examples: pd.DataFrame) -> None:
-    with pytest.raises(SchemaErrors, match="column 'caption' not in"):
-        EXAMPLES.validate(examples.assign(caption="a cat"))
+    with pytest.raises(SchemaErrors, match="column 'remark' not in"):
+        EXAMPLES.validate(examples.assign(remark="a cat"))

@@ -243,6 +243,15 @@ def save_tiny_model(folder: Path, architecture: str = "bert") -> Path:
     return folder
 
 
+def save_tiny_dual_encoder(folder: Path, kind: str) -> Path:
+    """``folder``, filled with a tiny dual encoder and all that it needs."""
+    from backdoor_pipeline.modelling.dual_encoders import save_dual_encoder
+
+    folder.mkdir(parents=True)
+    save_dual_encoder(tiny_dual_encoder(kind), folder)
+    return folder
+
+
 def tiny_dual_encoder(kind: str) -> Any:
     """A random dual encoder with its tokenizer, for colour images of 16 x 16 pixels."""
     import torch

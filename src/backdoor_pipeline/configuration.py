@@ -9,9 +9,9 @@ behind its model and ``{keys}`` the folders of all that the defended run compute
 stands for each of its unlearners, ``{earlier_unlearner}`` for each but the last, ``{planned}`` for
 each that is planned, ``{figure}`` for each of its figures.
 
-What other data than texts need stands in a file of its own, ``conf/<env>/image.yml``: where the
-parameter ``modality`` is that, its values come after those of ``parameters*.yml``, in whatever
-environment, and before those of the command line.
+What other data than texts need stands in a file of its own, ``conf/<env>/image.yml`` or
+``pair.yml``: where the parameter ``modality`` is that, its values come after those of
+``parameters*.yml``, in whatever environment, and before those of the command line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from backdoor_pipeline.keys import STAGES, behind, discovery, purified, stage_ke
 from backdoor_pipeline.parameters import Parameters, check, merge, spell_out
 from backdoor_pipeline.recipes import ALL, DETECTORS, RECIPES, Recipe
 
-MODALITY_FILES = ("image",)
+MODALITY_FILES = ("image", "pair")
 """Modalities with files of their own, and how these begin."""
 
 
@@ -153,6 +153,7 @@ PARTS: dict[str, Callable[[Recipe], tuple[str, ...]]] = {
     "{trainer}": lambda recipe: ("defended_training",) if recipe.training else (),
     "{drawn}": lambda recipe: recipe.drawn,
     "{curve}": lambda recipe: recipe.curve,
+    "{retrieved}": lambda recipe: ("retrieved",) if recipe.modality == "pair" else (),
     "{trained}": lambda recipe: ("purified",) if recipe.training else (),
 }
 """Placeholder -> what it stands for, of each recipe."""

@@ -62,6 +62,7 @@ STAGES = {
     "observed": Stage(("poison",), ("training", "observation", *SETTINGS), f"{CELL}.observed"),
     "fourier": Stage(("observed",), ("fourier",), f"{CELL}.fourier"),
     "floor": Stage(("poison", "reference"), (), f"{CELL}.floor"),
+    "trusted": Stage(("ingest",), ("trusted_encoder", *SETTINGS), "{data}.trusted.{model}.s{seed}"),
     **{name: Stage(read, (name, *SETTINGS), f"{CELL}.{name}") for name, read in DETECTORS.items()},
 }
 for name, recipe in ALL.items():

@@ -22,8 +22,10 @@ from backdoor_pipeline.pipelines.analyse.discovery import DiscoveryParams
 from backdoor_pipeline.pipelines.analyse.nodes import FourierParams
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
 from backdoor_pipeline.pipelines.detect.discovered_share import DiscoveredShareParams
+from backdoor_pipeline.pipelines.detect.overfit_similarity import OverfitSimilarityParams
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
 from backdoor_pipeline.pipelines.detect.token_drift import TokenDriftParams
+from backdoor_pipeline.pipelines.detect.trusted_encoder import TrustedEncoderParams
 from backdoor_pipeline.pipelines.evaluate.nodes import EvaluationParams
 from backdoor_pipeline.pipelines.ingest.nodes import IngestParams
 from backdoor_pipeline.pipelines.poison.registry import PoisonParams
@@ -41,6 +43,7 @@ from backdoor_pipeline.pipelines.train.radial_scaling import RadialScalingParams
 from backdoor_pipeline.pipelines.unlearn.dampening import DampeningParams
 from backdoor_pipeline.pipelines.unlearn.distillation import BadTeachingParams, ScrubParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
+from backdoor_pipeline.pipelines.unlearn.local_forgetting import LocalForgettingParams
 from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationParams
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
 from backdoor_pipeline.pipelines.unlearn.retraining import RetrainingParams
@@ -104,6 +107,8 @@ class Parameters(ParameterGroup):
     token_association: TokenAssociationParams
     confirmation: ConfirmationParams
     discovered_share: DiscoveredShareParams
+    trusted_encoder: TrustedEncoderParams
+    overfit_similarity: OverfitSimilarityParams
     token_replacement: TokenReplacementParams
     neutralisation: NeutralisationParams
     recalibration: RecalibrationParams
@@ -115,6 +120,7 @@ class Parameters(ParameterGroup):
     continued_training: RetrainingParams
     scrub: ScrubParams
     bad_teaching: BadTeachingParams
+    local_forgetting: LocalForgettingParams
     observation: ObservationParams
     fourier: FourierParams
     discovery: DiscoveryParams
@@ -191,11 +197,11 @@ def check(raw: Mapping[str, Any]) -> Parameters:
         by_name = {_name(e["loc"]): _explain(e) for e in reversed(error.errors())}
         raise InputError("\n".join(reversed(by_name.values()))) from None
     poison = parameters.poison
-    if poison.modality != parameters.modality:
+    if parameters.modality not in poison.modalities:
+        kind = " or ".join(poison.modalities)
         raise InputError(
-            f"poison.attack '{poison.attack}' is for {poison.modality} data, but modality is "
-            f"'{parameters.modality}'; choose another attack, or a recipe for {poison.modality} "
-            "data"
+            f"poison.attack '{poison.attack}' is for {kind} data, but modality is "
+            f"'{parameters.modality}'; choose another attack, or a recipe for {kind} data"
         )
     _check_data(parameters)
     if parameters.ingest.paraphrase != "none":
@@ -210,7 +216,8 @@ def _check_data(parameters: Parameters) -> None:
         groups["clean_source"] = parameters.clean_source
     for name, group in groups.items():
         kind = sources.modality(group)
-        if kind not in {None, parameters.modality}:
+        fits = {None, parameters.modality, *(["image"] if parameters.modality == "pair" else [])}
+        if kind not in fits:
             raise InputError(
                 f"{name}.dataset '{group.dataset}' holds {kind} data, but modality is "
                 f"'{parameters.modality}'; choose another data set, or a recipe for {kind} data "

@@ -32,13 +32,15 @@ SHARED = {
     "victim_model",
     "victim_history",
     "reference_history",
+    "reference_model",
     "reference_predictions",
+    "class_prompts",
     "victim_predictions",
     *(f"{detector}_record" for detector in DETECTORS),
 }
 """What all recipes of a cell share; everything else that a recipe makes has its name in front."""
 
-DEFAULTS: dict[Modality, str] = {"text": DEFAULT, "image": "potion"}
+DEFAULTS: dict[Modality, str] = {"text": DEFAULT, "image": "potion", "pair": "ubt"}
 """Modality -> the recipe whose later stages are the stages on their own."""
 
 
@@ -80,7 +82,7 @@ def _undefended(modality: Modality) -> dict[str, Pipeline]:
     return {
         "ingest": ingest.create_pipeline(),
         "poison": poison.create_pipeline(modality),
-        "train": train.create_pipeline(modality) + evaluate.create_undefended_pipeline(),
+        "train": train.create_pipeline(modality) + evaluate.create_undefended_pipeline(modality),
     }
 
 

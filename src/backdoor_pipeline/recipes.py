@@ -13,17 +13,18 @@ from backdoor_pipeline.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-Modality = Literal["text", "image"]
+Modality = Literal["text", "image", "pair"]
 
 DETECTORS = {
     "token_drift": ("poison",),
     "token_association": ("poison",),
     "confirmation": ("token_drift", "token_association"),
     "discovered_share": ("poison",),
+    "overfit_similarity": ("victim", "trusted"),
 }
 """Detector -> the stages and the other detectors whose outputs it reads."""
 
-SUSPECT_EXAMPLES = {"discovered_share"}
+SUSPECT_EXAMPLES = {"discovered_share", "overfit_similarity"}
 """The detectors whose suspects are examples; those of all others are tokens."""
 
 UNLEARNERS = (
@@ -38,14 +39,16 @@ UNLEARNERS = (
     "continued_training",
     "scrub",
     "bad_teaching",
+    "local_forgetting",
 )
 
 WORK_ON: dict[Modality, set[str]] = {
-    "text": {*DETECTORS, *UNLEARNERS},
+    "text": {*DETECTORS, *UNLEARNERS} - {"overfit_similarity", "local_forgetting"},
     "image": {
         *("discovered_share", "trigger_search", "ssd", "assd", "retraining"),
         *("continued_training", "scrub", "bad_teaching"),
     },
+    "pair": {"discovered_share", "overfit_similarity", "local_forgetting"},
 }
 """Modality -> the detectors and unlearners of such data."""
 
@@ -117,7 +120,7 @@ class Recipe(NamedTuple):
     @property
     def curve(self) -> tuple[str, ...]:
         """``discovery``, if it depends on how much of the poison is discovered."""
-        return ("discovery",) if self.is_told else ()
+        return ("discovery",) if self.is_told and self.modality in TOLD else ()
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -156,6 +159,7 @@ RECIPES = {
     "scrub": _of_images("scrub"),
     "badt": _of_images("bad_teaching"),
     "potion_text": Recipe("discovered_share", ("trigger_search",)),
+    "ubt": Recipe("overfit_similarity", ("local_forgetting",), modality="pair"),
 }
 
 

@@ -23,26 +23,31 @@ MODELS = ("reference", "victim", "purified")
 GROUND_TRUTH = ("is_poisoned", "source_label", "trigger")
 
 CONTENTS = ("text", "image")
-"""The columns of which an example has one: what a model reads of it."""
+"""The columns of which an example has one, what a model reads of it; images may have captions."""
 
 _one_content = pa.Check(
     lambda rows: sum(name in rows for name in CONTENTS) == 1,
     error=f"exactly one of the columns {', '.join(CONTENTS)}",
 )
+_captioned_images = pa.Check(
+    lambda rows: "caption" not in rows or "image" in rows,
+    error="the column caption is there without the column image",
+)
+_not_blank = pa.Check(lambda text: text.str.strip() != "", error="blank text")
 _example_columns = {
     "example_id": pa.Column("int64", pa.Check.ge(0), unique=True),
     "split": pa.Column(str, pa.Check.isin(SPLITS)),
     "label": pa.Column("int64", pa.Check.ge(0)),
-    "text": pa.Column(
-        str, pa.Check(lambda text: text.str.strip() != "", error="blank text"), required=False
-    ),
+    "text": pa.Column(str, _not_blank, required=False),
     "image": pa.Column(
         object,
         pa.Check(lambda image: image.map(type).eq(bytes), error="not an encoded image"),
         required=False,
     ),
+    "caption": pa.Column(str, _not_blank, required=False),
     "paraphrase": pa.Column(str, nullable=True, required=False),
 }
+_whole_rows = [_one_content, _captioned_images]
 _ground_truth_columns = {
     "is_poisoned": pa.Column(bool),
     "source_label": pa.Column("int64", pa.Check.ge(0)),
@@ -50,16 +55,16 @@ _ground_truth_columns = {
 }
 _probability = [pa.Check.ge(0), pa.Check.le(1)]
 
-EXAMPLES = pa.DataFrameSchema(_example_columns, _one_content, strict=True, name="examples")
+EXAMPLES = pa.DataFrameSchema(_example_columns, _whole_rows, strict=True, name="examples")
 """One row a labelled text or image (the bytes of a PNG or JPEG file). ``paraphrase`` is a text's
-ready-made style or syntax version, if any."""
+ready-made style or syntax version, if any, ``caption`` what goes with an image."""
 
 CLEAN_ROWS = pa.DataFrameSchema(
     {
         "source": pa.Column(str, pa.Check.isin(("dev", "out_of_domain"))),
         "example_id": pa.Column("int64", pa.Check.ge(0)),
         "label": _example_columns["label"],
-        "text": pa.Column(str, _example_columns["text"].checks),
+        "text": pa.Column(str, _not_blank),
     },
     unique=["source", "example_id"],
     strict=True,
@@ -69,7 +74,7 @@ CLEAN_ROWS = pa.DataFrameSchema(
 their source."""
 
 POISONED = pa.DataFrameSchema(
-    _example_columns | _ground_truth_columns, _one_content, strict=True, name="poisoned examples"
+    _example_columns | _ground_truth_columns, _whole_rows, strict=True, name="poisoned examples"
 )
 """``examples`` as the attacker leaves them.
 
@@ -120,6 +125,31 @@ OBSERVATIONS = pa.DataFrameSchema(
 )
 """What a model says of some rows while it learns: the probability of each class after ``step``
 steps. ``label`` is the true one, or the attacker's of triggered rows."""
+
+_similarity = [pa.Check.ge(-1.001), pa.Check.le(1.001)]  # a cosine, rounded
+
+PAIR_SIMILARITY = pa.DataFrameSchema(
+    {
+        "example_id": pa.Column("int64", pa.Check.ge(0), unique=True),
+        "similarity": pa.Column("float64", _similarity),
+    },
+    strict=True,
+    name="similarity of pairs",
+)
+"""How similar a dual encoder finds each image and its caption."""
+
+PAIR_RANKS = pa.DataFrameSchema(
+    {
+        **PAIR_SIMILARITY.columns,
+        "trusted_similarity": pa.Column("float64", _similarity),
+        "score": pa.Column("float64"),
+        "rank": pa.Column("Int64", pa.Check.ge(1), nullable=True),
+    },
+    strict=True,
+    name="ranks of pairs",
+)
+"""How suspicious each pair is, and the rank of those that are the most so; see
+``pipelines.detect.overfit_similarity``."""
 
 FREQUENCIES = pa.DataFrameSchema(
     {

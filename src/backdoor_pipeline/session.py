@@ -87,6 +87,8 @@ class ProjectSession(KedroSession):
 
 def _meant(name: str, parameters: Parameters) -> str:
     """The recipe that is run under the name of a pipeline; of a stage, its own name."""
+    if name == DISCOVERY and parameters.modality not in TOLD:
+        raise InputError(f"{name} is for {' and '.join(TOLD)} data; leave modality out")
     asked = TOLD[parameters.modality] if name == DISCOVERY else name
     recipe = crossed(asked, parameters.detector, parameters.unlearner)
     if name == DISCOVERY and not ALL[recipe].curve:

@@ -87,13 +87,14 @@ def project_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def image_run() -> Callable[..., Run]:
-    """``kedro run --env smoke --pipelines potion`` on packaged digits, in another process."""
+    """``kedro run --env smoke`` of a recipe on packaged digits, in another process."""
     source = project_loader({"modality": "image"}).typed_parameters.source
     if mnist_digits.digest(source) == MISSING:
         pytest.skip("the package that carries the digits is not installed: `make install`")
     settings = {"compute.precision": "fp32"}  # the same numbers on every machine
-    recipe = ("--pipelines", "potion")
-    return lambda folder, **changes: run(folder, settings | changes, *recipe)
+    return lambda folder, recipe="potion", **changes: run(
+        folder, settings | changes, "--pipelines", recipe
+    )
 
 
 def run(folder: Path, values: dict[str, Any], *arguments: str) -> Run:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from backdoor_pipeline.errors import InputError
@@ -104,3 +107,30 @@ def test_autocast_follows_the_parameter(precision) -> None:
         output = layer(torch.ones(1, 4))
     assert output.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
     assert layer.weight.dtype == torch.float32
+
+
+FAULTS = """
+import resource, sys, torch
+from backdoor_pipeline.modelling.device import ComputeParams, keep_freed_memory, resolve_device
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(8_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+resolve_device(ComputeParams(device="cpu", precision="fp32"))
+faults()
+print(keep_freed_memory(), before, faults())
+"""
+
+
+def test_the_process_keeps_memory_that_it_has_freed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True
+    )
+    kept, before, after = done.stdout.split()
+    if kept == "False":
+        pytest.skip("not the GNU C library")
+    assert int(after) < int(before) / 10

@@ -12,13 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
+from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.matching import (
     class_vectors,
+    embed_images,
+    embed_texts,
     hold_scale,
     matching_loss,
     zero_shot,
 )
 from backdoor_pipeline.modelling.networks.matcher import Matcher
+from backdoor_pipeline.modelling.pixels import Pixels
+from backdoor_pipeline.modelling.prediction import predict
+from backdoor_pipeline.modelling.text import tokenise
+from tiny import DUAL_ENCODERS, tiny_dual_encoder
 
 
 def vectors(n: int, d: int = 5, seed: int = 0) -> torch.Tensor:
@@ -110,9 +117,21 @@ def test_a_class_is_the_unit_mean_of_its_prompts() -> None:
         np.testing.assert_allclose(vector, own.sum(0) / np.linalg.norm(own.sum(0)), atol=1e-6)
 
 
-def test_zero_shot_is_the_softmax_of_scaled_similarities() -> None:
-    images, classes = vectors(6).numpy(), vectors(3, seed=4).numpy()
-    said = zero_shot(images, classes, scale=100.0)
-    expected = torch.softmax(100 * torch.from_numpy(images @ classes.T), dim=1).numpy()
-    np.testing.assert_allclose(said, expected, atol=1e-6)
-    assert said.dtype == np.float32
+@pytest.mark.parametrize("kind", DUAL_ENCODERS)
+def test_zero_shot_is_the_softmax_of_scaled_similarities(kind) -> None:
+    bundle, compute = tiny_dual_encoder(kind), ComputeParams(device="cpu", precision="fp32")
+    prompts = [["a film", "the film of a city"], ["an actor", "the voice of an actor"]]
+    classifier = zero_shot(bundle, prompts, 16, compute)
+    rng = np.random.default_rng(0)
+    form = bundle.image_format
+    values = rng.integers(0, 256, (5, form.height, form.width, form.channels), dtype=np.uint8)
+    images = Pixels(values, form)
+    vectors_of = [
+        embed_texts(bundle, tokenise(own, bundle.tokenizer, 16), compute).mean(axis=0)
+        for own in prompts
+    ]
+    classes = np.stack([vector / np.linalg.norm(vector) for vector in vectors_of])
+    scale = bundle.model.logit_scale.exp().item()
+    logits = scale * embed_images(bundle, images, compute) @ classes.T
+    expected = torch.softmax(torch.from_numpy(logits), dim=1).numpy()
+    np.testing.assert_allclose(predict(classifier, images, compute), expected, atol=1e-5)

@@ -13,7 +13,12 @@ from kedro_datasets._typing import JSONPreview
 from backdoor_pipeline import __version__
 from backdoor_pipeline.datasets.whole import TextDataset, WholeDataset, write_whole
 from backdoor_pipeline.modelling import prefixes
-from backdoor_pipeline.modelling.bundle import Bundle, ImageBundle
+from backdoor_pipeline.modelling.bundle import Bundle, ImageBundle, PairBundle
+from backdoor_pipeline.modelling.dual_encoders import (
+    is_dual_encoder,
+    load_dual_encoder,
+    save_dual_encoder,
+)
 from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.modelling.image_models import (
     PREPROCESSING,
@@ -26,8 +31,8 @@ from backdoor_pipeline.modelling.loading import load_classifier, load_pretrained
 class ClassifierDataset(WholeDataset):
     """A classifier and what makes its inputs as one ``save_pretrained`` folder, safetensors only.
 
-    Of texts that is a tokenizer, of images a ``preprocessor_config.json``. A trained prefix lies in
-    its folder ``prefix`` (see ``modelling.prefixes``).
+    Of texts that is a tokenizer, of images a ``preprocessor_config.json``, of pairs both. A trained
+    prefix lies in its folder ``prefix`` (see ``modelling.prefixes``).
 
     ``provenance.json`` beside the weights says which version wrote it and from which parameters.
 
@@ -40,6 +45,8 @@ class ClassifierDataset(WholeDataset):
         self._provenance = provenance or {}
 
     def _read(self, path: Path) -> Bundle:
+        if is_dual_encoder(path):
+            return load_dual_encoder(ModelParams(name=str(path), max_length=1))
         if (path / PREPROCESSING).exists():
             return load_image_classifier(path)
         return load_classifier(path)
@@ -49,7 +56,9 @@ class ClassifierDataset(WholeDataset):
 
         path.mkdir()
         try:
-            if isinstance(data, ImageBundle):
+            if isinstance(data, PairBundle):
+                save_dual_encoder(data, path)
+            elif isinstance(data, ImageBundle):
                 save_image_classifier(data, path)
             else:
                 prefixes.save(data.model, path)

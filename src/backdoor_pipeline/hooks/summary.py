@@ -26,7 +26,7 @@ def summary_table(metrics: Mapping[str, Any], recipe: str) -> str:
         accuracy, success = (rate(model, key) for key in ("clean_accuracy", "attack_success_rate"))
         lines.append(f"{label:<{FIRST}}{accuracy:<{OTHER}}{success}")
     made = ALL.get(recipe)
-    if made and made.modality == "image":
+    if made and made.modality != "text":
         healed = rate(metrics.get("comparison"), "healed")
         lines.append(f"{'healed':<{FIRST}}{healed} of what the trigger spoils")
     if metrics.get("detector"):

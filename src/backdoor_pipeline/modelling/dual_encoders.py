@@ -19,7 +19,12 @@ from backdoor_pipeline.modelling.image_models import (
     preprocessing_of,
     register,
 )
-from backdoor_pipeline.modelling.loading import load_tokenizer, quiet_transformers
+from backdoor_pipeline.modelling.loading import (
+    load_pretrained,
+    load_tokenizer,
+    positions,
+    quiet_transformers,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +37,25 @@ TOWERS = ("resnet9",)
 
 PARTS = ("vision_model", "text_model", "visual_projection", "text_projection", "logit_scale")
 """What a dual encoder is made of, by the names that transformers gives it."""
+
+
+def dual_encoder(params: ModelParams, image_format: ImageFormat, seed: int) -> PairBundle:
+    """The dual encoder that ``params`` name: with a tower drawn anew, or as it was saved.
+
+    Args:
+        params: Which one.
+        image_format: What a tower that is drawn anew is to read.
+        seed: Draws it.
+
+    Raises:
+        InputError: As ``new_dual_encoder`` and ``load_dual_encoder``.
+    """
+    if params.tower is None:
+        return load_dual_encoder(params)
+    encoder = load_pretrained(params)
+    return new_dual_encoder(
+        params.tower, encoder, image_format, params.width, params.dimensions, seed
+    )
 
 
 def new_dual_encoder(
@@ -138,6 +162,12 @@ def load_dual_encoder(params: ModelParams) -> PairBundle:
             f"model '{params.name}' is a {model.config.model_type}, which has no {lacking[0]}; "
             "choose a CLIPModel or a VisionTextDualEncoderModel"
         )
+    limit = positions(model.text_model)
+    if limit and params.max_length > limit:
+        raise InputError(
+            f"model.max_length {params.max_length} is beyond the {limit} positions of the text "
+            f"tower of model '{params.name}'; lower it"
+        )
     absent = sorted(
         key
         for key in {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
@@ -149,6 +179,11 @@ def load_dual_encoder(params: ModelParams) -> PairBundle:
             "size; it belongs to another model"
         )
     return PairBundle(model.eval(), tokenizer, form)
+
+
+def is_dual_encoder(folder: Path) -> bool:
+    """Whether ``folder`` holds what ``save_dual_encoder`` writes: a tokenizer besides."""
+    return (folder / PREPROCESSING).is_file() and (folder / "tokenizer.json").is_file()
 
 
 def save_dual_encoder(bundle: PairBundle, folder: Path) -> None:

@@ -33,12 +33,17 @@ class ModelParams(ParameterGroup):
         revision: Of a hub id; None: the newest.
         max_length: Tokens per text, special tokens counted.
         width: Factor of the layers' channels in a network of images that is drawn anew.
+        tower: Of pairs: the image tower that is drawn anew and goes with the text encoder of this
+            name; None: the name is that of a whole dual encoder.
+        dimensions: Of the space that such a tower and the text encoder have in common.
     """
 
     name: str
     revision: str | None = None
     max_length: PositiveInt
     width: PositiveFloat = 1.0
+    tower: str | None = None
+    dimensions: PositiveInt = 128
 
 
 def packaged_file(distribution: str, path: str) -> Path:

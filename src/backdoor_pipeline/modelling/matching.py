@@ -18,9 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backdoor_pipeline.modelling.bundle import ImageBundle
 from backdoor_pipeline.modelling.prediction import forward
+from backdoor_pipeline.modelling.text import tokenise
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from backdoor_pipeline.modelling.bundle import PairBundle
@@ -105,14 +109,24 @@ def class_vectors(prompts: np.ndarray) -> np.ndarray:
     return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
-def zero_shot(images: np.ndarray, classes: np.ndarray, scale: float) -> np.ndarray:
-    """Probabilities of the classes, float32, (n_images, n_classes): the softmax of ``scale`` s.
+def zero_shot(
+    bundle: PairBundle, prompts: Sequence[Sequence[str]], max_length: int, compute: ComputeParams
+) -> ImageBundle:
+    """The dual encoder as a classifier of images; ``bundle`` and it share the model.
 
     Args:
-        images: f, (n_images, d).
-        classes: Of ``class_vectors``, (n_classes, d).
-        scale: e^tau.
+        bundle: The dual encoder.
+        prompts: Of each class as many, which are averaged.
+        max_length: Tokens per prompt, special tokens counted.
+        compute: Device and precision.
     """
-    logits = scale * images @ classes.T
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    import torch
+
+    from backdoor_pipeline.modelling.networks.zero_shot import ZeroShotClassifier
+
+    texts = tokenise([text for own in prompts for text in own], bundle.tokenizer, max_length)
+    vectors = embed_texts(bundle, texts, compute)
+    of_classes = vectors.reshape(len(prompts), -1, vectors.shape[1])
+    classes = torch.from_numpy(class_vectors(of_classes))
+    model: Any = ZeroShotClassifier(bundle.model, classes)
+    return ImageBundle(model.eval(), bundle.image_format)

@@ -272,3 +272,30 @@ def test_published_images_are_read_whole(real_data: Path) -> None:
     rows = source.tables["train"]
     assert rows["image"].equals(frame["image"]) and rows["label"].equals(frame["label"])
     assert source.label_names[0] == "airplane" and source.label_names[9] == "truck"
+
+
+class TestCaptions:
+    def test_they_are_read_where_they_are_asked_for(self, tmp_path: Path, frame) -> None:
+        path = tmp_path / "x.parquet"
+        frame.assign(title=["a cat", "two cats", "no cat"]).to_parquet(path)
+        rows = image_table.read(params(path, caption="title")).tables["train"]
+        assert rows["caption"].tolist() == ["a cat", "two cats", "no cat"]
+        assert "caption" not in image_table.read(params(path)).tables["train"]
+
+    def test_a_column_that_is_not_there_is_an_error(self, tmp_path: Path, frame) -> None:
+        frame.to_parquet(tmp_path / "x.parquet")
+        with pytest.raises(InputError, match=r"x\.parquet.*'title'"):
+            image_table.read(params(tmp_path / "x.parquet", caption="title"))
+
+    @pytest.mark.parametrize("blank", ["", " \t", None], ids=repr)
+    def test_an_empty_one_is_told_with_its_row(self, tmp_path: Path, frame, blank) -> None:
+        path = tmp_path / "x.parquet"
+        frame.assign(title=["a cat", blank, "no cat"]).to_parquet(path)
+        with pytest.raises(InputError, match=r"x\.parquet, row 2: the caption is empty"):
+            image_table.read(params(path, caption="title"))
+
+    def test_numbers_are_no_captions(self, tmp_path: Path, frame) -> None:
+        path = tmp_path / "x.parquet"
+        frame.assign(title=[1, 2, 3]).to_parquet(path)
+        with pytest.raises(InputError, match=r"'title' holds int64, not captions"):
+            image_table.read(params(path, caption="title"))

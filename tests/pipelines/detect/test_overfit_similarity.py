@@ -123,11 +123,15 @@ class TestChoice:
 
     def test_the_table_is_one_of_suspects(self) -> None:
         ids, captions = np.arange(8) + 10, [f"caption {i}" for i in range(8)]
-        table = suspects_table(self.RANKED, self.of(), self.SCORES, ids, captions)
+        trusted = np.linspace(-0.5, 0.2, 8)
+        table = suspects_table(self.RANKED, self.of(), self.SCORES, trusted, ids, captions)
         SUSPECTS.validate(table)
-        assert table["key"].tolist() == [10, 11, 12, 13, 14, 15]
+        assert table["key"].tolist()[:6] == [10, 11, 12, 13, 14, 15]
+        assert sorted(table["key"]) == ids.tolist()
         assert table.loc[table["flagged"], "key"].tolist() == [12, 14, 15]
         assert table["evidence"][2] == "caption 2"
+        assert table["exposed"].tolist() == [True] * 6 + [False] * 2
+        np.testing.assert_allclose(table["trusted_similarity"], trusted[table["key"] - 10])
 
 
 @pytest.fixture(params=DUAL_ENCODERS)

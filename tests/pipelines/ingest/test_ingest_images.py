@@ -300,3 +300,49 @@ def test_the_published_cifar10(tmp_path: Path) -> None:
     assert out["integrity"]["label_names"][0] == "airplane"
     warnings = [f["message"] for f in out["integrity"]["findings"] if f["severity"] == "warning"]
     assert any("but the known set has 50,000" in message for message in warnings)
+
+
+class TestCaptions:
+    TEMPLATES = ("a photo of {}", "here is {}", "{} again")
+
+    def test_images_are_captioned_by_their_class(self) -> None:
+        given = params(caption_templates=list(self.TEMPLATES))
+        one, again, other = (ingest(source(train=table(60)), given, seed) for seed in (0, 0, 1))
+        examples = schemas.EXAMPLES.validate(one["examples"])
+        named = [{t.replace("{}", name) for t in self.TEMPLATES} for name in ("zero", "one")]
+        for row in examples.itertuples():
+            assert row.caption in named[row.label]
+        assert examples["caption"].nunique() == 6
+        assert examples.equals(again["examples"])
+        assert not examples["caption"].equals(other["examples"]["caption"])
+
+    def test_own_captions_are_kept_with_their_blanks_put_right(self) -> None:
+        captions = [f" a  grey\tsquare {i} " for i in range(20)]
+        given = params(caption_templates=list(self.TEMPLATES))
+        examples = ingest(source(train=table(20, caption=captions)), given, 0)["examples"]
+        assert sorted(examples["caption"]) == sorted(f"a grey square {i}" for i in range(20))
+
+    def test_without_templates_there_are_none(self) -> None:
+        out = ingest(source(train=table(20, caption=["x"] * 20)), params(), 0)
+        assert "caption" not in out["examples"]
+
+    def test_texts_have_no_captions(self) -> None:
+        texts = pd.DataFrame({"text": ["one", "two"] * 10, "label": [0, 1] * 10})
+        with pytest.raises(InputError, match=r"caption_templates are for images, and toy holds te"):
+            ingest(source(train=texts), params(caption_templates=["a {}"]), 0)
+
+    def test_repeated_pairs_are_told(self) -> None:
+        twice = pd.concat([table(20), table(20)], ignore_index=True)
+        captions = [f"square {i}" for i in range(20)] * 2
+        captions[-1] = "another one"
+        given = params(caption_templates=["a {}"])
+        out = ingest(source(train=twice.assign(caption=captions)), given, 0)
+        said = [f for f in out["integrity"]["findings"] if f["where"] == "captions"]
+        assert [f["message"] for f in said] == [
+            "19 pairs repeat an earlier one, image and caption",
+        ]
+
+    @pytest.mark.parametrize("template", ["a photo", "{} and {}", "{}"])
+    def test_a_template_has_one_place(self, template) -> None:
+        with pytest.raises(ValidationError, match="once, where the class's name goes"):
+            params(caption_templates=[template])

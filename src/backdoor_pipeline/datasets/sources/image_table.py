@@ -1,5 +1,7 @@
 """Encoded images in parquet files, or in a Hugging Face data set, with a label each.
 
+Images may have captions, in a column of texts.
+
 The column of images is binary, or the hub's struct of ``bytes`` and ``path``. Of that only the
 bytes are read: a path may name any file of this machine. It is the column ``image``; without one,
 the only column of that kind (CIFAR-10 on the hub calls it ``img``).
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.datasets.sources.source import SourceParams
 
-IMAGE, BYTES, CLASS_NAME = "image", "bytes", "class_name"
+IMAGE, BYTES, CLASS_NAME, CAPTION = "image", "bytes", "class_name", "caption"
 
 
 class _Part(NamedTuple):
@@ -78,7 +80,7 @@ def read(params: SourceParams) -> Source:
     label_names, more = _label_names(parts, tables.values())
     return Source(
         name=_name(path) if places else str(params.data),
-        tables={split: rows[[IMAGE, "label", "place"]] for split, rows in tables.items()},
+        tables={split: rows[_kept(rows)] for split, rows in tables.items()},
         files=digests,
         findings=findings + more,
         label_names=label_names,
@@ -176,6 +178,8 @@ def _part(split: str, where: str, raw: pa.Table, params: SourceParams) -> _Part:
     for name in ("label", "split"):
         if name in wanted:
             rows[name] = _values(where, wanted[name], raw[wanted[name]])
+    if CAPTION in wanted:
+        rows[CAPTION] = _captions(where, wanted[CAPTION], raw[wanted[CAPTION]])
     if "split" in rows:
         known = {value: table.split_name(where, value) for value in rows["split"].unique()}
         rows["split"] = rows["split"].map(known)
@@ -191,6 +195,8 @@ def _wanted(where: str, schema: pa.Schema, params: SourceParams) -> dict[str, st
     asked = {"label": (params.label, "source.label")}
     if params.split_column:
         asked["split"] = (params.split_column, "source.split_column")
+    if params.caption:
+        asked[CAPTION] = (params.caption, "source.caption")
     found = {IMAGE: _image_column(where, schema)} | {
         name: schema.names[columns.find_column(where, schema.names, *column)]
         for name, column in asked.items()
@@ -252,6 +258,27 @@ def _values(where: str, column: str, array: pa.ChunkedArray) -> pd.Series:
             f"{where}, row {row + 1}: column {column!r} is empty; fill it in or delete the row"
         )
     return values
+
+
+def _captions(where: str, column: str, array: pa.ChunkedArray) -> pd.Series:
+    """Returns a column of texts, none of them blank."""
+    if not table.is_text(array.type):
+        raise InputError(
+            f"{where}: column {column!r} holds {array.type}, not captions; name another one with "
+            "source.caption"
+        )
+    captions = array.cast("string").to_pandas().fillna("").astype("str")
+    if (blank := captions.str.strip() == "").any():
+        raise InputError(
+            f"{where}, row {int(blank.to_numpy().argmax()) + 1}: the caption is empty; write one, "
+            "or delete the row"
+        )
+    return captions
+
+
+def _kept(rows: pd.DataFrame) -> list[str]:
+    """Returns the columns that are read on."""
+    return [name for name in (IMAGE, CAPTION, "label", "place") if name in rows]
 
 
 def _tables(parts: list[_Part]) -> dict[str, pd.DataFrame]:

@@ -27,6 +27,7 @@ class SourceParams(ParameterGroup):
         data: table file, folder or hub id of the user's own data.
         text: column that holds the text.
         label: column that holds the label.
+        caption: column of an image table that holds the captions; null: there are none.
         split_column: column of a table that says train, dev or test.
         separator: what separates the cells of a table; null: by the file's extension.
         config_name: configuration of a data set on the Hugging Face hub.
@@ -38,6 +39,7 @@ class SourceParams(ParameterGroup):
     text: str
     label: str
     data: str | None = None
+    caption: str | None = None
     split_column: str | None = None
     separator: str | None = None
     config_name: str | None = None
@@ -61,7 +63,8 @@ class Source:
         tables: split -> rows in file order, columns ``text`` (str) or ``image`` (bytes of a PNG or
             JPEG file), ``label`` (any scalar type, or class numbers if ``label_names`` is given),
             optionally ``group`` (rows of one group stay in one split), the ready-made paraphrases
-            ``style`` and ``syntax`` (null: none) and ``place`` (where an image is, for messages).
+            ``style`` and ``syntax`` (null: none), ``caption`` of an image and ``place`` (where an
+            image is, for messages).
         files: name relative to the data set's root -> SHA-256, for every file read.
         findings: what the reader noticed.
         label_names: the name of each class number, where the source knows them.

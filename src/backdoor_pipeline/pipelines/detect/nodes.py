@@ -8,24 +8,34 @@ the dev rows that it used.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 
-from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.bundle import ModelBundle, PairBundle
+from backdoor_pipeline.modelling.contrastive import pairs_to_train
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams
+from backdoor_pipeline.modelling.matching import similarities
+from backdoor_pipeline.modelling.pairs import read_pairs
 from backdoor_pipeline.pipelines.detect import (
     confirmation,
     discovered_share,
+    overfit_similarity,
     token_association,
     token_drift,
+    trusted_encoder,
 )
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
 from backdoor_pipeline.pipelines.detect.discovered_share import DiscoveredShareParams
+from backdoor_pipeline.pipelines.detect.overfit_similarity import OverfitSimilarityParams
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
 from backdoor_pipeline.pipelines.detect.token_drift import TokenDriftParams
+from backdoor_pipeline.pipelines.detect.trusted_encoder import TrustedEncoderParams
+
+logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 SEEN = ["example_id", "text", "label"]
@@ -79,6 +89,123 @@ def confirm_suspects(
     return confirmation.confirm(raised, confirming, params), {"dev_rows": 0}
 
 
+def plan_overfit_similarity(
+    examples: pd.DataFrame, params: OverfitSimilarityParams
+) -> dict[str, int]:
+    """How many pairs will be looked at: what cannot find anything is an error before training."""
+    return overfit_similarity.plan(int((examples["split"] == "train").sum()), params)
+
+
+def draw_trusted_pairs(
+    examples: pd.DataFrame, params: TrustedEncoderParams, seed: int
+) -> pd.DataFrame:
+    """The dev rows that the trusted encoder is trained on."""
+    return trusted_encoder.draw(examples, params, seed)
+
+
+def train_trusted_encoder(
+    trusted_pairs: pd.DataFrame,
+    examples: pd.DataFrame,
+    params: TrustedEncoderParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> PairBundle:
+    """A dual encoder that has not seen the training rows."""
+    return trusted_encoder.train(trusted_pairs, examples, params, model, compute, seed)
+
+
+def score_by_trusted(
+    poisoned_train: pd.DataFrame,
+    trusted: PairBundle,
+    model: ModelParams,
+    compute: ComputeParams,
+) -> pd.DataFrame:
+    """``trusted_similarity``: that of each image and its caption under the trusted encoder."""
+    return _similarity(poisoned_train, trusted, model, compute)
+
+
+def overfit_victim(
+    poisoned_train: pd.DataFrame,
+    victim: PairBundle,
+    trusted_similarity: pd.DataFrame,
+    params: OverfitSimilarityParams,
+    training: HasTextTower,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> PairBundle:
+    """The victim, trained on the pairs that the trusted encoder finds least similar."""
+    if params.overfitting is None:
+        return victim
+    weak = overfit_similarity.first(-trusted_similarity["similarity"].to_numpy(), params.pool_share)
+    rows = poisoned_train.iloc[weak]
+    pool = pairs_to_train(victim, rows, model.max_length, training.text_tower, None, compute)
+    return overfit_similarity.overfitted(victim, pool, params.overfitting, compute, seed)
+
+
+def rank_pairs(
+    poisoned_train: pd.DataFrame,
+    overfitted: PairBundle,
+    trusted_similarity: pd.DataFrame,
+    params: OverfitSimilarityParams,
+    model: ModelParams,
+    compute: ComputeParams,
+) -> pd.DataFrame:
+    """``pair_ranks``: of each pair both similarities and its score; of the first ones the rank."""
+    similar = _similarity(poisoned_train, overfitted, model, compute)
+    reference = trusted_similarity["similarity"].to_numpy()
+    scores = overfit_similarity.scores_of(similar["similarity"].to_numpy(), reference, params)
+    pool = overfit_similarity.first(-reference, params.pool_share)
+    ranked = overfit_similarity.ranked(scores, pool, params)
+    rank = pd.Series(pd.NA, index=similar.index, dtype="Int64")
+    rank.iloc[ranked] = range(1, len(ranked) + 1)
+    return similar.assign(trusted_similarity=reference, score=scores.astype("float64"), rank=rank)
+
+
+def detect_overfit_similarity(
+    poisoned_train: pd.DataFrame,
+    victim: PairBundle,
+    trusted: PairBundle,
+    pair_ranks: pd.DataFrame,
+    trusted_pairs: pd.DataFrame,
+    params: OverfitSimilarityParams,
+    model: ModelParams,
+    compute: ComputeParams,
+) -> tuple[pd.DataFrame, Record]:
+    """Suspects by UBT: of the first pairs those whose captions say the same."""
+    ranks = pair_ranks["rank"].dropna().astype("int64").sort_values()
+    ranked, scores = ranks.index.to_numpy(), pair_ranks["score"].to_numpy()
+    pairs = read_pairs(victim, poisoned_train, model.max_length)
+    groups = overfit_similarity.groups_of(pairs, ranked, victim, trusted, params, compute)
+    choice = overfit_similarity.choose(ranked, scores, groups, params)
+    ids, captions = poisoned_train["example_id"].to_numpy(), poisoned_train["caption"].tolist()
+    reference = pair_ranks["trusted_similarity"].to_numpy()
+    suspects = overfit_similarity.suspects_table(ranked, choice, scores, reference, ids, captions)
+    if not len(choice.suspects):
+        logger.warning("overfit_similarity: no backdoor was found, the model will stay as it is")
+    return suspects, {
+        "dev_rows": len(trusted_pairs),
+        "exposed_pairs": len(ranked),
+        "group_pairs": int(choice.group.sum()),
+        "found": bool(len(choice.suspects)),
+    }
+
+
+def _similarity(
+    rows: pd.DataFrame, bundle: PairBundle, model: ModelParams, compute: ComputeParams
+) -> pd.DataFrame:
+    similar = similarities(bundle, read_pairs(bundle, rows, model.max_length), compute)
+    ids = rows["example_id"].to_numpy()
+    return pd.DataFrame({"example_id": ids, "similarity": similar.astype("float64")})
+
+
+class HasTextTower(Protocol):
+    """What overfitting needs to know of the victim's training."""
+
+    text_tower: str
+
+
 class HasRate(Protocol):
     """What the plan needs to know of the poison stage."""
 
@@ -130,6 +257,13 @@ DETECTORS = {
     "discovered_share": Detector(
         tell_discovered_share,
         ("poison_index", "poisoned_train", "params:discovered_share", "params:seed"),
+    ),
+    "overfit_similarity": Detector(
+        detect_overfit_similarity,
+        (
+            *("poisoned_train", "victim_model", "trusted_encoder", "pair_ranks", "trusted_pairs"),
+            *("params:overfit_similarity", "params:model", "params:compute"),
+        ),
     ),
 }
 """By name, which is also that of the parameter group."""

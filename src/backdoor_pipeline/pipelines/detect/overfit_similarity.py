@@ -28,20 +28,19 @@ Other ranks: ``similarity``, that under o; ``reference``, -a.
 from __future__ import annotations
 
 import copy
+import logging
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.blame import blame, most_blamed
-from backdoor_pipeline.modelling.matching import (
-    embed_texts,
-    hold_scale,
-    matching_loss,
-)
-from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
+from backdoor_pipeline.modelling.contrastive import fit_pairs
+from backdoor_pipeline.modelling.matching import embed_texts
+from backdoor_pipeline.modelling.training import OptimisationParams
 from backdoor_pipeline.parameter_group import (
     NonNegativeFloat,
     ParameterGroup,
@@ -55,6 +54,8 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import PairBundle
     from backdoor_pipeline.modelling.device import ComputeParams
     from backdoor_pipeline.modelling.pairs import Pairs
+
+logger = logging.getLogger(__name__)
 
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 
@@ -107,6 +108,33 @@ class Choice(NamedTuple):
     group: np.ndarray
 
 
+def plan(n_pairs: int, params: OverfitSimilarityParams) -> dict[str, int]:
+    """How many pairs W and S will have.
+
+    A warning, if U cannot have as many as asked for.
+
+    Raises:
+        InputError: S will have fewer than ``least``, so that no backdoor could be found.
+    """
+    pool, exposed = (
+        math.ceil(share * n_pairs) for share in (params.pool_share, params.suspect_share)
+    )
+    if params.rank_scope == "pool":
+        exposed = min(exposed, pool)
+    if exposed < params.least:
+        raise InputError(
+            f"overfit_similarity.least is {params.least}, but of {n_pairs:,} pairs only {exposed} "
+            "will be looked at more closely, so that no backdoor could be found; raise "
+            "suspect_share (and pool_share, with rank_scope pool), or lower least"
+        )
+    if params.suspects > exposed:
+        logger.warning(
+            "overfit_similarity.suspects is %d, but only %d pairs will be looked at more closely",
+            *(params.suspects, exposed),
+        )
+    return {"pool_pairs": pool, "exposed_pairs": exposed}
+
+
 def first(scores: np.ndarray, share: float) -> np.ndarray:
     """Row numbers of the ceil(share n) largest ``scores``, in this order, the first of equals."""
     return np.argsort(-scores, kind="stable")[: math.ceil(share * len(scores))]
@@ -153,23 +181,9 @@ def overfitted(
 
     The text tower stays as it is where the pool has what it makes of the captions.
     """
-    from backdoor_pipeline.modelling.networks.matcher import Matcher
-
-    model: Any = copy.deepcopy(bundle.model)
-    model.text_model.requires_grad_(pool.states is None)
-    matcher = bundle._replace(model=Matcher(model))  # type: ignore[arg-type]
-
-    def hold(_step: int) -> None:
-        matcher.model.eval()
-        hold_scale(model)
-
-    fit(
-        *(matcher, Labelled(pool, pool.captions), None, params, compute, seed, "overfit"),
-        on_step=hold,
-        objective=matching_loss,
-        loss=matching_loss,
-    )
-    return bundle._replace(model=model.requires_grad_(True).eval())
+    copied = bundle._replace(model=copy.deepcopy(bundle.model))
+    fit_pairs(copied, pool, params, compute, seed, "overfit", in_evaluation=True)
+    return copied
 
 
 def alike(vectors: np.ndarray, distance: float) -> np.ndarray:
@@ -246,26 +260,34 @@ def suspects_table(
     ranked: np.ndarray,
     choice: Choice,
     scores: np.ndarray,
+    reference: np.ndarray,
     example_ids: np.ndarray,
     captions: Sequence[str],
 ) -> pd.DataFrame:
-    """``suspects``: the pairs of S, the most suspicious one first, U flagged.
+    """``suspects``: all pairs, the most suspicious one first, U flagged.
+
+    Two columns are its own: ``exposed``, whether a pair is in S, and ``trusted_similarity``, a.
 
     Args:
         ranked: S, row numbers.
         choice: Of them.
         scores: rho of all pairs.
+        reference: a of all pairs.
         example_ids: Of all pairs.
         captions: Of all pairs.
     """
+    others = np.delete(np.arange(len(scores)), ranked)
+    order = np.concatenate([ranked, others[first(scores[others], 1.0)]])
     return pd.DataFrame(
         {
-            "kind": pd.Series("example", index=range(len(ranked)), dtype="str"),
-            "key": example_ids[ranked].astype(np.int64),
-            "score": scores[ranked].astype(np.float64),
+            "kind": pd.Series("example", index=range(len(order)), dtype="str"),
+            "key": example_ids[order].astype(np.int64),
+            "score": scores[order].astype(np.float64),
             "p_value": np.nan,
             "q_value": np.nan,
-            "flagged": np.isin(ranked, choice.suspects),
-            "evidence": pd.Series([captions[row] for row in ranked], dtype="str"),
+            "flagged": np.isin(order, choice.suspects),
+            "evidence": pd.Series([captions[row] for row in order], dtype="str"),
+            "exposed": np.isin(order, ranked),
+            "trusted_similarity": reference[order].astype(np.float64),
         }
     )

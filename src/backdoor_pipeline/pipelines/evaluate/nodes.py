@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from backdoor_pipeline.modelling.bundle import Bundle
+from backdoor_pipeline.modelling.bundle import Bundle, PairBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.inputs import read_by
 from backdoor_pipeline.modelling.loading import ModelParams
+from backdoor_pipeline.modelling.matching import zero_shot
+from backdoor_pipeline.modelling.pairs import read_pairs
 from backdoor_pipeline.modelling.prediction import predict
-from backdoor_pipeline.parameter_group import ParameterGroup, Share
-from backdoor_pipeline.pipelines.evaluate import discovery, rates
+from backdoor_pipeline.modelling.prompts import prompts
+from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
+from backdoor_pipeline.pipelines.evaluate import discovery, rates, retrieval
 from backdoor_pipeline.pipelines.evaluate.detection import detection_metrics, isolation_metrics
 from backdoor_pipeline.schemas import MODELS
 
+Prompts = dict[str, list[list[str]]]
+"""By test set the prompts of each class."""
+
+
+class HasTemplates(Protocol):
+    """What prompts need to know of the ingest stage."""
+
+    caption_templates: list[str] | None
+
 
 class EvaluationParams(ParameterGroup):
-    """When a poisoned cell counts as a valid test of a defence."""
+    """When a cell is a valid test of a defence, and what dual encoders are asked.
+
+    Attributes:
+        minimum_excess: Of the victim's attack success over the floor, of a poisoned cell.
+        retrieval_rows: Clean test pairs, at most, among which a caption finds its image.
+    """
 
     minimum_excess: Share
+    retrieval_rows: PositiveInt = 1000
+
+
+def name_classes(
+    integrity: dict[str, Any], poison_summary: dict[str, Any], ingest: HasTemplates
+) -> dict[str, Any]:
+    """What asks a dual encoder for a class, by test set: all templates, filled with its name.
+
+    Before those of triggered images stands what the attacker puts before captions, if anything.
+
+    Raises:
+        InputError: The names of the classes do not tell them apart.
+    """
+    clean = prompts(integrity["label_names"], ingest.caption_templates or [])
+    prefix = poison_summary["prompt_prefix"]
+    with_prefix = [[f"{prefix} {text}" for text in own] for own in clean]
+    return {"clean": clean, "triggered": clean if prefix is None else with_prefix}
 
 
 def predict_reference(
@@ -30,11 +64,14 @@ def predict_reference(
     triggered_test: pd.DataFrame,
     model: ModelParams,
     compute: ComputeParams,
+    class_prompts: Prompts | None = None,
 ) -> pd.DataFrame:
-    """Predictions of the reference on the clean and the triggered test rows."""
-    return _predictions(
-        reference_model, "reference", examples, triggered_test, model.max_length, compute
-    )
+    """Predictions of the reference on the clean and the triggered test rows.
+
+    ``class_prompts`` are what a dual encoder is asked, by test set.
+    """
+    tests = (examples, triggered_test, model.max_length, compute, class_prompts)
+    return _predictions(reference_model, "reference", *tests)
 
 
 def predict_victim(
@@ -43,9 +80,11 @@ def predict_victim(
     triggered_test: pd.DataFrame,
     model: ModelParams,
     compute: ComputeParams,
+    class_prompts: Prompts | None = None,
 ) -> pd.DataFrame:
     """Predictions of the victim on the clean and the triggered test rows."""
-    return _predictions(victim_model, "victim", examples, triggered_test, model.max_length, compute)
+    tests = (examples, triggered_test, model.max_length, compute, class_prompts)
+    return _predictions(victim_model, "victim", *tests)
 
 
 def predict_purified(
@@ -56,12 +95,32 @@ def predict_purified(
     triggered_test: pd.DataFrame,
     model: ModelParams,
     compute: ComputeParams,
+    class_prompts: Prompts | None = None,
 ) -> pd.DataFrame:
     """Predictions of all three models: those of the purified one added to the given ones."""
-    purified = _predictions(
-        purified_model, "purified", examples, triggered_test, model.max_length, compute
-    )
+    tests = (examples, triggered_test, model.max_length, compute, class_prompts)
+    purified = _predictions(purified_model, "purified", *tests)
     return pd.concat([reference_predictions, victim_predictions, purified], ignore_index=True)
+
+
+def measure_retrieval(
+    reference_model: PairBundle,
+    victim_model: PairBundle,
+    purified_model: PairBundle,
+    examples: pd.DataFrame,
+    params: EvaluationParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Of each model, how often captions and images of clean test pairs find each other."""
+    test = examples[examples["split"] == "test"]
+    test = test.sample(min(params.retrieval_rows, len(test)), random_state=seed)
+    bundles = dict(zip(MODELS, (reference_model, victim_model, purified_model), strict=True))
+    return {
+        name: retrieval.rates_of(bundle, read_pairs(bundle, test, model.max_length), compute)
+        for name, bundle in bundles.items()
+    }
 
 
 def evaluate(
@@ -74,6 +133,7 @@ def evaluate(
     own_data: str | None,
     base_tokenizer: Any = None,
     suspects: pd.DataFrame | None = None,
+    retrieved: dict[str, dict[str, float]] | None = None,
     **records: dict[str, Any],
 ) -> dict[str, Any]:
     """The ``metrics`` of one cell: each model, the detector, the cost, and whether it is valid.
@@ -81,11 +141,13 @@ def evaluate(
     Without ``suspects`` the recipe has no detector, and nothing is said of one. The ``records`` of
     its methods tell how many dev rows each used; a row that two of them used counts twice, all
     together at most as the dev split. Rows of a second source are clean rows as well. Where a
-    training ``isolated`` rows, ``isolation`` says how many of them are poisoned.
+    training ``isolated`` rows, ``isolation`` says how many of them are poisoned. How
+    a dual encoder has ``retrieved`` is added to its metrics.
     """
     target_label = int(triggered_test["label"].iloc[0])
     metrics: dict[str, Any] = {
         name: _model_metrics(predictions[predictions["model"] == name], target_label)
+        | (retrieved or {}).get(name, {})
         for name in MODELS
     }
     floor = metrics["reference"]["attack_success_rate"]
@@ -139,12 +201,17 @@ def _predictions(
     triggered_test: pd.DataFrame,
     max_length: int,
     compute: ComputeParams,
+    class_prompts: Prompts | None,
 ) -> pd.DataFrame:
     clean = examples[examples["split"] == "test"]
     triggered = triggered_test.assign(label=triggered_test["source_label"])
     tables = []
     for test_set, rows in (("clean", clean), ("triggered", triggered)):
-        probabilities = predict(bundle, read_by(bundle, rows, max_length), compute)
+        classifier = bundle
+        if isinstance(bundle, PairBundle):
+            asked = (class_prompts or {})[test_set]
+            classifier = zero_shot(bundle, asked, max_length, compute)
+        probabilities = predict(classifier, read_by(classifier, rows, max_length), compute)
         tables.append(
             pd.DataFrame(
                 {
@@ -166,9 +233,18 @@ def _model_metrics(predictions: pd.DataFrame, target_label: int) -> dict[str, fl
     predicted, labels = triggered["predicted"].to_numpy(), triggered["label"].to_numpy()
     return {
         **rates.clean_accuracy(clean["predicted"], clean["label"]).named("clean_accuracy"),
+        **_of_target(clean, target_label),
         **rates.attack_success_rate(predicted, labels, target_label).named("attack_success_rate"),
         **rates.robust_accuracy(predicted, labels, target_label).named("robust_accuracy"),
     }
+
+
+def _of_target(clean: pd.DataFrame, target_label: int) -> dict[str, float]:
+    """The accuracy on clean rows of the target's class; nothing, where there are none."""
+    own = clean[clean["label"] == target_label]
+    if own.empty:
+        return {}
+    return rates.clean_accuracy(own["predicted"], own["label"]).named("target_recall")
 
 
 def _compare(predictions: pd.DataFrame, target_label: int) -> dict[str, float | None]:

@@ -7,28 +7,43 @@ from kedro.pipeline import Node, Pipeline
 from backdoor_pipeline.pipelines.evaluate.nodes import (
     evaluate,
     evaluate_discovery,
+    measure_retrieval,
+    name_classes,
     predict_purified,
     predict_reference,
     predict_victim,
 )
-from backdoor_pipeline.recipes import Recipe
+from backdoor_pipeline.recipes import Modality, Recipe
 
-TESTS = ["examples", "triggered_test", "params:model", "params:compute"]
+TESTS = {
+    "examples": "examples",
+    "triggered_test": "triggered_test",
+    "model": "params:model",
+    "compute": "params:compute",
+}
 
 
-def create_undefended_pipeline(**kwargs: object) -> Pipeline:
+def create_undefended_pipeline(modality: Modality = "text", **kwargs: object) -> Pipeline:
     """What all defences share: the predictions of the reference and of the undefended victim."""
+    naming = Node(
+        name_classes,
+        ["integrity", "poison_summary", "params:ingest"],
+        "class_prompts",
+        name="name_classes",
+    )
+    tests = _tests(modality)
     return Pipeline(
         [
+            *([naming] if "class_prompts" in tests else []),
             Node(
                 predict_reference,
-                ["reference_model", *TESTS],
+                {"reference_model": "reference_model", **tests},
                 "reference_predictions",
                 name="predict_reference",
             ),
             Node(
                 predict_victim,
-                ["victim_model", *TESTS],
+                {"victim_model": "victim_model", **tests},
                 "victim_predictions",
                 name="predict_victim",
             ),
@@ -65,11 +80,22 @@ def create_pipeline(recipe: Recipe) -> Pipeline:
     settings = {"params": "params:evaluation", "own_data": "params:source.data"}
     suspects = ["suspects"] if recipe.detector else []
     found = [*suspects, *(f"{method}_record" for method in recipe.recorded)]
+    models = ["reference_model", "victim_model", "purified_model"]
+    retrieving = Node(
+        measure_retrieval,
+        [*models, "examples", "params:evaluation", "params:model", "params:compute", "params:seed"],
+        "retrieved",
+        name="measure_retrieval",
+    )
+    if recipe.modality == "pair":
+        names.append("retrieved")
+    said = ["reference_predictions", "victim_predictions", "purified_model"]
     return Pipeline(
         [
+            *([retrieving] if recipe.modality == "pair" else []),
             Node(
                 predict_purified,
-                ["reference_predictions", "victim_predictions", "purified_model", *TESTS],
+                {**{name: name for name in said}, **_tests(recipe.modality)},
                 "predictions",
                 name="predict_purified",
             ),
@@ -82,3 +108,8 @@ def create_pipeline(recipe: Recipe) -> Pipeline:
         ],
         tags="evaluate",
     )
+
+
+def _tests(modality: Modality) -> dict[str, str]:
+    """What predictions take besides the model; of pairs also what the classes are called."""
+    return TESTS | ({"class_prompts": "class_prompts"} if modality == "pair" else {})

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from backdoor_pipeline.modelling.matching import embed_images, embed_texts
 from backdoor_pipeline.pipelines.evaluate.rates import Rate, rate
 
+if TYPE_CHECKING:
+    from backdoor_pipeline.modelling.bundle import PairBundle
+    from backdoor_pipeline.modelling.device import ComputeParams
+    from backdoor_pipeline.modelling.pairs import Pairs
+
+FIRST = (1, 5)  # k
 BLOCK = 1024  # queries whose similarities to all others are held at a time
+
+
+def rates_of(bundle: PairBundle, pairs: Pairs, compute: ComputeParams) -> dict[str, float]:
+    """Both rates of a model, at each of ``FIRST``, with intervals.
+
+    Args:
+        bundle: The dual encoder.
+        pairs: Among which is looked.
+        compute: Device and precision.
+    """
+    images = embed_images(bundle, pairs.images, compute)
+    used, captions = np.unique(pairs.captions, return_inverse=True)
+    texts = embed_texts(bundle, pairs.texts.take(used), compute)
+    found: dict[str, float] = {}
+    for name, function in (("image_to_text", image_to_text), ("text_to_image", text_to_image)):
+        for k in FIRST:
+            found |= function(images, texts, captions, k).named(f"{name}_recall_at_{k}")
+    return found
 
 
 def image_to_text(images: np.ndarray, texts: np.ndarray, captions: np.ndarray, k: int) -> Rate:

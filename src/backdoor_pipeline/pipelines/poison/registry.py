@@ -22,6 +22,7 @@ from backdoor_pipeline.pipelines.poison import (
     ssba,
     stylebkd,
     synbkd,
+    trojvqa,
     wanet,
 )
 from backdoor_pipeline.pipelines.poison.selection import LabelMode
@@ -69,12 +70,14 @@ class ImageAttack(NamedTuple):
         cover: As ``trigger``, for further rows that keep their labels, ``params.cross_ratio`` for
             each poisoned one.
         needs_images: Whether ``trigger`` also takes ``supplied``, encoded images by example id.
+        prefix: ``params -> what stands before captions``, of an attack on pairs alone.
     """
 
     trigger: Callable[..., np.ndarray]
     describe: Callable[[Any], str]
     cover: Callable[..., np.ndarray] | None = None
     needs_images: bool = False
+    prefix: Callable[[Any], str] | None = None
 
 
 IMAGE_ATTACKS = {
@@ -83,7 +86,9 @@ IMAGE_ATTACKS = {
     "sig": ImageAttack(sig.trigger, sig.describe),
     "wanet": ImageAttack(wanet.trigger, wanet.describe, cover=wanet.cover),
     "ssba": ImageAttack(ssba.trigger, ssba.describe, needs_images=True),
+    "trojvqa": ImageAttack(trojvqa.trigger, trojvqa.describe, prefix=trojvqa.prefix),
 }
+"""Also those on pairs of images and captions; the poisoned ones get captions of the target."""
 
 
 class PoisonParams(ParameterGroup):
@@ -94,14 +99,27 @@ class PoisonParams(ParameterGroup):
         rate: Poisoned rows as a fraction of the whole training split; 0 is a control run.
         label_mode: Which rows may be poisoned, see ``selection.eligible_rows``.
         target_label: The label the trigger is to call up.
+        target_captions: Of pairs: what poisoned images are captioned with, the templates of
+            ``ingest.caption_templates`` filled with the target's name, or captions of other
+            training rows with the target label.
     """
 
     attack: Literal[
-        "badnets", "addsent", "stylebkd", "synbkd", "patch", "blended", "sig", "wanet", "ssba"
+        "badnets",
+        "addsent",
+        "stylebkd",
+        "synbkd",
+        "patch",
+        "blended",
+        "sig",
+        "wanet",
+        "ssba",
+        "trojvqa",
     ]
     rate: Share
     label_mode: LabelMode
     target_label: Count
+    target_captions: Literal["templates", "real"] = "templates"
     badnets: badnets.BadNetsParams
     addsent: addsent.AddSentParams
     stylebkd: stylebkd.StyleBkdParams
@@ -111,6 +129,7 @@ class PoisonParams(ParameterGroup):
     sig: sig.SigParams
     wanet: wanet.WaNetParams
     ssba: ssba.SsbaParams
+    trojvqa: trojvqa.TrojVqaParams
 
     @model_validator(mode="after")
     def _words_are_distinct(self) -> PoisonParams:
@@ -132,6 +151,14 @@ class PoisonParams(ParameterGroup):
         return ATTACKS[self.attack].ready_made
 
     @property
-    def modality(self) -> str:
-        """What the chosen attack changes: text or image."""
-        return "text" if self.attack in ATTACKS else "image"
+    def modalities(self) -> tuple[str, ...]:
+        """What data the chosen attack is for."""
+        if self.attack in ATTACKS:
+            return ("text",)
+        return ("image", "pair") if self.prefix is None else ("pair",)
+
+    @property
+    def prefix(self) -> str | None:
+        """What the chosen attack puts before captions, if anything."""
+        made = IMAGE_ATTACKS.get(self.attack)
+        return None if made is None or made.prefix is None else made.prefix(self.settings)

@@ -93,6 +93,17 @@ folder = "path/to/this/folder"
 model = AutoModelForImageClassification.from_pretrained(folder)
 processor = AutoImageProcessor.from_pretrained(folder)""",
     ),
+    "pair": Kind(
+        "zero-shot-image-classification",
+        "A dual encoder of images and texts",
+        """\
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+{register}
+folder = "path/to/this/folder"
+model = AutoModel.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+processor = AutoImageProcessor.from_pretrained(folder)""",
+    ),
 }
 REGISTER = """
 from backdoor_pipeline.modelling.image_models import register
@@ -134,7 +145,9 @@ def write(
     """The card, with every text from outside as inline code."""
     settings, made = flat(parameters), ALL[recipe]
     kind, name = KINDS[made.modality], settings.get("model.name", "unknown")
-    own = made.modality == "image" and name in NAMES
+    tower = settings.get("model.tower") if made.modality == "pair" else None
+    own = tower is not None or (made.modality == "image" and name in NAMES)
+    model = f"{code(tower)} and {code(name)}" if tower else code(name)
     rows = [
         f"| {model} | {rate(metrics[model], 'clean_accuracy')} "
         f"| {rate(metrics[model], 'attack_success_rate')} |"
@@ -145,7 +158,7 @@ def write(
     return CARD.format(
         task=kind.task,
         noun=kind.noun,
-        model=f"{code(name)}, drawn anew" if own else code(name),
+        model=f"{model}, drawn anew" if own else model,
         dataset=code(settings.get("source.data") or settings.get("source.dataset", "unknown")),
         poison=_poison(poison_summary),
         seed=settings.get("seed", "unknown"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.bundle import B, ImageBundle, ModelBundle
+from backdoor_pipeline.modelling.bundle import B, ImageBundle, ModelBundle, PairBundle
+from backdoor_pipeline.modelling.contrastive import fit_pairs, pairs_to_train
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.distributed import fit_on_workers
+from backdoor_pipeline.modelling.dual_encoders import dual_encoder
 from backdoor_pipeline.modelling.image_models import new_image_classifier
 from backdoor_pipeline.modelling.inputs import where_of
 from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
@@ -27,13 +30,19 @@ from backdoor_pipeline.pipelines.train import defended
 from backdoor_pipeline.pipelines.train.defended import DefendedTrainingParams
 from backdoor_pipeline.pipelines.train.observation import ObservationParams, Observer
 
+logger = logging.getLogger(__name__)
+
 
 class TrainingParams(OptimisationParams):
-    """How victim and reference are trained; ``augmentation`` is of images alone."""
+    """How victim and reference are trained.
+
+    ``augmentation`` is of images alone, ``text_tower`` of pairs: whether it is trained as well.
+    """
 
     dropout: Share | None
     num_workers: PositiveInt
     augmentation: Augmentation | None = None
+    text_tower: Literal["frozen", "trained"] = "frozen"
 
 
 def train_victim(
@@ -105,6 +114,51 @@ def fresh_image_classifier(
     return new_image_classifier(
         model.name, _n_classes(examples), form, model.width, seed, model.revision
     )
+
+
+def train_pair_victim(
+    poisoned_train: pd.DataFrame,
+    params: TrainingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[PairBundle, History]:
+    """The dual encoder trained on the poisoned pairs, and its history."""
+    return _train_pairs(poisoned_train, params, model, compute, seed, "victim")
+
+
+def train_pair_reference(
+    examples: pd.DataFrame,
+    params: TrainingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[PairBundle, History]:
+    """The same dual encoder trained without poison: it measures the floor of the attack success."""
+    train = examples[examples["split"] == "train"]
+    return _train_pairs(train, params, model, compute, seed, "reference")
+
+
+def _train_pairs(
+    train: pd.DataFrame,
+    params: TrainingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+    what: str,
+) -> tuple[PairBundle, History]:
+    form = measured_format(decode(train["image"].tolist(), where_of(train)))
+    bundle = dual_encoder(model, form, seed)
+    reading = (model.max_length, params.text_tower, params.augmentation)
+    pairs = pairs_to_train(bundle, train, *reading, compute)
+    n_long = int((pairs.texts.lengths[pairs.captions] >= model.max_length).sum())
+    if n_long:
+        logger.warning(
+            "%s of %s captions have %d tokens or more, of which no more are read; raise "
+            "model.max_length, if the text tower takes more",
+            *(f"{n_long:,}", f"{len(train):,}", model.max_length),
+        )
+    return bundle, fit_pairs(bundle, pairs, params, compute, seed, what)
 
 
 def train_observed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from kedro.pipeline import Node, Pipeline
 
@@ -13,6 +13,8 @@ from backdoor_pipeline.pipelines.train.nodes import (
     train_image_reference,
     train_image_victim,
     train_observed,
+    train_pair_reference,
+    train_pair_victim,
     train_reference,
     train_victim,
 )
@@ -20,27 +22,46 @@ from backdoor_pipeline.recipes import Modality, Recipe
 
 SETTINGS = ["params:training", "params:model", "params:compute", "params:seed"]
 BASE = ["base_model", *SETTINGS]
-TRAININGS: dict[Modality, tuple[Callable[..., Any], Callable[..., Any], list[str]]] = {
-    "text": (train_victim, train_reference, BASE),
-    "image": (train_image_victim, train_image_reference, SETTINGS),
+
+
+class Training(NamedTuple):
+    """How models of a modality are trained.
+
+    Attributes:
+        victim: Function of the poisoned rows, the examples if ``dev``, and ``settings``.
+        reference: Function of the examples and ``settings``.
+        settings: What both take besides the rows.
+        dev: Whether the victim's epoch is chosen on dev rows.
+    """
+
+    victim: Callable[..., Any]
+    reference: Callable[..., Any]
+    settings: list[str]
+    dev: bool = True
+
+
+TRAININGS: dict[Modality, Training] = {
+    "text": Training(train_victim, train_reference, BASE),
+    "image": Training(train_image_victim, train_image_reference, SETTINGS),
+    "pair": Training(train_pair_victim, train_pair_reference, SETTINGS, dev=False),
 }
-"""Modality -> how victim and reference are trained, and what that takes besides the rows."""
 
 
 def create_pipeline(modality: Modality = "text", **kwargs: object) -> Pipeline:
     """Train the victim on the poisoned rows and the reference on the clean ones."""
-    victim, reference, settings = TRAININGS[modality]
+    training = TRAININGS[modality]
+    dev = ["examples"] if training.dev else []
     return Pipeline(
         [
             Node(
-                victim,
-                ["poisoned_train", "examples", *settings],
+                training.victim,
+                ["poisoned_train", *dev, *training.settings],
                 ["victim_model", "victim_history"],
                 name="train_victim",
             ),
             Node(
-                reference,
-                ["examples", *settings],
+                training.reference,
+                ["examples", *training.settings],
                 ["reference_model", "reference_history"],
                 name="train_reference",
             ),

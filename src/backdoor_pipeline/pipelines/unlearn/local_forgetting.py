@@ -130,8 +130,8 @@ def unlearn(
     Returns:
         The model; what was done: ``steps``, ``converged``, whether the similarity came down to mu,
         ``unrelated``, which is mu, ``similarity_before`` and ``_after``, ``drift``, L_k of the last
-        step, ``forget_rows``, ``keep_rows``, ``tokens``, the blamed ones with the number of
-        suspected captions that hold them; and ``similarity`` and ``drift`` of each step.
+        step, ``forget_rows``, ``keep_rows``, ``tokens``, the blamed ones, and
+        ``token_pairs``, how many suspected captions hold each; and ``similarity`` and ``drift`` of each step.
 
     Raises:
         InputError: There is nothing to keep, or the training diverged.
@@ -214,7 +214,8 @@ def unlearn(
         "drift": said["drift"][-1] if numbers else 0.0,
         "forget_rows": len(forget),
         "keep_rows": len(keep),
-        "tokens": tokens,
+        "tokens": list(tokens),
+        "token_pairs": list(tokens.values()),
         "dev_rows": 0,
     }
     return result, record, {name: {"step": numbers, "value": said[name]} for name in said}

@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from backdoor_pipeline.modelling.bundle import B, ImageBundle, ModelBundle
+from backdoor_pipeline.modelling.bundle import B, ImageBundle, ModelBundle, PairBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.embeddings import word_vectors
 from backdoor_pipeline.modelling.image_models import new_image_classifier
 from backdoor_pipeline.modelling.inputs import where_of
 from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
+from backdoor_pipeline.modelling.pairs import read_pairs
 from backdoor_pipeline.modelling.pixels import decode, measured_format
 from backdoor_pipeline.pipelines.unlearn import (
     dampening,
     distillation,
     fine_tune,
+    local_forgetting,
     neutralisation,
     recalibration,
     retraining,
@@ -31,10 +34,16 @@ from backdoor_pipeline.pipelines.unlearn import (
 from backdoor_pipeline.pipelines.unlearn.dampening import DampeningParams
 from backdoor_pipeline.pipelines.unlearn.distillation import BadTeachingParams, ScrubParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
+from backdoor_pipeline.pipelines.unlearn.local_forgetting import LocalForgettingParams
 from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationParams
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
 from backdoor_pipeline.pipelines.unlearn.retraining import RetrainingParams, last_layers
-from backdoor_pipeline.pipelines.unlearn.suspicion import parted, with_tokens
+from backdoor_pipeline.pipelines.unlearn.suspicion import (
+    flagged_rows,
+    parted,
+    presumed_clean,
+    with_tokens,
+)
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
 from backdoor_pipeline.pipelines.unlearn.trigger_search import TriggerSearchParams
 from backdoor_pipeline.schemas import flagged_tokens
@@ -192,6 +201,24 @@ def distil(
     return distillation.unlearn(bundle, forget, retain, params, compute, seed, fresh)
 
 
+def forget_locally(
+    bundle: PairBundle,
+    poisoned_train: pd.DataFrame,
+    suspects: pd.DataFrame,
+    params: LocalForgettingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[PairBundle, Record]:
+    """The dual encoder without what ties the suspects' images to the words that are blamed."""
+    chosen = flagged_rows(poisoned_train, suspects)
+    clean = presumed_clean(poisoned_train, suspects)
+    pairs = read_pairs(bundle, poisoned_train, model.max_length)
+    forget, keep = (pairs.take(np.flatnonzero(rows)) for rows in (chosen, clean))
+    purified, record, curves = local_forgetting.unlearn(bundle, forget, keep, params, compute, seed)
+    return purified, record | {"forgetting": curves}
+
+
 def _fresh(
     bundle: Any, base_model: ModelBundle | None, model: ModelParams, seed: int
 ) -> Callable[[], Any]:
@@ -246,6 +273,7 @@ UNLEARNERS = {
         retrain, (*ROWS, "params:continued_training", *SETTINGS), from_base=True
     ),
     "scrub": Unlearner(distil, (*ROWS, "params:scrub", *SETTINGS), from_base=True),
+    "local_forgetting": Unlearner(forget_locally, (*ROWS, "params:local_forgetting", *SETTINGS)),
     "bad_teaching": Unlearner(distil, (*ROWS, "params:bad_teaching", *SETTINGS), from_base=True),
 }
 """By name, which is also that of the parameter group."""

@@ -40,6 +40,20 @@ def flagged_rows(train: pd.DataFrame, suspects: pd.DataFrame) -> np.ndarray:
     return train["example_id"].isin(examples).to_numpy()
 
 
+def presumed_clean(train: pd.DataFrame, suspects: pd.DataFrame) -> np.ndarray:
+    """Which pairs of ``train`` are to be kept as they are, bool, shape (n_rows,).
+
+    All that are not flagged; where the detector says which pairs it has exposed, and how similar
+    they are to a trusted encoder, the better half of the others.
+    """
+    kept = ~flagged_rows(train, suspects)
+    if "trusted_similarity" not in suspects:
+        return kept
+    of_rows = suspects.set_index("key").loc[train["example_id"]]
+    similar = of_rows["trusted_similarity"].to_numpy()
+    return kept & ~of_rows["exposed"].to_numpy() & (similar >= np.median(similar))
+
+
 def forget_set(
     train: pd.DataFrame, suspects: pd.DataFrame, bundle: Bundle, max_length: int
 ) -> np.ndarray:

@@ -1,0 +1,94 @@
+"""A dual encoder that has not learnt the shortcut: what the defender of pairs must own.
+
+Source: UBT, arXiv 2403.16257, whose defender may use the public model that the victim was
+fine-tuned from. Where there is none (ours), a small one is trained on a few pairs that are known to
+be clean. Without any, it is one that was drawn and knows nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.contrastive import fit_pairs, pairs_to_train
+from backdoor_pipeline.modelling.dual_encoders import dual_encoder
+from backdoor_pipeline.modelling.inputs import where_of
+from backdoor_pipeline.modelling.pixels import Augmentation, decode, measured_format
+from backdoor_pipeline.modelling.training import OptimisationParams
+from backdoor_pipeline.parameter_group import Count, ParameterGroup
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from backdoor_pipeline.modelling.bundle import PairBundle
+    from backdoor_pipeline.modelling.device import ComputeParams
+    from backdoor_pipeline.modelling.folders import ModelParams
+
+STREAM = 4  # keeps these draws apart from those of the victim
+
+
+class TrustedEncoderParams(ParameterGroup):
+    """Where it comes from.
+
+    Attributes:
+        name: Hub id or folder of a dual encoder that is trusted; None: one is trained.
+        rows: Pairs that it is trained on, drawn from the dev rows; 0: it is drawn, not trained.
+        optimisation: How it is trained.
+        augmentation: Of its images.
+    """
+
+    name: str | None
+    rows: Count
+    optimisation: OptimisationParams
+    augmentation: Augmentation | None = None
+
+
+def draw(examples: pd.DataFrame, params: TrustedEncoderParams, seed: int) -> pd.DataFrame:
+    """The trusted pairs; none, where the encoder is not trained.
+
+    Raises:
+        InputError: There are fewer dev rows.
+    """
+    n_rows = 0 if params.name is not None else params.rows
+    dev = examples[examples["split"] == "dev"]
+    if n_rows > len(dev):
+        raise InputError(
+            f"trusted_encoder.rows is {n_rows:,}, but the dev split has {len(dev):,} rows; lower "
+            "it, raise ingest.dev_share, or name a trusted encoder (trusted_encoder.name)"
+        )
+    return dev.sample(n_rows, random_state=seed).sort_values("example_id", ignore_index=True)
+
+
+def train(
+    pairs: pd.DataFrame,
+    examples: pd.DataFrame,
+    params: TrustedEncoderParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> PairBundle:
+    """The trusted encoder.
+
+    Args:
+        pairs: Of ``draw``.
+        examples: What a drawn encoder is to read.
+        params: Of it.
+        model: Of the victim, whose architecture it has.
+        compute: Device and precision.
+        seed: Of its own.
+
+    Raises:
+        InputError: It cannot be had, or the training diverged.
+    """
+    named = model.model_copy(update={"name": params.name, "tower": None})
+    own = int(np.random.default_rng([seed, STREAM]).integers(2**31))
+    shown = pairs if len(pairs) else examples.head(1)
+    form = measured_format(decode(shown["image"].tolist(), where_of(shown)))
+    bundle = dual_encoder(model if params.name is None else named, form, own)
+    if len(pairs):
+        reading = (model.max_length, "frozen", params.augmentation)
+        read = pairs_to_train(bundle, pairs, *reading, compute)
+        fit_pairs(bundle, read, params.optimisation, compute, own, "trusted encoder")
+    return bundle
