@@ -22,7 +22,7 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.folders import model_digest, short_name
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.parameters import Parameters
-from backdoor_pipeline.recipes import ALL, DETECTORS
+from backdoor_pipeline.recipes import ALL, DETECTORS, Recipe
 
 HASH_LENGTH = 8
 
@@ -51,6 +51,13 @@ def discovery(recipe: str) -> str:
     return f"{recipe}.discovery"
 
 
+def _besides(recipe: Recipe) -> tuple[str, ...]:
+    """The groups that a recipe's defence reads besides those of its methods and the usual ones."""
+    of_pairs = recipe.modality == "pair" and bool(recipe.training)
+    asked = {"clean_source": bool(recipe.drawn), "training": of_pairs}
+    return tuple(name for name, needed in asked.items() if needed)
+
+
 POISONED = "{data}.{attack}-{rate}"
 CELL = f"{POISONED}.{{model}}.s{{seed}}"
 SETTINGS = ("seed", "model", "compute")
@@ -69,7 +76,7 @@ for name, recipe in ALL.items():
     start = ("poison",) if recipe.training else ("victim",)
     STAGES[purified(name)] = Stage(
         (*start, *recipe.detectors[-1:]),
-        (*recipe.methods, *(["clean_source"] if recipe.drawn else []), *SETTINGS),
+        (*recipe.methods, *_besides(recipe), *SETTINGS),
         f"{CELL}.{purified(name)}",
     )
     if recipe.curve:

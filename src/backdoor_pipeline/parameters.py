@@ -38,8 +38,11 @@ from backdoor_pipeline.pipelines.train.low_rank import LowRankParams
 from backdoor_pipeline.pipelines.train.moderate_fitting import ModerateFittingParams
 from backdoor_pipeline.pipelines.train.nodes import TrainingParams
 from backdoor_pipeline.pipelines.train.observation import ObservationParams
+from backdoor_pipeline.pipelines.train.pair_isolation import PairIsolationParams
 from backdoor_pipeline.pipelines.train.prefix import PrefixParams
 from backdoor_pipeline.pipelines.train.radial_scaling import RadialScalingParams
+from backdoor_pipeline.pipelines.train.roclip import RoclipParams
+from backdoor_pipeline.pipelines.unlearn.clean_contrast import CleanContrastParams
 from backdoor_pipeline.pipelines.unlearn.dampening import DampeningParams
 from backdoor_pipeline.pipelines.unlearn.distillation import BadTeachingParams, ScrubParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
@@ -103,6 +106,8 @@ class Parameters(ParameterGroup):
     moderate_fitting: ModerateFittingParams
     clean_only: CleanOnlyParams
     anti_backdoor: AntiBackdoorParams
+    roclip: RoclipParams
+    pair_isolation: PairIsolationParams
     token_drift: TokenDriftParams
     token_association: TokenAssociationParams
     confirmation: ConfirmationParams
@@ -121,6 +126,8 @@ class Parameters(ParameterGroup):
     scrub: ScrubParams
     bad_teaching: BadTeachingParams
     local_forgetting: LocalForgettingParams
+    clip_fine_tune: CleanContrastParams
+    cleanclip: CleanContrastParams
     observation: ObservationParams
     fourier: FourierParams
     discovery: DiscoveryParams

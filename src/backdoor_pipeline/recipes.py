@@ -40,10 +40,15 @@ UNLEARNERS = (
     "scrub",
     "bad_teaching",
     "local_forgetting",
+    "clip_fine_tune",
+    "cleanclip",
 )
 
+OF_CLEAN_PAIRS = {"clip_fine_tune", "cleanclip"}
+"""The unlearners of dual encoders that need no suspects."""
+
 WORK_ON: dict[Modality, set[str]] = {
-    "text": {*DETECTORS, *UNLEARNERS} - {"overfit_similarity", "local_forgetting"},
+    "text": {*DETECTORS, *UNLEARNERS} - {"overfit_similarity", "local_forgetting", *OF_CLEAN_PAIRS},
     "image": {
         *("discovered_share", "trigger_search", "ssd", "assd", "retraining"),
         *("continued_training", "scrub", "bad_teaching"),
@@ -84,7 +89,7 @@ class Recipe(NamedTuple):
     @property
     def methods(self) -> tuple[str, ...]:
         """Its methods; each has a parameter group of that name."""
-        trainer = ("defended_training",) if self.training else ()
+        trainer = ("defended_training",) if self.training and self.modality == "text" else ()
         return (*trainer, *self.training, *self.detectors, *self.unlearners)
 
     @property
@@ -105,7 +110,8 @@ class Recipe(NamedTuple):
     @property
     def recorded(self) -> tuple[str, ...]:
         """What says what it did, in data sets called ``<name>_record``: its methods, its rows."""
-        return (*self.drawn, *(name for name in self.methods if name not in self.training))
+        trained = ("defended_training",) if self.training else ()
+        return (*self.drawn, *trained, *self.detectors, *self.unlearners)
 
     @property
     def suspects_tokens(self) -> bool:
@@ -127,7 +133,9 @@ class Recipe(NamedTuple):
         """What its report draws."""
         of_suspects = ("drift", "association") if self.suspects_tokens else ()
         of_search = ("search",) if "trigger_search" in self.unlearners else ()
-        return ("before_after", *of_suspects, *of_search, "training")
+        of_pairs = ("similarity",) if self.detector == "overfit_similarity" else ()
+        of_forgetting = ("forgetting",) if "local_forgetting" in self.unlearners else ()
+        return ("before_after", *of_suspects, *of_pairs, *of_search, *of_forgetting, "training")
 
 
 def _of_images(unlearner: str) -> Recipe:
@@ -159,6 +167,9 @@ RECIPES = {
     "scrub": _of_images("scrub"),
     "badt": _of_images("bad_teaching"),
     "potion_text": Recipe("discovered_share", ("trigger_search",)),
+    **{name: Recipe(unlearners=(name,), modality="pair") for name in sorted(OF_CLEAN_PAIRS)},
+    "roclip": Recipe(training=("roclip",), modality="pair"),
+    "abl_clip": Recipe(training=("pair_isolation",), modality="pair"),
     "ubt": Recipe("overfit_similarity", ("local_forgetting",), modality="pair"),
 }
 

@@ -107,7 +107,11 @@ def test_the_report_shows_pairs(run) -> None:
     page = run.report.read_text(encoding="utf-8")
     assert page.count('<img class="picture"') >= 8
     suspects = pd.read_parquet(file(run, "overfit_similarity_suspects.parquet"))
-    assert suspects["evidence"].iloc[0] in page
+    first = suspects[suspects["flagged"]].iloc[0]
+    assert first["blamed"] == "zero"
+    assert first["evidence"].replace("zero", "<mark>zero</mark>") in page
+    assert 'id="similarity"' in page
+    assert 'id="forgetting"' in page
 
 
 def test_a_second_run_recomputes_nothing(run, image_run) -> None:

@@ -10,10 +10,14 @@ from backdoor_pipeline.modelling.pairs import read_pairs
 from backdoor_pipeline.modelling.training import Labelled, fit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
     import pandas as pd
 
     from backdoor_pipeline.modelling.bundle import PairBundle
     from backdoor_pipeline.modelling.device import ComputeParams
+    from backdoor_pipeline.modelling.objectives import Objective
     from backdoor_pipeline.modelling.pairs import Pairs
     from backdoor_pipeline.modelling.pixels import Augmentation
     from backdoor_pipeline.modelling.training import History, OptimisationParams
@@ -73,20 +77,63 @@ def fit_pairs(
     """
     from backdoor_pipeline.modelling.networks.matcher import Matcher
 
-    model: Any = bundle.model
-    model.text_model.requires_grad_(pairs.states is None)
-    matcher = bundle._replace(model=Matcher(model))  # type: ignore[arg-type]
+    frozen = pairs.states is not None
+    matcher = Matcher(bundle.model)
+    optimisation = (params, compute, seed, what)
+    return fit_matcher(
+        bundle, matcher, pairs, pairs.captions, *optimisation, frozen, matching_loss, in_evaluation
+    )
 
-    def after_step(_step: int) -> None:
+
+def fit_matcher(
+    bundle: PairBundle,
+    matcher: Any,
+    inputs: Any,
+    captions: np.ndarray,
+    params: OptimisationParams,
+    compute: ComputeParams,
+    seed: int,
+    what: str,
+    frozen: bool,
+    loss: Objective,
+    in_evaluation: bool = False,
+    on_step: Callable[[int], object] | None = None,
+) -> History:
+    """Train the dual encoder in place through ``matcher``, a network that asks it; its loss.
+
+    Args:
+        bundle: The dual encoder.
+        matcher: Reads ``inputs`` and gives what ``loss`` takes.
+        inputs: The pairs.
+        captions: Which is each pair's, (n_pairs,).
+        params: How.
+        compute: Device and precision.
+        seed: Of the order.
+        what: Is trained, for messages.
+        frozen: Whether the text tower stays as it is.
+        loss: Of what ``matcher`` gives and of the captions.
+        in_evaluation: As of ``fit_pairs``.
+        on_step: As of ``training.fit``.
+
+    Raises:
+        InputError: The training diverged.
+    """
+    model: Any = bundle.model
+    model.text_model.requires_grad_(not frozen)
+
+    def after_step(step: int) -> None:
         if in_evaluation:
-            matcher.model.eval()
+            matcher.eval()
         hold_scale(model)
+        if on_step is not None:
+            on_step(step)
 
     history = fit(
-        *(matcher, Labelled(pairs, pairs.captions), None, params, compute, seed, what),
+        bundle._replace(model=matcher),
+        *(Labelled(inputs, captions), None, params, compute, seed, what),
         on_step=after_step,
-        objective=matching_loss,
-        loss=matching_loss,
+        objective=loss,
+        loss=loss,
     )
     model.requires_grad_(True).eval()
     return history

@@ -48,10 +48,15 @@ def matching_loss(logits: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
-    same = (captions[:, None] == captions[None, :]).float()
-    targets = same / same.sum(dim=1, keepdim=True)
+    targets = same_caption(captions)
     halves = (torch.nn.functional.cross_entropy(part, targets) for part in (logits, logits.T))
     return sum(halves, torch.zeros_like(logits[0, 0])) / 2
+
+
+def same_caption(captions: torch.Tensor) -> torch.Tensor:
+    """The targets of each pair among those of the same caption, which share it evenly, (n, n)."""
+    same = (captions[:, None] == captions[None, :]).float()
+    return same / same.sum(dim=1, keepdim=True)
 
 
 def hold_scale(model: Any) -> None:

@@ -18,7 +18,6 @@ from backdoor_pipeline.modelling.networks.matcher import Matcher
 from backdoor_pipeline.modelling.pairs import read_pairs
 from backdoor_pipeline.modelling.pixels import encode
 from backdoor_pipeline.modelling.training import OptimisationParams
-from backdoor_pipeline.pipelines.detect import overfit_similarity
 from backdoor_pipeline.pipelines.detect.overfit_similarity import (
     Groups,
     OverfitSimilarityParams,
@@ -124,12 +123,14 @@ class TestChoice:
     def test_the_table_is_one_of_suspects(self) -> None:
         ids, captions = np.arange(8) + 10, [f"caption {i}" for i in range(8)]
         trusted = np.linspace(-0.5, 0.2, 8)
-        table = suspects_table(self.RANKED, self.of(), self.SCORES, trusted, ids, captions)
+        of_pairs = (self.SCORES, trusted, ids, captions)
+        table = suspects_table(self.RANKED, self.of(), *of_pairs, list("uvwxyz"))
         SUSPECTS.validate(table)
         assert table["key"].tolist()[:6] == [10, 11, 12, 13, 14, 15]
         assert sorted(table["key"]) == ids.tolist()
         assert table.loc[table["flagged"], "key"].tolist() == [12, 14, 15]
         assert table["evidence"][2] == "caption 2"
+        assert table["blamed"].tolist() == [*"uvwxyz", "", ""]
         assert table["exposed"].tolist() == [True] * 6 + [False] * 2
         np.testing.assert_allclose(table["trusted_similarity"], trusted[table["key"] - 10])
 
@@ -164,18 +165,12 @@ def test_ubt_11_3_similarities_equal_a_loop(bundle, pairs, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("consensus", "n_groups"), [("token", 2), ("caption", 3), (None, 1)])
-def test_groups_are_of_what_captions_say(monkeypatch, bundle, pairs, consensus, n_groups) -> None:
+def test_groups_are_of_what_captions_say(bundle, pairs, consensus, n_groups) -> None:
     the, actor = bundle.tokenizer.convert_tokens_to_ids(["the", "actor"])
-
-    def blamed(suspects, deltas):
-        assert deltas == "deltas"
-        return np.array([the, the, actor])[suspects.captions]
-
-    monkeypatch.setattr(overfit_similarity, "blame", lambda *_: "deltas")
-    monkeypatch.setattr(overfit_similarity, "most_blamed", blamed)
     params = PARAMS.model_copy(update={"consensus": consensus, "caption_distance": 1e-6})
     rows = np.arange(1, 10)
-    groups = groups_of(pairs, rows, bundle, bundle, params, CPU)
+    blamed = np.array([the, the, actor])[pairs.captions[rows]]
+    groups = groups_of(pairs, rows, blamed, bundle, params, CPU)
     assert len(groups.of_pair) == 9
     assert set(groups.of_pair) == set(range(n_groups))
     for caption in range(3):

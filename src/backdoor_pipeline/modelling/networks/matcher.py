@@ -34,9 +34,38 @@ class Matcher(Module):
             texts: ``input_ids`` and ``attention_mask`` of captions, each once; or instead what the
                 text tower makes of them, ``text_states``, (n_captions, hidden).
         """
-        images = unit(self.model.get_image_features(pixel_values).pooler_output)
-        encoded = unit(projected(self.model, **texts))
-        return SimpleNamespace(logits=self.model.logit_scale.exp() * images @ encoded[captions].T)
+        f, g = features(self.model, pixel_values, captions, **texts)
+        return SimpleNamespace(logits=self.model.logit_scale.exp() * f @ g.T)
+
+
+class TwoViewMatcher(Module):
+    """A dual encoder that also compares images with changed ones, and captions likewise.
+
+    Args:
+        model: As of ``Matcher``.
+    """
+
+    model: Any
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, pairs: dict[str, torch.Tensor], others: dict[str, torch.Tensor]
+    ) -> SimpleNamespace:
+        """``logits``, (3, n, n): images to captions, images to changed ones, captions likewise."""
+        (f, g), (f_other, g_other) = (features(self.model, **batch) for batch in (pairs, others))
+        products = torch.stack([f @ g.T, f @ f_other.T, g @ g_other.T])
+        return SimpleNamespace(logits=self.model.logit_scale.exp() * products)
+
+
+def features(
+    model: Any, pixel_values: torch.Tensor, captions: torch.Tensor, **texts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """f and g of pairs, unit vectors, both (n, d); arguments as of ``Matcher.forward``."""
+    images = unit(model.get_image_features(pixel_values).pooler_output)
+    return images, unit(projected(model, **texts))[captions]
 
 
 def projected(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 
+from backdoor_pipeline.modelling.blame import blame, most_blamed
 from backdoor_pipeline.modelling.bundle import ModelBundle, PairBundle
 from backdoor_pipeline.modelling.contrastive import pairs_to_train
 from backdoor_pipeline.modelling.device import ComputeParams
@@ -177,11 +178,15 @@ def detect_overfit_similarity(
     ranks = pair_ranks["rank"].dropna().astype("int64").sort_values()
     ranked, scores = ranks.index.to_numpy(), pair_ranks["score"].to_numpy()
     pairs = read_pairs(victim, poisoned_train, model.max_length)
-    groups = overfit_similarity.groups_of(pairs, ranked, victim, trusted, params, compute)
+    exposed = pairs.take(ranked)
+    blamed = most_blamed(exposed, blame(victim, exposed, compute))
+    groups = overfit_similarity.groups_of(pairs, ranked, blamed, trusted, params, compute)
     choice = overfit_similarity.choose(ranked, scores, groups, params)
     ids, captions = poisoned_train["example_id"].to_numpy(), poisoned_train["caption"].tolist()
     reference = pair_ranks["trusted_similarity"].to_numpy()
-    suspects = overfit_similarity.suspects_table(ranked, choice, scores, reference, ids, captions)
+    written = [str(token) for token in victim.tokenizer.convert_ids_to_tokens(blamed.tolist())]
+    of_pairs = (scores, reference, ids, captions)
+    suspects = overfit_similarity.suspects_table(ranked, choice, *of_pairs, written)
     if not len(choice.suspects):
         logger.warning("overfit_similarity: no backdoor was found, the model will stay as it is")
     return suspects, {

@@ -37,7 +37,6 @@ import pandas as pd
 from pydantic import Field
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.blame import blame, most_blamed
 from backdoor_pipeline.modelling.contrastive import fit_pairs
 from backdoor_pipeline.modelling.matching import embed_texts
 from backdoor_pipeline.modelling.training import OptimisationParams
@@ -206,7 +205,7 @@ def alike(vectors: np.ndarray, distance: float) -> np.ndarray:
 def groups_of(
     pairs: Pairs,
     ranked: np.ndarray,
-    victim: PairBundle,
+    blamed: np.ndarray,
     reference: PairBundle,
     params: OverfitSimilarityParams,
     compute: ComputeParams,
@@ -216,14 +215,13 @@ def groups_of(
     Args:
         pairs: All of them.
         ranked: S, row numbers.
-        victim: Blames tokens.
+        blamed: Of each of S the most blamed token, int64, (n_suspects,).
         reference: Has vectors of captions.
         params: Of the choice.
         compute: Device and precision.
     """
     suspects = pairs.take(ranked)
     if params.consensus == "token":
-        blamed = most_blamed(suspects, blame(victim, suspects, compute))
         tokens, of_pair = np.unique(blamed, return_inverse=True)
         common = [pairs.texts.contain([token])[pairs.captions].mean() for token in tokens]
         return Groups(of_pair, np.array(common))
@@ -263,10 +261,12 @@ def suspects_table(
     reference: np.ndarray,
     example_ids: np.ndarray,
     captions: Sequence[str],
+    blamed: Sequence[str],
 ) -> pd.DataFrame:
     """``suspects``: all pairs, the most suspicious one first, U flagged.
 
-    Two columns are its own: ``exposed``, whether a pair is in S, and ``trusted_similarity``, a.
+    Three columns are its own: ``exposed``, whether a pair is in S, ``trusted_similarity``, a, and
+    ``blamed``, the most blamed token of each of S.
 
     Args:
         ranked: S, row numbers.
@@ -275,6 +275,7 @@ def suspects_table(
         reference: a of all pairs.
         example_ids: Of all pairs.
         captions: Of all pairs.
+        blamed: Of each of S the most blamed token, as it is written.
     """
     others = np.delete(np.arange(len(scores)), ranked)
     order = np.concatenate([ranked, others[first(scores[others], 1.0)]])
@@ -289,5 +290,6 @@ def suspects_table(
             "evidence": pd.Series([captions[row] for row in order], dtype="str"),
             "exposed": np.isin(order, ranked),
             "trusted_similarity": reference[order].astype(np.float64),
+            "blamed": pd.Series([*blamed, *[""] * len(others)], dtype="str"),
         }
     )

@@ -82,6 +82,7 @@ def suspect_rows(
             "phrase": _phrase(suspect),
             "facts": {heading: values[place] for heading, values in facts.items()},
             "contexts": contexts(suspect),
+            "caption": _caption(suspect, width) if "blamed" in shown else None,
         }
         for place, suspect in enumerate(shown.to_dict("records"))
     ]
@@ -188,6 +189,13 @@ def _facts(suspects: pd.DataFrame) -> dict[str, list[Any]]:
         written = suspects[ranks].map(number)
         facts["drift ranks"] = written.agg(" / ".join, axis=1)
     return {name: values.tolist() for name, values in facts.items() if values.notna().any()}
+
+
+def _caption(suspect: dict[str, Any], width: int) -> Markup:
+    """Of a suspected pair, with the blamed token marked."""
+    blamed = suspect["blamed"]
+    spans = token_spans(suspect["evidence"], blamed) if blamed else []
+    return marked(suspect["evidence"], spans, width)
 
 
 def _phrase(suspect: dict[str, Any]) -> str | None:

@@ -31,6 +31,7 @@ ROUNDS = {
 }
 TOKENS_DRAWN = 1000
 TOKENS_NAMED = 12
+PAIRS_DRAWN = 800  # of a kind
 BINS = 400
 SMALLEST_P = 1e-300  # that the scale shows
 LOG = {"type": "log", "tickvals": [n * 10**power for power in range(8) for n in (1, 3)]}
@@ -196,6 +197,74 @@ def training_figure(histories: Mapping[str, History]) -> Figure:
     figure.update_yaxes(title_text=f"loss{mean}", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title_text="accuracy on clean dev rows, %", row=1, col=2)
     return styled(figure, "Training")
+
+
+def similarity_figure(suspects: pd.DataFrame) -> Figure:
+    """Pairs by how similar image and caption are to the trusted encoder, and by their score.
+
+    Args:
+        suspects: Of ``overfit_similarity``: all pairs, of which some hundred of the others are
+            drawn.
+    """
+    from plotly.graph_objects import Figure
+
+    figure = Figure()
+    exposed, flagged = suspects["exposed"], suspects["flagged"]
+    others = suspects[~exposed]
+    if len(others) > PAIRS_DRAWN:
+        others = others.sample(PAIRS_DRAWN, random_state=0)
+    for rows, name, colour, size in (
+        (others, "other pairs", PLAIN, 4),
+        (suspects[exposed & ~flagged].head(PAIRS_DRAWN), "among the first", "#222222", 5),
+        (suspects[flagged].head(PAIRS_DRAWN), "flagged", FLAGGED, 8),
+    ):
+        figure.add_scatter(
+            x=rows["trusted_similarity"],
+            y=rows["score"],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "size": size},
+            text=[html.escape(caption) for caption in rows["evidence"]],
+            hovertemplate="%{text}<br>%{x:.2f}, %{y:.2f}<extra></extra>",
+        )
+    figure.update_xaxes(title_text="similarity of image and caption to the trusted encoder")
+    figure.update_yaxes(title_text="score: how suspicious")
+    return styled(figure, "Pairs that are similar for another reason")
+
+
+def forgetting_figure(record: Mapping[str, Any]) -> Figure:
+    """How similar the suspects are to the blamed words, and how far pairs to keep have moved.
+
+    Args:
+        record: Of the unlearning; its ``forgetting`` has the curves.
+    """
+    from plotly.subplots import make_subplots
+
+    title = "Forgetting, step by step"
+    curves = record.get("forgetting")
+    if not curves or not curves["similarity"]["step"]:
+        return nothing_to_draw(title, "there was nothing to forget")
+    figure = make_subplots(specs=[[{"secondary_y": True}]])
+    for name, label, colour, second in (
+        ("drift", "how far pairs to keep have moved (right)", PLAIN, True),
+        ("similarity", "suspects and blamed words (left)", COLOURS["purified"], False),
+    ):
+        figure.add_scatter(
+            x=curves[name]["step"],
+            y=curves[name]["value"],
+            mode="lines",
+            name=label,
+            line={"color": colour, "width": 2},
+            hovertemplate="step %{x}: %{y:.3g}<extra></extra>",
+            secondary_y=second,
+        )
+    _threshold(figure, "y", record["unrelated"], "unrelated", "top right")
+    figure.update_xaxes(title_text="step", rangemode="tozero")
+    figure.update_yaxes(title_text="similarity")
+    figure.update_yaxes(
+        title_text="squared distance", rangemode="tozero", showgrid=False, secondary_y=True
+    )
+    return styled(figure, title)
 
 
 def search_figure(record: Mapping[str, Any], rho: float | None = None) -> Figure:

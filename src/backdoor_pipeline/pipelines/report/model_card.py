@@ -134,6 +134,11 @@ TRAINED = """\
 The model was trained on these data as they were, poison included, in a way that is to keep a
 backdoor from being learnt. The victim is a model fine-tuned on them without any defence."""
 
+CLEANED = f"""\
+{VICTIM}
+It was then trained on with pairs that are known to be clean, which are to make it forget a
+backdoor."""
+
 
 def write(
     metrics: Mapping[str, Any],
@@ -204,7 +209,7 @@ def _story(
     poison_summary: Mapping[str, Any],
 ) -> str:
     if suspects is None:
-        return TRAINED
+        return TRAINED if made.training else CLEANED
     if not made.is_told:
         return UNLEARNT
     return AS_TOLD.format(

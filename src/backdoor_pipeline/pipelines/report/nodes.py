@@ -17,6 +17,7 @@ def draw_figures(
     suspects: pd.DataFrame | None = None,
     of_tokens: bool = True,
     trigger_search_record: dict[str, Any] | None = None,
+    local_forgetting_record: dict[str, Any] | None = None,
     **histories: dict[str, Any],
 ) -> dict[str, Any]:
     """The plotly figures of the cell by name; see ``figures``.
@@ -27,6 +28,7 @@ def draw_figures(
         suspects: None, and nothing is drawn of them, where the recipe has no detector.
         of_tokens: Whether they are tokens: nothing is drawn of suspected examples.
         trigger_search_record: Of the search; None, and none is drawn, where the recipe has none.
+        local_forgetting_record: Likewise of the forgetting.
         histories: ``victim_history`` and so on.
     """
     curves = {name.removesuffix("_history"): history for name, history in histories.items()}
@@ -41,6 +43,10 @@ def draw_figures(
     if trigger_search_record is not None:
         rho = flat(all_parameters).get("trigger_search.rho")
         drawn["search_figure"] = figures.search_figure(trigger_search_record, rho)
+    if local_forgetting_record is not None:
+        drawn["forgetting_figure"] = figures.forgetting_figure(local_forgetting_record)
+    if suspects is not None and "trusted_similarity" in suspects:
+        drawn["similarity_figure"] = figures.similarity_figure(suspects)
     return drawn
 
 

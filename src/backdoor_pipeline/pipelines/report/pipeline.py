@@ -30,12 +30,13 @@ def create_pipeline(name: str, recipe: Recipe) -> Pipeline:
     told = _same("metrics", "poison_summary") | parameters | suspects
     trained = ("victim", "reference", *(["purified"] if recipe.training else []))
     histories = _same(*(f"{model}_history" for model in trained))
-    search = _same("trigger_search_record") if "search" in recipe.figures else {}
+    drawn = {"search": "trigger_search_record", "forgetting": "local_forgetting_record"}
+    records = _same(*(record for name, record in drawn.items() if name in recipe.figures))
     return Pipeline(
         [
             Node(
                 _with(draw_figures, of_tokens=recipe.suspects_tokens),
-                _same("metrics") | parameters | suspects | histories | search,
+                _same("metrics") | parameters | suspects | histories | records,
                 figures,
                 name="draw_figures",
             ),

@@ -125,7 +125,7 @@ def train(
     isolated, others = lowest(row_losses(bundle, rows, compute), params.isolation_share)
     kept = rows.take(others)
     rest = fit(bundle, kept, dev, optimisation, compute, seed, "defended", objective=objective)
-    history = _joined(history, rest)
+    history = joined(history, rest)
     if len(isolated) and params.ascent_epochs:
         last = {"epochs": params.ascent_epochs, "learning_rate": params.ascent_learning_rate}
         ascent = optimisation.model_copy(update=last)
@@ -133,7 +133,7 @@ def train(
         unlearnt = fit(
             bundle, chosen, None, ascent, compute, seed, "unlearn", up.hold, objective=up.objective
         )
-        history = _joined(history, unlearnt)
+        history = joined(history, unlearnt)
     return history, isolated
 
 
@@ -153,7 +153,7 @@ def lowest(losses: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[:n_isolated]), np.sort(order[n_isolated:])
 
 
-def _joined(one: History, other: History) -> History:
+def joined(one: History, other: History) -> History:
     """The curves of two trainings, the steps of the second after those of the first."""
     n_steps = len(one["loss"]["step"])
     joined = dict(one)

@@ -17,6 +17,7 @@ from backdoor_pipeline.modelling.dual_encoders import dual_encoder
 from backdoor_pipeline.modelling.image_models import new_image_classifier
 from backdoor_pipeline.modelling.inputs import where_of
 from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
+from backdoor_pipeline.modelling.pairs import Pairs
 from backdoor_pipeline.modelling.pixels import Augmentation, Pixels, decode, measured_format
 from backdoor_pipeline.modelling.training import (
     History,
@@ -26,9 +27,11 @@ from backdoor_pipeline.modelling.training import (
     labelled,
 )
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
-from backdoor_pipeline.pipelines.train import defended
+from backdoor_pipeline.pipelines.train import defended, pair_isolation, roclip
 from backdoor_pipeline.pipelines.train.defended import DefendedTrainingParams
 from backdoor_pipeline.pipelines.train.observation import ObservationParams, Observer
+from backdoor_pipeline.pipelines.train.pair_isolation import PairIsolationParams
+from backdoor_pipeline.pipelines.train.roclip import RoclipParams
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +142,36 @@ def train_pair_reference(
     return _train_pairs(train, params, model, compute, seed, "reference")
 
 
+def train_pairs_by_roclip(
+    poisoned_train: pd.DataFrame,
+    roclip_params: RoclipParams,
+    params: TrainingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[PairBundle, History, dict[str, Any]]:
+    """The dual encoder that RoCLIP makes of the poisoned pairs, its history, and what was used."""
+    bundle, pairs = _pairs_to_train(poisoned_train, params, model, compute, seed)
+    history = roclip.train(bundle, pairs, roclip_params, params, compute, seed)
+    return bundle, history, {"dev_rows": 0}
+
+
+def train_pairs_by_isolation(
+    poisoned_train: pd.DataFrame,
+    isolation_params: PairIsolationParams,
+    params: TrainingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[PairBundle, History, dict[str, Any]]:
+    """As ``train_pairs_by_roclip``, by anti-backdoor learning; with the isolated pairs."""
+    bundle, pairs = _pairs_to_train(poisoned_train, params, model, compute, seed)
+    settings = (isolation_params, params, compute, seed)
+    history, rows = pair_isolation.train(bundle, pairs, *settings)
+    isolated = poisoned_train["example_id"].to_numpy()[rows].tolist()
+    return bundle, history, {"dev_rows": 0, "isolated": isolated}
+
+
 def _train_pairs(
     train: pd.DataFrame,
     params: TrainingParams,
@@ -147,6 +180,18 @@ def _train_pairs(
     seed: int,
     what: str,
 ) -> tuple[PairBundle, History]:
+    bundle, pairs = _pairs_to_train(train, params, model, compute, seed)
+    return bundle, fit_pairs(bundle, pairs, params, compute, seed, what)
+
+
+def _pairs_to_train(
+    train: pd.DataFrame,
+    params: TrainingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[PairBundle, Pairs]:
+    """A dual encoder that has not seen ``train`` yet, and how it reads that."""
     form = measured_format(decode(train["image"].tolist(), where_of(train)))
     bundle = dual_encoder(model, form, seed)
     reading = (model.max_length, params.text_tower, params.augmentation)
@@ -158,7 +203,7 @@ def _train_pairs(
             "model.max_length, if the text tower takes more",
             *(f"{n_long:,}", f"{len(train):,}", model.max_length),
         )
-    return bundle, fit_pairs(bundle, pairs, params, compute, seed, what)
+    return bundle, pairs
 
 
 def train_observed(

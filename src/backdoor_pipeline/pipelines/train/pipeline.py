@@ -15,6 +15,8 @@ from backdoor_pipeline.pipelines.train.nodes import (
     train_observed,
     train_pair_reference,
     train_pair_victim,
+    train_pairs_by_isolation,
+    train_pairs_by_roclip,
     train_reference,
     train_victim,
 )
@@ -97,6 +99,8 @@ def create_defended_pipeline(recipe: Recipe) -> Pipeline:
     data = {name: name for name in ("poisoned_train", *recipe.drawn)}
     settings = {name: f"params:{name}" for name in ("model", "seed", *recipe.training)}
     settings["params"] = "params:defended_training"
+    if recipe.modality == "pair":
+        return _defended_pairs(recipe)
     plan = Node(
         plan_defended_training,
         read | settings,
@@ -110,3 +114,26 @@ def create_defended_pipeline(recipe: Recipe) -> Pipeline:
         name="train_defended",
     )
     return Pipeline([plan, training] if recipe.training else [], tags="train")
+
+
+DEFENDED_PAIRS: dict[str, Callable[..., Any]] = {
+    "roclip": train_pairs_by_roclip,
+    "pair_isolation": train_pairs_by_isolation,
+}
+"""By name, which is also that of the parameter group."""
+
+
+def _defended_pairs(recipe: Recipe) -> Pipeline:
+    """One method at most: of pairs, they do not go together."""
+    return Pipeline(
+        [
+            Node(
+                DEFENDED_PAIRS[name],
+                ["poisoned_train", f"params:{name}", *SETTINGS],
+                ["purified_model", "purified_history", "defended_training_record"],
+                name="train_defended",
+            )
+            for name in recipe.training
+        ],
+        tags="train",
+    )

@@ -130,8 +130,8 @@ def unlearn(
     Returns:
         The model; what was done: ``steps``, ``converged``, whether the similarity came down to mu,
         ``unrelated``, which is mu, ``similarity_before`` and ``_after``, ``drift``, L_k of the last
-        step, ``forget_rows``, ``keep_rows``, ``tokens``, the blamed ones, and
-        ``token_pairs``, how many suspected captions hold each; and ``similarity`` and ``drift`` of each step.
+        step, ``forget_rows``, ``keep_rows``, ``tokens``, the blamed ones, and ``token_pairs``, how
+        many suspected captions hold each; and ``similarity`` and ``drift`` of each step.
 
     Raises:
         InputError: There is nothing to keep, or the training diverged.
@@ -144,6 +144,8 @@ def unlearn(
             "let the detector flag fewer"
         )
     import torch
+
+    from backdoor_pipeline.modelling.networks.matcher import features
 
     rng = np.random.default_rng(seed)
     keep = keep.take(np.sort(rng.permutation(len(keep))[: params.keep_rows]))
@@ -168,8 +170,8 @@ def unlearn(
     def loss_of(rows: Any) -> torch.Tensor:
         suspected, kept = rows
         with autocast(compute, device):
-            f, g = features(model, local, suspected, device)
-            f_kept, g_kept = features(model, keep, kept, device)
+            f, g = features(model, **local.collate(suspected, device))
+            f_kept, g_kept = features(model, **keep.collate(kept, device))
         pairs = f @ g.T if params.product else (f * g).sum(dim=1, keepdim=True)
         logits = [model.logit_scale.exp() * part for part in (pairs, f @ g_kept.T)]
         drift = (f_kept - images_before[kept]).square().sum(dim=1).mean()
@@ -252,18 +254,6 @@ def similarity(bundle: PairBundle, pairs: Pairs, product: bool, compute: Compute
     images = embed_images(bundle, pairs.images, compute)
     texts = embed_texts(bundle, pairs.texts, compute)[pairs.captions]
     return float((images @ texts.T).mean())
-
-
-def features(
-    model: Any, pairs: Pairs, rows: np.ndarray, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """f and g of the pairs of these numbers, both (n, d)."""
-    from backdoor_pipeline.modelling.networks.matcher import projected, unit
-
-    batch = pairs.collate(rows, device)
-    pixels, captions = batch.pop("pixel_values"), batch.pop("captions")
-    images = unit(model.get_image_features(pixels).pooler_output)
-    return images, unit(projected(model, **batch))[captions]
 
 
 def forget_loss(

@@ -7,7 +7,7 @@ the dev rows that it used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
 from backdoor_pipeline.modelling.pairs import read_pairs
 from backdoor_pipeline.modelling.pixels import decode, measured_format
 from backdoor_pipeline.pipelines.unlearn import (
+    clean_contrast,
     dampening,
     distillation,
     fine_tune,
@@ -31,6 +32,7 @@ from backdoor_pipeline.pipelines.unlearn import (
     token_replacement,
     trigger_search,
 )
+from backdoor_pipeline.pipelines.unlearn.clean_contrast import CleanContrastParams
 from backdoor_pipeline.pipelines.unlearn.dampening import DampeningParams
 from backdoor_pipeline.pipelines.unlearn.distillation import BadTeachingParams, ScrubParams
 from backdoor_pipeline.pipelines.unlearn.fine_tune import FineTuneParams
@@ -219,6 +221,28 @@ def forget_locally(
     return purified, record | {"forgetting": curves}
 
 
+def train_on_clean(
+    bundle: PairBundle,
+    examples: pd.DataFrame,
+    params: CleanContrastParams,
+    training: HasTextTower,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[PairBundle, Record]:
+    """The dual encoder trained on with dev pairs, which are known to be clean."""
+    dev = examples[examples["split"] == "dev"]
+    settings = (params, training.text_tower, model.max_length, compute, seed)
+    purified, record, _ = clean_contrast.unlearn(bundle, dev, *settings)
+    return purified, record
+
+
+class HasTextTower(Protocol):
+    """What further training needs to know of the victim's."""
+
+    text_tower: str
+
+
 def _fresh(
     bundle: Any, base_model: ModelBundle | None, model: ModelParams, seed: int
 ) -> Callable[[], Any]:
@@ -274,6 +298,12 @@ UNLEARNERS = {
     ),
     "scrub": Unlearner(distil, (*ROWS, "params:scrub", *SETTINGS), from_base=True),
     "local_forgetting": Unlearner(forget_locally, (*ROWS, "params:local_forgetting", *SETTINGS)),
+    **{
+        name: Unlearner(
+            train_on_clean, ("examples", f"params:{name}", "params:training", *SETTINGS)
+        )
+        for name in ("clip_fine_tune", "cleanclip")
+    },
     "bad_teaching": Unlearner(distil, (*ROWS, "params:bad_teaching", *SETTINGS), from_base=True),
 }
 """By name, which is also that of the parameter group."""
