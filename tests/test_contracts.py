@@ -19,7 +19,7 @@ from backdoor_pipeline.pipelines.detect.nodes import DETECTORS
 from backdoor_pipeline.pipelines.train.defended import METHODS
 from backdoor_pipeline.pipelines.train.nodes import train_defended
 from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
-from backdoor_pipeline.recipes import ALL, NEED_CLEAN_ROWS, RECIPES
+from backdoor_pipeline.recipes import ALL, NEED_CLEAN_ROWS, RECIPES, WORK_ON
 from backdoor_pipeline.schemas import SUSPECTS
 from tiny import ROOT, make_corpus
 
@@ -28,6 +28,9 @@ STAGE_OF = {
     **dict.fromkeys(UNLEARNERS, "unlearn"),
     **dict.fromkeys(METHODS, "train"),
 }
+OF_TEXTS = {name: made for name, made in DETECTORS.items() if name in WORK_ON["text"]}
+"""The detectors; those of pairs: ``tests/pipelines/unlearn/test_unlearn_pairs.py``."""
+
 AT_WORK = {"fine_tune.rows": 20, "trigger_search.rho": 1.0, "trigger_search.start": "published"}
 """Settings under which every unlearner has something to do."""
 
@@ -59,7 +62,7 @@ def there(data, base_model, model_params, compute, make_parameters):
 def found(there):
     """Suspects and record of every detector; what one finds, the next may read."""
     results, so_far = {}, dict(there)
-    for name, detector in DETECTORS.items():
+    for name, detector in OF_TEXTS.items():
         results[name] = detector.function(*(so_far[read] for read in detector.inputs))
         so_far[f"{name}_suspects"] = results[name][0]
     return results
@@ -73,7 +76,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", OF_TEXTS)
 def test_a_detector_returns_finite_scores_in_the_form_of_suspects(name, found) -> None:
     suspects, record = found[name]
     assert len(SUSPECTS.validate(suspects)) > 0
@@ -96,8 +99,8 @@ def trigger_tokens(tokenizer) -> list[int]:
     return tokenizer("cf", add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize("unlearner", UNLEARNERS)
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("unlearner", sorted(UNLEARNERS.keys() & WORK_ON["text"]))
+@pytest.mark.parametrize("detector", OF_TEXTS)
 def test_any_unlearner_acts_on_the_suspects_of_any_detector(
     detector, unlearner, there, found, victim
 ) -> None:
@@ -130,7 +133,15 @@ def test_what_can_be_crossed_is_what_there_is() -> None:
     pairs = {(made.modality, made.detector, *made.unlearners) for made in ALL.values()}
     assert set(recipes.DETECTORS) == set(DETECTORS)
     assert set(recipes.UNLEARNERS) == set(UNLEARNERS)
-    assert {("text", d, u) for d in DETECTORS for u in UNLEARNERS} <= pairs
+    fitting = {
+        (modality, d, u)
+        for modality, methods in WORK_ON.items()
+        for d in DETECTORS
+        for u in UNLEARNERS
+        if {d, u} <= methods
+    }
+    assert fitting <= pairs
+    assert set(DETECTORS) | set(UNLEARNERS) == set().union(*WORK_ON.values())
 
 
 @pytest.fixture(scope="module")
