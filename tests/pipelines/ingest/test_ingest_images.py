@@ -327,7 +327,7 @@ class TestCaptions:
         assert "caption" not in out["examples"]
 
     def test_texts_have_no_captions(self) -> None:
-        texts = pd.DataFrame({"text": ["one", "two"] * 10, "label": [0, 1] * 10})
+        texts = pd.DataFrame({"text": [f"word {i}" for i in range(20)], "label": [0, 1] * 10})
         with pytest.raises(InputError, match=r"caption_templates are for images, and toy holds te"):
             ingest(source(train=texts), params(caption_templates=["a {}"]), 0)
 

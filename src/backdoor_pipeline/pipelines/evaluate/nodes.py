@@ -142,14 +142,15 @@ def evaluate(
     its methods tell how many dev rows each used; a row that two of them used counts twice, all
     together at most as the dev split. Rows of a second source are clean rows as well. Where a
     training ``isolated`` rows, ``isolation`` says how many of them are poisoned. How
-    a dual encoder has ``retrieved`` is added to its metrics.
+    a dual encoder has ``retrieved`` is added to its metrics, with its recall of the target.
     """
     target_label = int(triggered_test["label"].iloc[0])
     metrics: dict[str, Any] = {
         name: _model_metrics(predictions[predictions["model"] == name], target_label)
-        | (retrieved or {}).get(name, {})
         for name in MODELS
     }
+    for name, found in (retrieved or {}).items():
+        metrics[name] |= found | _of_target(predictions[predictions["model"] == name], target_label)
     floor = metrics["reference"]["attack_success_rate"]
     for model in metrics.values():
         model["attack_success_floor"] = floor
@@ -233,14 +234,14 @@ def _model_metrics(predictions: pd.DataFrame, target_label: int) -> dict[str, fl
     predicted, labels = triggered["predicted"].to_numpy(), triggered["label"].to_numpy()
     return {
         **rates.clean_accuracy(clean["predicted"], clean["label"]).named("clean_accuracy"),
-        **_of_target(clean, target_label),
         **rates.attack_success_rate(predicted, labels, target_label).named("attack_success_rate"),
         **rates.robust_accuracy(predicted, labels, target_label).named("robust_accuracy"),
     }
 
 
-def _of_target(clean: pd.DataFrame, target_label: int) -> dict[str, float]:
+def _of_target(predictions: pd.DataFrame, target_label: int) -> dict[str, float]:
     """The accuracy on clean rows of the target's class; nothing, where there are none."""
+    clean = predictions[predictions["test_set"] == "clean"]
     own = clean[clean["label"] == target_label]
     if own.empty:
         return {}
