@@ -18,13 +18,17 @@ from tiny import ROOT, make_images
 
 PURIFIED = {purified(recipe) for recipe in ALL}
 CURVES = {discovery(name) for name, recipe in ALL.items() if recipe.curve}
-TRAINED = {purified(name) for name, recipe in ALL.items() if recipe.training}
+TRAINED = {
+    purified(name) for name, made in ALL.items() if made.training and made.modality == "text"
+}
+WITHOUT_VICTIM = {"ingest", "poison", "trusted", *DETECTORS, *TRAINED} - {"overfit_similarity"}
+"""What does not depend on how victims are trained."""
 ANALYSIS = ["observed", "fourier"]
-SHARED = ["ingest", "poison", "reference", "victim", "floor"]
+SHARED = ["ingest", "poison", "reference", "victim", "floor", "trusted"]
 STAGES = [*SHARED, *ANALYSIS, *DETECTORS, *PURIFIED, *CURVES, *ALL]
 USING = [name for name, recipe in ALL.items() if recipe.drawn]
 LEARN_FROM_CLEAN_ROWS = {*USING, *map(purified, USING)}
-AFTER_POISON = set(STAGES) - {"ingest", "reference"}
+AFTER_POISON = set(STAGES) - {"ingest", "reference", "trusted"}
 
 
 def of(method: str) -> set[str]:
@@ -103,7 +107,7 @@ def test_a_rate_has_as_many_digits_as_it_needs(keys_with, rate, written) -> None
         ({"poison.badnets.triggers": "mn"}, AFTER_POISON),
         ({"poison.addsent.sentence": "not this attack's"}, set()),
         ({"model.max_length": 16}, set(STAGES) - {"ingest"}),
-        ({"training.epochs": 9}, set(STAGES) - {"ingest", "poison", *DETECTORS, *TRAINED}),
+        ({"training.epochs": 9}, set(STAGES) - WITHOUT_VICTIM),
         ({"defended_training.clean_rows": 9}, of("defended_training")),
         ({"low_rank.rank": 3}, of("low_rank")),
         ({"clean_source.dataset": "imdb"}, LEARN_FROM_CLEAN_ROWS),
@@ -226,7 +230,7 @@ class TestImages:
             ({"model.name": "wrn-28-10"}, set(STAGES) - {"ingest"}),
             (
                 {"training.augmentation": {"padding": 2, "flip": False}},
-                set(STAGES) - {"ingest", "poison", *DETECTORS, *TRAINED},
+                set(STAGES) - WITHOUT_VICTIM,
             ),
             ({"trigger_search.rho": 0.5}, of("trigger_search")),
             ({"retraining.optimisation.momentum": 0.5}, of("retraining")),

@@ -292,7 +292,13 @@ def test_a_sentence_may_repeat_a_word(make_parameters) -> None:
 
 @pytest.mark.parametrize(
     ("modality", "attack", "other"),
-    [("text", "patch", "image"), ("text", "wanet", "image"), ("image", "badnets", "text")],
+    [
+        ("text", "patch", "image or pair"),
+        ("text", "wanet", "image or pair"),
+        ("image", "badnets", "text"),
+        ("pair", "badnets", "text"),
+        ("image", "trojvqa", "pair"),
+    ],
 )
 def test_an_attack_is_of_the_datas_modality(make_parameters, modality, attack, other) -> None:
     with pytest.raises(InputError) as error:

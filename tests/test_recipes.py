@@ -12,7 +12,15 @@ from backdoor_pipeline.pipeline_registry import SHARED, register_pipelines
 from backdoor_pipeline.pipelines.detect.nodes import DETECTORS as DETECTOR_NODES
 from backdoor_pipeline.pipelines.train.defended import METHODS
 from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
-from backdoor_pipeline.recipes import ALL, DEFAULT, DETECTORS, RECIPES, crossed, modality_of
+from backdoor_pipeline.recipes import (
+    ALL,
+    DEFAULT,
+    DETECTORS,
+    RECIPES,
+    SUSPECT_EXAMPLES,
+    crossed,
+    modality_of,
+)
 from tiny import ROOT
 
 STAGES = ["ingest", "poison", "train", "detect", "unlearn", "evaluate", "report"]
@@ -34,8 +42,11 @@ def test_recipes_are_made_of_what_there_is() -> None:
 def test_detectors_read_what_they_build_on() -> None:
     for name, builds_on in DETECTORS.items():
         read = {i.removesuffix("_suspects") for i in DETECTOR_NODES[name].inputs if "_susp" in i}
-        assert read == set(builds_on) - {"poison"}
-        assert ("poisoned_train" in DETECTOR_NODES[name].inputs) == ("poison" in builds_on)
+        inputs = DETECTOR_NODES[name].inputs
+        assert read == set(builds_on) - {"poison", "victim", "trusted"}
+        assert ("victim_model" in inputs) == ("victim" in builds_on)
+        assert ("trusted_encoder" in inputs) == ("trusted" in builds_on)
+        assert ("poisoned_train" in inputs) == bool({"poison", "victim"} & set(builds_on))
 
 
 @pytest.mark.parametrize("name", [*DETECTOR_NODES, *UNLEARNERS, *METHODS])
@@ -58,8 +69,8 @@ def test_a_recipe_starts_from_raw_data_and_ends_with_a_report(pipelines, name) -
     pipeline = pipelines[name]
     inputs = {i for i in pipeline.inputs() if not i.startswith("param")}
     second = {"raw_clean_source"} if RECIPES[name].drawn else set()
-    images = RECIPES[name].modality == "image"
-    own = {"encoded_images"} if images else {"base_model", "base_tokenizer"}
+    texts = RECIPES[name].modality == "text"
+    own = {"base_model", "base_tokenizer"} if texts else {"encoded_images"}
     assert inputs == {"raw_source", f"{name}.costs"} | own | second
     assert f"{name}.report" in pipeline.outputs()
     asked = {i.removeprefix("params:").partition(".")[0] for i in pipeline.inputs() if ":" in i}
@@ -70,7 +81,9 @@ def test_a_recipe_starts_from_raw_data_and_ends_with_a_report(pipelines, name) -
 def test_what_recipes_share_has_no_namespace_and_the_rest_has(pipelines, name) -> None:
     free = {n for n in pipelines[name].datasets() if "." not in n and not n.startswith("param")}
     shared = SHARED | {f"{detector}_suspects" for detector in DETECTORS}
-    assert free <= shared | {"raw_source", "reference_model", "discovered_share_plan"}
+    steps = {"trusted_pairs", "trusted_encoder", "trusted_similarity", "overfitted_encoder"}
+    plans = {"discovered_share_plan", "overfit_similarity_plan"}
+    assert free <= shared | steps | plans | {"pair_ranks", "raw_source"}
     for other in set(RECIPES) - {name}:
         assert not {n for n in pipelines[name].datasets() if n.startswith(f"{other}.")}
 
@@ -79,11 +92,17 @@ TOLD = [name for name, recipe in RECIPES.items() if recipe.detector == "discover
 
 
 @pytest.mark.parametrize(
-    "name", [*TOLD, *(name for name, recipe in RECIPES.items() if recipe.training)]
+    "name",
+    [
+        *TOLD,
+        *(name for name, made in RECIPES.items() if made.training and made.modality == "text"),
+        "ubt",
+    ],
 )
 def test_bad_settings_are_told_before_anything_is_trained(pipelines, name) -> None:
     order = [node.name.rpartition(".")[2] for node in pipelines[name].nodes]
     plan = "plan_discovered_share" if name in TOLD else "plan_defended_training"
+    plan = "plan_overfit_similarity" if name == "ubt" else plan
     checks = {plan, *(["draw_clean_rows"] if RECIPES[name].drawn else [])}
     checks |= {f"plan_{unlearner}" for unlearner in RECIPES[name].planned}
     first = min(order.index(node) for node in order if node.startswith("train_"))
@@ -146,7 +165,7 @@ class TestModality:
 
     def test_figures_of_tokens_are_of_texts_alone(self) -> None:
         for name, recipe in RECIPES.items():
-            tokens = recipe.detector not in {None, "discovered_share"}
+            tokens = recipe.detector not in {None, *SUSPECT_EXAMPLES}
             assert recipe.suspects_tokens == tokens, name
             assert ("drift" in recipe.figures) == tokens, name
             assert {"before_after", "training"} <= set(recipe.figures), name
@@ -182,6 +201,7 @@ class TestCrossed:
             ("btu_calibrated", "token_drift", None, "several unlearners; give one besides"),
             ("musclelora", "token_drift", "ssd", "trains a model that resists"),
             ("potion", "token_drift", None, "token_drift is for texts, and potion is for images"),
+            ("ubt", None, "cleanclip", "cleanclip needs no detector; run the recipe cleanclip"),
             ("ingest", None, "ssd", "those of a recipe, which ingest is not"),
         ],
     )

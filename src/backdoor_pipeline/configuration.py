@@ -151,6 +151,9 @@ PARTS: dict[str, Callable[[Recipe], tuple[str, ...]]] = {
     "{planned}": lambda recipe: recipe.planned,
     "{figure}": lambda recipe: recipe.figures,
     "{trainer}": lambda recipe: ("defended_training",) if recipe.training else (),
+    "{text_trainer}": lambda recipe: (
+        ("defended_training",) if recipe.training and recipe.modality == "text" else ()
+    ),
     "{drawn}": lambda recipe: recipe.drawn,
     "{curve}": lambda recipe: recipe.curve,
     "{retrieved}": lambda recipe: ("retrieved",) if recipe.modality == "pair" else (),

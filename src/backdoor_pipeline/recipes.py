@@ -223,6 +223,8 @@ def crossed(recipe: str, detector: str | None, unlearner: str | None) -> str:
     ):
         if name is not None and name not in known:
             raise InputError(f"there is no {what} '{name}'{did_you_mean(name, set(known))}")
+        if name in OF_CLEAN_PAIRS:
+            raise InputError(f"{name} needs no detector; run the recipe {name}, and leave it out")
         if name is not None and name not in WORK_ON[own.modality]:
             others = " and ".join(f"{of}s" for of, methods in WORK_ON.items() if name in methods)
             raise InputError(

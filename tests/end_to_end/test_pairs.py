@@ -74,7 +74,7 @@ def test_metrics_have_their_fields(run) -> None:
         for rate in (*RATES, *RECALLS):
             assert metrics[name].keys() >= {rate, f"{rate}_low", f"{rate}_high", f"{rate}_n"}
             assert metrics[name][f"{rate}_low"] <= metrics[name][rate] <= 1
-    assert metrics["cost"]["clean_rows"] == 120  # all that are asked for, of the dev rows
+    assert metrics["cost"]["clean_rows"] == 300  # all that are asked for, of the dev rows
     assert metrics["detector"]["flagged"] > 0
 
 
@@ -129,6 +129,7 @@ def test_every_recipe_takes_models_of_transformers(image_run, tmp_path, recipe, 
     folder = save_tiny_dual_encoder(tmp_path / kind, kind)
     changes = {"model.name": folder, "model.tower": "null", "ingest.max_rows": 60}
     changes |= {"training.epochs": 1, "trusted_encoder.rows": 20, "poison.rate": 0.2}
+    changes |= {"overfit_similarity.suspect_share": 0.2, "overfit_similarity.least": 4}
     run = image_run(tmp_path, recipe, **changes)
     assert run.returncode == 0, run.stderr
     assert run.metrics["purified"]["clean_accuracy_n"] == 60

@@ -12,11 +12,12 @@ from backdoor_pipeline.modelling.pixels import encode
 from backdoor_pipeline.pipelines.detect.nodes import DETECTORS, rank_pairs, score_by_trusted
 from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
 from backdoor_pipeline.pipelines.unlearn.suspicion import presumed_clean
-from backdoor_pipeline.recipes import WORK_ON
+from backdoor_pipeline.recipes import OF_CLEAN_PAIRS, WORK_ON
 from backdoor_pipeline.schemas import SUSPECTS
 from tiny import DUAL_ENCODERS, tiny_dual_encoder
 
 OF_PAIRS = sorted(DETECTORS.keys() & WORK_ON["pair"])
+UNLEARN_PAIRS = sorted(UNLEARNERS.keys() & (WORK_ON["pair"] | OF_CLEAN_PAIRS))
 CAPTIONS = ["a film of the city", "the story", "one actor", "my house"]
 
 
@@ -56,7 +57,9 @@ def there(request, parameters):
     return groups | tables | steps | own
 
 
-@pytest.mark.parametrize("unlearner", sorted(UNLEARNERS.keys() & WORK_ON["pair"]))
+@pytest.mark.parametrize(
+    "unlearner", sorted(UNLEARNERS.keys() & (WORK_ON["pair"] | OF_CLEAN_PAIRS))
+)
 @pytest.mark.parametrize("detector", OF_PAIRS)
 def test_any_unlearner_acts_on_the_suspects_of_any_detector(there, detector, unlearner) -> None:
     victim = there["victim_model"]
