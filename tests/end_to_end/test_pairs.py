@@ -122,22 +122,25 @@ def test_a_second_run_recomputes_nothing(run, image_run) -> None:
 
 
 @pytest.mark.parametrize("kind", DUAL_ENCODERS)
-@pytest.mark.parametrize("recipe", OF_PAIRS)
-def test_every_recipe_takes_models_of_transformers(image_run, tmp_path, recipe, kind) -> None:
+def test_every_recipe_takes_models_of_transformers(image_run, tmp_path, kind) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     folder = save_tiny_dual_encoder(tmp_path / kind, kind)
     changes = {"model.name": folder, "model.tower": "null", "ingest.max_rows": 60}
     changes |= {"training.epochs": 1, "trusted_encoder.rows": 20, "poison.rate": 0.2}
     changes |= {"overfit_similarity.suspect_share": 0.2, "overfit_similarity.least": 4}
-    run = image_run(tmp_path, recipe, **changes)
+    run = image_run(tmp_path, ",".join(OF_PAIRS), **changes)
     assert run.returncode == 0, run.stderr
-    assert run.metrics["purified"]["clean_accuracy_n"] == 60
-    (purified,) = {path.parent for path in run.data_dir.rglob("purified/**/model.safetensors")}
-    model, loading = AutoModel.from_pretrained(purified, output_loading_info=True)
-    assert model.config.model_type == kind
-    assert not any(loading[what] for what in ("missing_keys", "unexpected_keys"))
-    tokens = AutoTokenizer.from_pretrained(purified)(["a film"], return_tensors="pt")
-    tokens.pop("token_type_ids", None)
-    features = model.get_text_features(**tokens).pooler_output.detach().numpy()
-    assert np.isfinite(features).all()
+    purified = {path.parent for path in run.data_dir.rglob("purified/**/model.safetensors")}
+    assert len(purified) == len(OF_PAIRS) == 5
+    for place in purified:
+        model, loading = AutoModel.from_pretrained(place, output_loading_info=True)
+        assert model.config.model_type == kind
+        assert not any(loading[what] for what in ("missing_keys", "unexpected_keys"))
+        tokens = AutoTokenizer.from_pretrained(place)(["a film"], return_tensors="pt")
+        tokens.pop("token_type_ids", None)
+        features = model.get_text_features(**tokens).pooler_output.detach().numpy()
+        assert np.isfinite(features).all()
+    for path in run.data_dir.rglob("metrics.json/*/metrics.json"):
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        assert metrics["purified"]["clean_accuracy_n"] == 60
