@@ -84,7 +84,7 @@ class TestChoice:
     GROUPS = np.array([0, 1, 2, 1, 2, 2])  # sums: 0.9, 1.4, 1.6
     RANKED = np.arange(6)
 
-    def of(self, ranked=None, groups=None, common=(0.1, 0.1, 0.1), **changes):
+    def of(self, ranked=None, groups=None, common=(0.1, 0.9, 0.1), **changes):
         ranked = self.RANKED if ranked is None else ranked
         of_pair = self.GROUPS if groups is None else groups
         groups = Groups(of_pair, np.array(common))
@@ -107,7 +107,19 @@ class TestChoice:
     def test_a_word_that_is_as_common_everywhere_is_no_backdoor(self) -> None:
         assert len(self.of(common=(0.9, 0.9, 1 / 6)).suspects) == 3  # half of S are of the group
         assert not len(self.of(common=(0.0, 0.0, 0.17)).suspects)
-        assert len(self.of(common=(0.0, 0.0, 0.17), enrichment=2.9).suspects) == 3
+        assert len(self.of(common=(0.0, 0.9, 0.17), enrichment=2.9).suspects) == 3
+
+    def test_two_backdoors_are_two_groups(self) -> None:
+        found = self.of(common=(0.1, 0.1, 0.1))
+        assert found.n_groups == 2
+        assert found.suspects.tolist() == [1, 2, 3, 4, 5]  # by score, whichever their group
+        assert found.group.tolist() == [False, True, True, True, True, True]
+        assert self.of(common=(0.1, 0.1, 0.1), suspects=1).suspects.tolist() == [1, 2]
+        assert self.of(common=(0.1, 0.1, 0.1), least=3).n_groups == 1
+        assert self.of(common=(0.1, 0.9, 0.1)).n_groups == 1
+
+    def test_where_the_first_is_none_there_is_no_other(self) -> None:
+        assert self.of(common=(0.0, 0.0, 0.9)).n_groups == 0
 
     def test_of_nothing_nothing(self) -> None:
         assert not len(self.of(np.arange(0), np.arange(0)).suspects)

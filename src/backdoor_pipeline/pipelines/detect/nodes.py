@@ -193,7 +193,7 @@ def detect_overfit_similarity(
         "dev_rows": len(trusted_pairs),
         "exposed_pairs": len(ranked),
         "group_pairs": int(choice.group.sum()),
-        "found": bool(len(choice.suspects)),
+        "found": choice.n_groups,
     }
 
 

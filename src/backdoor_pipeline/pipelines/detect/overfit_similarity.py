@@ -11,14 +11,15 @@ and its caption (``modelling.matching``),
     rho  = s(v_i, t_i) under o, less a_i                                     (``rank: gain``)
     S    = the ceil(suspect_share n) pairs with the largest rho
     U    = of the pairs in S whose captions say the same the group with the largest sum of rho, of
-           which the ``suspects`` pairs with the largest rho
+           which the ``suspects`` pairs with the largest rho; then likewise the next group, as
+           long as these are backdoors
 
 Poisoned pairs show an image that has nothing to do with the caption, so a is low. The victim finds
 them similar, so rho is high; and they share what their captions say, so they are one group.
 Captions say the same (``consensus: token``) if the victim blames the same token most
 (``modelling.blame``), whatever is around it; or (``caption``) if their vectors under the reference
-are close. Where that group has fewer than ``least`` pairs, or where its token is not at least
-``enrichment`` times as common in S as among all captions, no backdoor was found: classes that are
+are close. Where a group has fewer than ``least`` pairs, or where its token is not at least
+``enrichment`` times as common in S as among all captions, it is no backdoor: classes that are
 hard for the reference are found more often than others in S, but not that often. A victim's own
 similarity is no reference: the backdoor has made it high.
 
@@ -101,10 +102,17 @@ class Groups(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Row numbers of the suspects, the most suspicious one first; which of S are of their group."""
+    """Row numbers of the suspects, the most suspicious one first; which of S are of their groups.
+
+    Attributes:
+        suspects: Row numbers, int64.
+        group: Of S, bool, (n_suspects,).
+        n_groups: How many backdoors there are.
+    """
 
     suspects: np.ndarray
     group: np.ndarray
+    n_groups: int
 
 
 def plan(n_pairs: int, params: OverfitSimilarityParams) -> dict[str, int]:
@@ -244,14 +252,18 @@ def choose(
         groups: Of S.
         params: Of the choice.
     """
-    group = np.zeros(len(ranked), dtype=bool)
-    if len(ranked):
-        first_one = int(np.bincount(groups.of_pair, weights=scores[ranked]).argmax())
-        group = groups.of_pair == first_one
-        enriched = group.mean() >= params.enrichment * groups.common[first_one]
-        if group.sum() < params.least or not enriched:
-            group = np.zeros(len(ranked), dtype=bool)
-    return Choice(ranked[group][: params.suspects], group)
+    chosen, group = np.zeros((2, len(ranked)), dtype=bool)
+    sums = np.bincount(groups.of_pair, weights=scores[ranked], minlength=len(groups.common))
+    n_groups = 0
+    for number in np.argsort(-sums, kind="stable"):
+        own = groups.of_pair == number
+        enriched = own.mean() >= params.enrichment * groups.common[number]
+        if own.sum() < params.least or not enriched:
+            break
+        chosen[np.flatnonzero(own)[: params.suspects]] = True
+        group |= own
+        n_groups += 1
+    return Choice(ranked[chosen], group, n_groups)
 
 
 def suspects_table(
