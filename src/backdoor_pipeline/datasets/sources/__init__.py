@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from backdoor_pipeline.datasets.sources import (
+    caption_table,
     cifar_binary,
     huggingface,
     image_folder,
@@ -37,6 +38,7 @@ _READERS = {
     "mnist_digits": mnist_digits,
     "cifar10": known_images,
     "image_table": image_table,
+    "caption_table": caption_table,
     "image_folder": image_folder,
     "cifar_binary": cifar_binary,
 }

@@ -18,7 +18,7 @@ KNOWN_IMAGES = ("mnist_digits", "cifar10")  # of KNOWN_NAMES; all others are tex
 PICKLES = re.compile(r"data_batch_[0-9]+|test_batch|batches\.meta|meta|train|test")
 """The files of CIFAR's "python version"."""
 
-OWN_IMAGES = ("image_table", "image_folder", "cifar_binary")
+OWN_IMAGES = ("image_table", "image_folder", "cifar_binary", "caption_table")
 OWN_DATA = ("openbackdoor", "poison_cache", "table", "huggingface", *OWN_IMAGES)
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLE_SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
@@ -88,6 +88,8 @@ def _kind_of(data: str) -> str:
 def _kind_of_images(data: str) -> str:
     path = Path(data).expanduser()
     if not path.is_dir():
+        if path.suffix in {*SEPARATORS, ".jsonl"}:
+            return "caption_table"
         is_archive = path.name.endswith((".tar.gz", ".tgz", ".tar"))
         return "cifar_binary" if is_archive else "image_table"  # a parquet file, or a hub id
     own = [*path.glob("*"), *path.glob("*/*")]

@@ -21,13 +21,15 @@ class SourceParams(ParameterGroup):
     Attributes:
         dataset: a known set (``names.KNOWN_NAMES``), or the kind of the user's own data:
             ``openbackdoor``, ``poison_cache``, ``table``, ``huggingface``; of images
-            ``image_table``, ``image_folder``, ``cifar_binary``. The suffix ``@repaired``
-            asks for the repairs of the ingest stage, ``@paper`` (or none) for the set as published.
+            ``image_table``, ``image_folder``, ``cifar_binary``, of pairs also ``caption_table``.
+            The suffix ``@repaired`` asks for the repairs of the ingest stage, ``@paper`` (or none)
+            for the set as published.
         folder: root under which the known sets lie, in OpenBackdoor's folders.
         data: table file, folder or hub id of the user's own data.
         text: column that holds the text.
         label: column that holds the label.
-        caption: column of an image table that holds the captions; null: there are none.
+        image: column of a caption table that holds the images' paths.
+        caption: column of an image or caption table that holds the captions; null: there are none.
         split_column: column of a table that says train, dev or test.
         separator: what separates the cells of a table; null: by the file's extension.
         config_name: configuration of a data set on the Hugging Face hub.
@@ -39,6 +41,7 @@ class SourceParams(ParameterGroup):
     text: str
     label: str
     data: str | None = None
+    image: str = "image"
     caption: str | None = None
     split_column: str | None = None
     separator: str | None = None

@@ -1,0 +1,90 @@
+"""A table (csv, tsv, jsonl, parquet) of image files with a caption and a label each.
+
+    image,title,label                 as CleanCLIP has it, with the labels besides
+    images/1.png,a photo of a cat,cat
+
+Files are named from the folder of the table on, and lie in it: a path may name any file of this
+machine, so none is followed that leads out of that folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from backdoor_pipeline.datasets.sources import files, images, table
+from backdoor_pipeline.datasets.sources.source import Source
+from backdoor_pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from backdoor_pipeline.datasets.sources.source import SourceParams
+
+
+def read(params: SourceParams) -> Source:
+    """Returns the images, captions and labels, by split if ``split_column`` tells it.
+
+    Raises:
+        InputError: the table or a column is missing, a caption is blank or a label missing, an
+            image is not there, lies elsewhere, or cannot be read.
+    """
+    path = Path(params.data or "").expanduser()
+    rows, findings = table.read_file(path, _with_text(params, _caption(params)))
+    names = table.read_file(path, _with_text(params, params.image))[0]["text"]
+    places = [f"{path}, row {row}: {name}" for row, name in enumerate(names, start=1)]
+    contents = [_content(path.parent, name, at) for name, at in zip(names, places, strict=True)]
+    images.check(zip(places, contents, strict=True))
+    rows = rows.rename(columns={"text": "caption"}).assign(image=contents, place=places)
+    splits = rows.get("split", pd.Series("train", index=rows.index))
+    kept = ["image", "caption", "label", "place"]
+    return Source(
+        name=path.stem,
+        tables={
+            str(split): part[kept].reset_index(drop=True)
+            for split, part in rows.groupby(splits, sort=False)
+        },
+        files={path.name: files.sha256(path), "images/": _digest(path.parent, names)},
+        findings=findings,
+        repaired=params.dataset.endswith("@repaired"),
+    )
+
+
+def digest(params: SourceParams) -> str:
+    """Returns a digest of the table and of all images that it names, or ``"missing"``."""
+    path = Path(params.data or "").expanduser()
+    if not path.is_file():
+        return files.MISSING
+    names = table.read_file(path, _with_text(params, params.image))[0]["text"]
+    if not all((path.parent / name).is_file() for name in names):
+        return files.MISSING
+    return files.digest_of({path.name: path, **_named(path.parent, names)})
+
+
+def _caption(params: SourceParams) -> str:
+    if params.caption is None:
+        raise InputError(
+            f"source.caption is not set: name the column of {params.data} that holds the captions"
+        )
+    return params.caption
+
+
+def _with_text(params: SourceParams, column: str) -> SourceParams:
+    return params.model_copy(update={"text": column})
+
+
+def _content(folder: Path, name: str, where: str) -> bytes:
+    place = (folder / name).resolve()
+    if not place.is_relative_to(folder.resolve()):
+        raise InputError(f"{where}: leads out of {folder}, where the table lies; put the image in")
+    if not place.is_file():
+        raise InputError(f"{where}: there is no such file in {folder}; add it, or delete the row")
+    return place.read_bytes()
+
+
+def _named(folder: Path, names: pd.Series) -> dict[str, Path]:
+    return {name: folder / name for name in names}
+
+
+def _digest(folder: Path, names: pd.Series) -> str:
+    return files.digest_of(_named(folder, names))
