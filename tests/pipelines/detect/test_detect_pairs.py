@@ -118,7 +118,7 @@ class TestPlan:
 
 @pytest.mark.parametrize("kind", DUAL_ENCODERS)
 @pytest.mark.parametrize("overfitting", [True, False])
-def test_the_nodes_one_after_the_other(rows, make, kind, overfitting) -> None:
+def test_the_nodes_one_after_the_other(rows, make, kind, overfitting, monkeypatch) -> None:
     changes = {} if overfitting else {"overfit_similarity.overfitting": None}
     p = make(**changes)
     victim, trusted = tiny_dual_encoder(kind), tiny_dual_encoder("clip")
@@ -127,6 +127,9 @@ def test_the_nodes_one_after_the_other(rows, make, kind, overfitting) -> None:
     a = PAIR_SIMILARITY.validate(nodes.score_by_trusted(train, trusted, p.model, CPU))
     expected = similarities(trusted, read_pairs(trusted, train, 16), CPU)
     np.testing.assert_allclose(a["similarity"], expected, atol=1e-6)
+    monkeypatch.setattr(nodes, "DECODED_ROWS", 7)
+    by_parts = nodes.score_by_trusted(train, trusted, p.model, CPU)
+    np.testing.assert_allclose(by_parts["similarity"], expected, atol=1e-6)
 
     over = nodes.overfit_victim(train, victim, a, params, p.training, p.model, CPU, 0)
     same = all(

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.modelling.blame import blame, most_blamed
@@ -37,6 +39,8 @@ from backdoor_pipeline.pipelines.detect.token_drift import TokenDriftParams
 from backdoor_pipeline.pipelines.detect.trusted_encoder import TrustedEncoderParams
 
 logger = logging.getLogger(__name__)
+
+DECODED_ROWS = 20_000  # pairs whose pixels and vectors are in memory at a time
 
 Record = dict[str, Any]
 SEEN = ["example_id", "text", "label"]
@@ -200,9 +204,12 @@ def detect_overfit_similarity(
 def _similarity(
     rows: pd.DataFrame, bundle: PairBundle, model: ModelParams, compute: ComputeParams
 ) -> pd.DataFrame:
-    similar = similarities(bundle, read_pairs(bundle, rows, model.max_length), compute)
-    ids = rows["example_id"].to_numpy()
-    return pd.DataFrame({"example_id": ids, "similarity": similar.astype("float64")})
+    parts = [
+        similarities(bundle, read_pairs(bundle, rows[start:end], model.max_length), compute)
+        for start, end in pairwise([*range(0, len(rows), DECODED_ROWS), len(rows)])
+    ]
+    similar = np.concatenate(parts).astype("float64")
+    return pd.DataFrame({"example_id": rows["example_id"].to_numpy(), "similarity": similar})
 
 
 class HasTextTower(Protocol):
