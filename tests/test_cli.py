@@ -87,7 +87,7 @@ class TestModality:
     @pytest.mark.parametrize(
         ("pipelines", "params", "expected"),
         [
-            (None, ["attack=patch"], ["'patch' is for image data, but modality is 'text'"]),
+            (None, ["attack=patch"], ["'patch' is for image or pair data, but modality is 'text'"]),
             ("potion", ["attack=badnets"], ["'badnets' is for text data", "modality is 'image'"]),
             ("potion", ["modality=text"], ["modality is 'text', but potion is for image data"]),
             ("btu", ["modality=image"], ["modality is 'image', but btu is for text", "leave mod"]),

@@ -158,7 +158,10 @@ class TestImages:
         ("changes", "expected"),
         [
             ({"attacks": ["badnets"]}, "'badnets' is for text data, but modality is 'image'"),
-            ({"recipes": ["potion", "btu"]}, "'patch' is for image data, but modality is 'text'"),
+            (
+                {"recipes": ["potion", "btu"]},
+                "'patch' is for image or pair data, but modality is 'text'",
+            ),
             ({"datasets": ["cifar10"], "parameters": {"source.folder": "/no"}}, "'cifar10' is not"),
             ({"attacks": [{"attack": "pacth"}]}, "did you mean 'patch'?"),
             ({"parameters": {"trigger_search.rho": 2}}, "trigger_search.rho is 2"),

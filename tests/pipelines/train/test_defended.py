@@ -26,7 +26,11 @@ from backdoor_pipeline.recipes import NEED_CLEAN_ROWS, RECIPES
 from backdoor_pipeline.schemas import drawn
 from tiny import MAX_LENGTH, make_corpus
 
-TRAINED = {name: recipe.training for name, recipe in RECIPES.items() if recipe.training}
+TRAINED = {
+    name: made.training
+    for name, made in RECIPES.items()
+    if made.training and made.modality == "text"
+}
 
 
 @pytest.fixture
