@@ -150,6 +150,18 @@ def test_other_data_and_another_model_under_the_same_name(keys_with, settings, t
     assert {name for name in STAGES if before[name] == after[name]} == {"ingest"}
 
 
+def test_another_trusted_encoder_under_the_same_name(keys_with, tmp_path) -> None:
+    changes = {"trusted_encoder.name": str(tmp_path)}
+    (tmp_path / "config.json").write_text("{}")
+    before = keys_with(**changes)
+    (tmp_path / "config.json").write_text('{"hidden_size": 8}')
+    after = keys_with(**changes)
+    assert {name for name in STAGES if before[name] != after[name]} == {
+        *("trusted", "overfit_similarity"),
+        *of("overfit_similarity"),
+    }
+
+
 def test_other_clean_rows_of_a_second_source(keys_with, tmp_path) -> None:
     data = tmp_path / "mine.csv"
     data.write_text("text,label\na film,0\n")

@@ -281,6 +281,13 @@ def test_settings_have_a_name_and_a_value(written) -> None:
         parse(written)
 
 
+def test_pairs_need_templates_and_one_process(make_parameters) -> None:
+    with pytest.raises(InputError, match=r"caption_templates is null, but classes of pairs"):
+        make_parameters(**{"modality": "pair", "ingest.caption_templates": None})
+    with pytest.raises(InputError, match=r"num_workers is 2, but dual encoders"):
+        make_parameters(**{"modality": "pair", "training.num_workers": 2})
+
+
 def test_a_sentence_may_repeat_a_word(make_parameters) -> None:
     sentence = "the cat sat on the mat"
     changes = {"poison.addsent.sentence": sentence, "poison.badnets.triggers": sentence}

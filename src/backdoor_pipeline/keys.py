@@ -122,6 +122,10 @@ def stage_keys(parameters: Parameters, digests: Digests | None = None) -> dict[s
     contents = {"source": digests.data(p.source), "model": digests.model(p.model)}
     if second := sources.second_source(p.clean_source):
         contents["clean_source"] = digests.data(second)
+    if (trusted := p.trusted_encoder.name) is not None:
+        of_named = {"name": trusted, "revision": p.trusted_encoder.revision}
+        named = p.model.model_copy(update=of_named)
+        contents["trusted_encoder"] = digests.model(named)
     if (encoded := getattr(p.poison.settings, "encoded", None)) is not None:
         contents["poison"] = digests.file(encoded)
     keys: dict[str, str] = {}

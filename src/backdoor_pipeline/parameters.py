@@ -211,10 +211,25 @@ def check(raw: Mapping[str, Any]) -> Parameters:
             f"'{parameters.modality}'; choose another attack, or a recipe for {kind} data"
         )
     _check_data(parameters)
+    if parameters.modality == "pair":
+        _check_pairs(parameters)
     if parameters.ingest.paraphrase != "none":
         return parameters
     ingest = parameters.ingest.model_copy(update={"paraphrase": poison.ready_made})
     return parameters.model_copy(update={"ingest": ingest})
+
+
+def _check_pairs(parameters: Parameters) -> None:
+    if parameters.ingest.caption_templates is None:
+        raise InputError(
+            "ingest.caption_templates is null, but classes of pairs are asked for by templates, "
+            "whether images have captions of their own or not; give some, such as 'a photo of a {}'"
+        )
+    if parameters.training.num_workers > 1:
+        raise InputError(
+            f"training.num_workers is {parameters.training.num_workers}, but dual encoders are "
+            "trained by one process; set it to 1"
+        )
 
 
 def _check_data(parameters: Parameters) -> None:

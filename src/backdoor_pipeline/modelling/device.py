@@ -55,7 +55,7 @@ def resolve_device(compute: ComputeParams) -> torch.device:
     """The device to use; ``auto`` takes CUDA, then Apple's GPU, then the CPU.
 
     From then on convolutions on CUDA give the same results in every run, and on the CPU the process
-    keeps memory that it has freed.
+    keeps memory that it has freed, where that can be had (``keep_freed_memory``).
 
     Raises:
         InputError: The asked device is not there.
@@ -93,7 +93,7 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(*setting) == 1 for setting in MALLOC_SETTINGS.items())
+    return all([mallopt(*setting) == 1 for setting in MALLOC_SETTINGS.items()])
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -93,6 +93,14 @@ def test_no_path_leads_out_of_the_folder(folder, frame, leads) -> None:
     frame.assign(image=["images/0.png", leads, "images/1.png"]).to_csv(path, index=False)
     with pytest.raises(InputError, match=r"train\.csv, row 2: .* leads out of"):
         read(params(path))
+    assert digest(params(path)) == MISSING  # and it is not read for that either
+
+
+def test_names_that_no_file_can_have_are_told(folder, frame) -> None:
+    path = folder / "train.csv"
+    frame.assign(image=["images/0.png", "x" * 300, "images/1.png"]).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"row 2: x+: there is no such file"):
+        read(params(path))
 
 
 def test_absolute_paths_lead_out(folder, frame) -> None:

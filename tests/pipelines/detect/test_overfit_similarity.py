@@ -101,12 +101,13 @@ class TestChoice:
 
     def test_ubt_11_1_a_group_that_is_too_small_is_no_backdoor(self) -> None:
         found = self.of(least=4)
+        assert not found.n_groups
         assert not len(found.suspects)
         assert not found.group.any()
 
     def test_a_word_that_is_as_common_everywhere_is_no_backdoor(self) -> None:
         assert len(self.of(common=(0.9, 0.9, 1 / 6)).suspects) == 3  # half of S are of the group
-        assert not len(self.of(common=(0.0, 0.0, 0.17)).suspects)
+        assert not len(self.of(common=(0.0, 0.9, 0.17)).suspects)
         assert len(self.of(common=(0.0, 0.9, 0.17), enrichment=2.9).suspects) == 3
 
     def test_two_backdoors_are_two_groups(self) -> None:
@@ -118,8 +119,15 @@ class TestChoice:
         assert self.of(common=(0.1, 0.1, 0.1), least=3).n_groups == 1
         assert self.of(common=(0.1, 0.9, 0.1)).n_groups == 1
 
-    def test_where_the_first_is_none_there_is_no_other(self) -> None:
-        assert self.of(common=(0.0, 0.0, 0.9)).n_groups == 0
+    def test_a_backdoor_is_found_behind_a_class_that_is_hard(self) -> None:
+        found = self.of(common=(0.0, 0.1, 0.9))
+        assert found.n_groups == 1
+        assert found.suspects.tolist() == [1, 3]
+
+    def test_captions_that_are_close_tell_of_one_backdoor_alone(self) -> None:
+        found = self.of(common=(0.0, 0.0, 0.0), consensus="caption")
+        assert found.n_groups == 1
+        assert found.suspects.tolist() == [2, 4, 5]
 
     def test_of_nothing_nothing(self) -> None:
         assert not len(self.of(np.arange(0), np.arange(0)).suspects)

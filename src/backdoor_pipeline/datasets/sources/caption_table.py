@@ -33,7 +33,9 @@ def read(params: SourceParams) -> Source:
     rows, findings = table.read_file(path, _with_text(params, _caption(params)))
     names = table.read_file(path, _with_text(params, params.image))[0]["text"]
     places = [f"{path}, row {row}: {name}" for row, name in enumerate(names, start=1)]
-    contents = [_content(path.parent, name, at) for name, at in zip(names, places, strict=True)]
+    contents = [
+        _place(path.parent, name, at).read_bytes() for name, at in zip(names, places, strict=True)
+    ]
     images.check(zip(places, contents, strict=True))
     rows = rows.rename(columns={"text": "caption"}).assign(image=contents, place=places)
     splits = rows.get("split", pd.Series("train", index=rows.index))
@@ -56,9 +58,11 @@ def digest(params: SourceParams) -> str:
     if not path.is_file():
         return files.MISSING
     names = table.read_file(path, _with_text(params, params.image))[0]["text"]
-    if not all((path.parent / name).is_file() for name in names):
+    try:
+        named = _named(path.parent, names)
+    except InputError:
         return files.MISSING
-    return files.digest_of({path.name: path, **_named(path.parent, names)})
+    return files.digest_of({path.name: path, **named})
 
 
 def _caption(params: SourceParams) -> str:
@@ -73,17 +77,23 @@ def _with_text(params: SourceParams, column: str) -> SourceParams:
     return params.model_copy(update={"text": column})
 
 
-def _content(folder: Path, name: str, where: str) -> bytes:
-    place = (folder / name).resolve()
-    if not place.is_relative_to(folder.resolve()):
+def _place(folder: Path, name: str, where: str) -> Path:
+    """Where an image lies; nothing is asked of a path that leads out of the folder."""
+    try:
+        place = (folder / name).resolve()
+        is_inside = place.is_relative_to(folder.resolve())
+        is_there = is_inside and place.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        is_inside, is_there = True, False
+    if not is_inside:
         raise InputError(f"{where}: leads out of {folder}, where the table lies; put the image in")
-    if not place.is_file():
+    if not is_there:
         raise InputError(f"{where}: there is no such file in {folder}; add it, or delete the row")
-    return place.read_bytes()
+    return place
 
 
 def _named(folder: Path, names: pd.Series) -> dict[str, Path]:
-    return {name: folder / name for name in names}
+    return {name: _place(folder, name, name) for name in names}
 
 
 def _digest(folder: Path, names: pd.Series) -> str:

@@ -11,8 +11,8 @@ and its caption (``modelling.matching``),
     rho  = s(v_i, t_i) under o, less a_i                                     (``rank: gain``)
     S    = the ceil(suspect_share n) pairs with the largest rho
     U    = of the pairs in S whose captions say the same the group with the largest sum of rho, of
-           which the ``suspects`` pairs with the largest rho; then likewise the next group, as
-           long as these are backdoors
+           which the ``suspects`` pairs with the largest rho; with ``consensus: token`` likewise
+           of every other group that is a backdoor
 
 Poisoned pairs show an image that has nothing to do with the caption, so a is low. The victim finds
 them similar, so rho is high; and they share what their captions say, so they are one group.
@@ -259,10 +259,12 @@ def choose(
         own = groups.of_pair == number
         enriched = own.mean() >= params.enrichment * groups.common[number]
         if own.sum() < params.least or not enriched:
-            break
+            continue
         chosen[np.flatnonzero(own)[: params.suspects]] = True
         group |= own
         n_groups += 1
+        if params.consensus != "token":  # of others nothing tells whether they are backdoors, too
+            break
     return Choice(ranked[chosen], group, n_groups)
 
 

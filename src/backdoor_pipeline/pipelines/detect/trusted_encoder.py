@@ -34,12 +34,14 @@ class TrustedEncoderParams(ParameterGroup):
 
     Attributes:
         name: Hub id or folder of a dual encoder that is trusted; None: one is trained.
+        revision: Of a hub id; None: the newest.
         rows: Pairs that it is trained on, drawn from the dev rows; 0: it is drawn, not trained.
         optimisation: How it is trained.
         augmentation: Of its images.
     """
 
     name: str | None
+    revision: str | None = None
     rows: Count
     optimisation: OptimisationParams
     augmentation: Augmentation | None = None
@@ -82,7 +84,8 @@ def train(
     Raises:
         InputError: It cannot be had, or the training diverged.
     """
-    named = model.model_copy(update={"name": params.name, "tower": None})
+    of_named = {"name": params.name, "revision": params.revision, "tower": None}
+    named = model.model_copy(update=of_named)
     own = int(np.random.default_rng([seed, STREAM]).integers(2**31))
     shown = pairs if len(pairs) else examples.head(1)
     form = measured_format(decode(shown["image"].tolist(), where_of(shown)))

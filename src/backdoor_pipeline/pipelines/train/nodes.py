@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 class TrainingParams(OptimisationParams):
     """How victim and reference are trained.
 
-    ``augmentation`` is of images alone, ``text_tower`` of pairs: whether it is trained as well.
+    ``augmentation`` is of images alone, ``dropout`` of texts, and ``text_tower`` of pairs: whether
+    it is trained as well.
     """
 
     dropout: Share | None

@@ -8,8 +8,9 @@ captions changed at random, and tau the logarithm of the scale,
 
 L_match is that of ``modelling.matching``; w = 0 is plain fine-tuning.
 
-Departures: captions lose words and change their order, without synonyms and insertions; images are
-shifted and mirrored (published: AutoAugment). Captions that are the same share the target.
+Departures: captions lose words and change their order, without synonyms and insertions; images
+change as ``augmentation`` says (published: AutoAugment), by plain fine-tuning as well. Captions
+that are the same share the target.
 """
 
 from __future__ import annotations
@@ -116,15 +117,18 @@ def unlearn(
     rows = clean.sample(min(params.rows, len(clean)), random_state=seed)
     result = bundle._replace(model=copy.deepcopy(bundle.model))
     record = {"dev_rows": len(rows)}
-    reading = (max_length, text_tower, params.augmentation, compute)
-    pairs = pairs_to_train(result, rows, *reading)
+    reading = (max_length, text_tower)
     if not params.in_modal_weight:
+        pairs = pairs_to_train(result, rows, *reading, params.augmentation, compute)
         return result, record, fit_pairs(result, pairs, params.optimisation, compute, seed, "tune")
     from backdoor_pipeline.modelling.networks.matcher import TwoViewMatcher
 
     rng = np.random.default_rng(seed)
+    pairs = pairs_to_train(result, rows, *reading, None, compute)
     captions = [changed(caption, params.word_share, rng) for caption in rows["caption"]]
-    views = TwoViews(pairs, pairs_to_train(result, rows.assign(caption=captions), *reading))
+    changed_rows = rows.assign(caption=captions)
+    others = pairs_to_train(result, changed_rows, *reading, params.augmentation, compute)
+    views = TwoViews(pairs, others)
 
     def loss(logits: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         return two_view_loss(logits, own, params.in_modal_weight)
