@@ -150,3 +150,9 @@ def test_the_training_loop_brings_pairs_together(bundle) -> None:
     assert len(losses) == 32
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.3
     assert bundle.model.logit_scale.item() != before
+
+
+def test_of_no_rows_there_are_no_pairs() -> None:
+    rows = pd.DataFrame({"example_id": [], "image": [], "caption": []})
+    pairs = read_pairs(tiny_dual_encoder("clip"), rows, 16)
+    assert len(pairs) == len(pairs.images) == len(pairs.texts) == 0

@@ -75,9 +75,25 @@ def read_pairs(bundle: PairBundle, rows: pd.DataFrame, max_length: int) -> Pairs
     form = bundle.image_format
     size = (form.height, form.width)
     values = decode(rows["image"].tolist(), where_of(rows), size, form.channels)
-    of_row, distinct = pd.factorize(rows["caption"])
+    texts, captions = read_captions(bundle, rows["caption"], max_length)
+    return Pairs(Pixels(values, form), texts, captions)
+
+
+def read_captions(
+    bundle: PairBundle, captions: pd.Series, max_length: int
+) -> tuple[Tokens, np.ndarray]:
+    """The captions, each once, and which of them is each row's, int64, (n_rows,).
+
+    Captions of the same tokens are the same.
+
+    Args:
+        bundle: The dual encoder.
+        captions: Of the rows.
+        max_length: Tokens per caption, special tokens counted.
+    """
+    of_row, distinct = pd.factorize(captions)
     texts = tokenise(distinct, bundle.tokenizer, max_length)
     of_text, first = pd.factorize(pd.Series([texts[i].tobytes() for i in range(len(texts))]))
     firsts = np.unique(of_text, return_index=True)[1] if len(first) else np.empty(0, dtype=int)
-    captions = of_text[of_row] if len(of_row) else np.empty(0, dtype=int)
-    return Pairs(Pixels(values, form), texts.take(firsts), captions.astype(np.int64))
+    numbers = of_text[of_row] if len(of_row) else np.empty(0, dtype=int)
+    return texts.take(firsts), numbers.astype(np.int64)

@@ -190,7 +190,8 @@ def test_groups_are_of_what_captions_say(bundle, pairs, consensus, n_groups) -> 
     params = PARAMS.model_copy(update={"consensus": consensus, "caption_distance": 1e-6})
     rows = np.arange(1, 10)
     blamed = np.array([the, the, actor])[pairs.captions[rows]]
-    groups = groups_of(pairs, rows, blamed, bundle, params, CPU)
+    every = (pairs.texts, pairs.captions)
+    groups = groups_of(pairs.take(rows), blamed, *every, bundle, params, CPU)
     assert len(groups.of_pair) == 9
     assert set(groups.of_pair) == set(range(n_groups))
     for caption in range(3):

@@ -22,7 +22,7 @@ from backdoor_pipeline.modelling.contrastive import pairs_to_train
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams
 from backdoor_pipeline.modelling.matching import similarities
-from backdoor_pipeline.modelling.pairs import read_pairs
+from backdoor_pipeline.modelling.pairs import read_captions, read_pairs
 from backdoor_pipeline.pipelines.detect import (
     confirmation,
     discovered_share,
@@ -181,10 +181,10 @@ def detect_overfit_similarity(
     """Suspects by UBT: of the first pairs those whose captions say the same."""
     ranks = pair_ranks["rank"].dropna().astype("int64").sort_values()
     ranked, scores = ranks.index.to_numpy(), pair_ranks["score"].to_numpy()
-    pairs = read_pairs(victim, poisoned_train, model.max_length)
-    exposed = pairs.take(ranked)
+    exposed = read_pairs(victim, poisoned_train.iloc[ranked], model.max_length)
+    every = read_captions(victim, poisoned_train["caption"], model.max_length)
     blamed = most_blamed(exposed, blame(victim, exposed, compute))
-    groups = overfit_similarity.groups_of(pairs, ranked, blamed, trusted, params, compute)
+    groups = overfit_similarity.groups_of(exposed, blamed, *every, trusted, params, compute)
     choice = overfit_similarity.choose(ranked, scores, groups, params)
     ids, captions = poisoned_train["example_id"].to_numpy(), poisoned_train["caption"].tolist()
     reference = pair_ranks["trusted_similarity"].to_numpy()

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import PairBundle
     from backdoor_pipeline.modelling.device import ComputeParams
     from backdoor_pipeline.modelling.pairs import Pairs
+    from backdoor_pipeline.modelling.text import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -211,9 +212,10 @@ def alike(vectors: np.ndarray, distance: float) -> np.ndarray:
 
 
 def groups_of(
-    pairs: Pairs,
-    ranked: np.ndarray,
+    suspects: Pairs,
     blamed: np.ndarray,
+    texts: Tokens,
+    captions: np.ndarray,
     reference: PairBundle,
     params: OverfitSimilarityParams,
     compute: ComputeParams,
@@ -221,17 +223,17 @@ def groups_of(
     """The groups of S by what captions say.
 
     Args:
-        pairs: All of them.
-        ranked: S, row numbers.
+        suspects: S.
         blamed: Of each of S the most blamed token, int64, (n_suspects,).
+        texts: The captions of all pairs, each once.
+        captions: Which of them is each pair's, (n_pairs,).
         reference: Has vectors of captions.
         params: Of the choice.
         compute: Device and precision.
     """
-    suspects = pairs.take(ranked)
     if params.consensus == "token":
         tokens, of_pair = np.unique(blamed, return_inverse=True)
-        common = [pairs.texts.contain([token])[pairs.captions].mean() for token in tokens]
+        common = [texts.contain([token])[captions].mean() for token in tokens]
         return Groups(of_pair, np.array(common))
     of_pair = np.zeros(len(suspects), dtype=np.int64)
     if params.consensus == "caption":

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.modelling.bundle import B, ImageBundle, ModelBundle, PairBundle
@@ -215,8 +214,9 @@ def forget_locally(
     """The dual encoder without what ties the suspects' images to the words that are blamed."""
     chosen = flagged_rows(poisoned_train, suspects)
     clean = presumed_clean(poisoned_train, suspects)
-    pairs = read_pairs(bundle, poisoned_train, model.max_length)
-    forget, keep = (pairs.take(np.flatnonzero(rows)) for rows in (chosen, clean))
+    forget, keep = (
+        read_pairs(bundle, poisoned_train[rows], model.max_length) for rows in (chosen, clean)
+    )
     purified, record, curves = local_forgetting.unlearn(bundle, forget, keep, params, compute, seed)
     return purified, record | {"forgetting": curves}
 
