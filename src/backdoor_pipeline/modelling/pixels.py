@@ -117,7 +117,7 @@ class Pixels:
         padding = 0 if self.augmentation is None else self.augmentation.padding
         if padding >= min(self.format.shape[:2]):
             raise InputError(
-                f"training.augmentation.padding is {padding}, but the images have "
+                f"augmentation.padding is {padding}, but the images have "
                 f"{self.format.height} x {self.format.width} pixels; lower it"
             )
 
