@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from backdoor_pipeline.modelling.matching import hold_scale, matching_loss, text_states
 from backdoor_pipeline.modelling.pairs import read_pairs
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.pairs import Pairs
     from backdoor_pipeline.modelling.pixels import Augmentation
     from backdoor_pipeline.modelling.training import History, OptimisationParams
+
+
+class HasTextTower(Protocol):
+    """What further training needs to know of the victim's."""
+
+    text_tower: str
 
 
 def pairs_to_train(

@@ -66,12 +66,12 @@ def hold_scale(model: Any) -> None:
 
 def embed_images(bundle: PairBundle, images: Pixels, compute: ComputeParams) -> np.ndarray:
     """f, unit vectors, float32, (n_images, d)."""
-    from backdoor_pipeline.modelling.networks.matcher import unit
+    from backdoor_pipeline.modelling.networks.matcher import image_vectors
 
     model: Any = bundle.model
 
     def features(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return unit(model.get_image_features(**batch).pooler_output)
+        return image_vectors(model, **batch)
 
     return forward(bundle, images, compute, features, "embed images").numpy()
 

@@ -7,7 +7,7 @@ texts know "seven" better than "7".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 from pydantic import AfterValidator, Field
@@ -28,6 +28,12 @@ def _with_one_place(template: str) -> str:
 
 Template = Annotated[str, AfterValidator(_with_one_place)]
 Templates = Annotated[list[Template], Field(min_length=1)]
+
+
+class HasTemplates(Protocol):
+    """What captions and prompts need to know of the ingest stage."""
+
+    caption_templates: list[str] | None
 
 
 def spoken(label_names: Sequence[str]) -> list[str]:

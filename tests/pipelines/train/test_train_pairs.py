@@ -89,18 +89,11 @@ def test_what_a_frozen_tower_makes_is_the_same_computed_once(bundle) -> None:
 
 
 class TestRoclip:
-    def test_an_empty_bank_is_the_ordinary_training(self, bundle) -> None:
+    @pytest.mark.parametrize(("bank", "every"), [(0, 1), (9, 3)], ids=["empty", "asked too late"])
+    def test_a_bank_that_is_not_asked_is_the_ordinary_training(self, bundle, bank, every) -> None:
         other = tiny_dual_encoder(bundle.model.config.model_type)
         pairs = pairs_to_train(bundle, table(), 16, "frozen", None, CPU)
-        roclip.train(bundle, pairs, RoclipParams(bank=0, every=1), how(), CPU, 0)
-        fit_pairs(other, pairs, how(), CPU, 0, "train")
-        for one, two in zip(bundle.model.parameters(), other.model.parameters(), strict=True):
-            assert torch.equal(one, two)
-
-    def test_a_bank_that_is_asked_too_late_is_the_ordinary_training(self, bundle) -> None:
-        other = tiny_dual_encoder(bundle.model.config.model_type)
-        pairs = pairs_to_train(bundle, table(), 16, "frozen", None, CPU)
-        roclip.train(bundle, pairs, RoclipParams(bank=9, every=3), how(), CPU, 0)
+        roclip.train(bundle, pairs, RoclipParams(bank=bank, every=every), how(), CPU, 0)
         fit_pairs(other, pairs, how(), CPU, 0, "train")
         for one, two in zip(bundle.model.parameters(), other.model.parameters(), strict=True):
             assert torch.equal(one, two)
@@ -177,6 +170,13 @@ class TestIsolation:
         assert up > plain
 
 
+@pytest.fixture
+def configured(make_parameters):
+    """Kedro's logging is set up by the first parameters; later it would take pytest's away."""
+    make_parameters()
+
+
+@pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize("kind", DUAL_ENCODERS)
 def test_the_nodes_train_models_of_transformers(kind, tmp_path, make_parameters, caplog) -> None:
     folder = save_tiny_dual_encoder(tmp_path / kind, kind)

@@ -64,8 +64,12 @@ def features(
     model: Any, pixel_values: torch.Tensor, captions: torch.Tensor, **texts: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """f and g of pairs, unit vectors, both (n, d); arguments as of ``Matcher.forward``."""
-    images = unit(model.get_image_features(pixel_values).pooler_output)
-    return images, unit(projected(model, **texts))[captions]
+    return image_vectors(model, pixel_values), unit(projected(model, **texts))[captions]
+
+
+def image_vectors(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+    """f of images, unit vectors, (n, d)."""
+    return unit(model.get_image_features(pixel_values).pooler_output)
 
 
 def projected(

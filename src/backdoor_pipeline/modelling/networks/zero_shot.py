@@ -8,7 +8,7 @@ import torch
 from torch.nn import Module
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from backdoor_pipeline.modelling.networks.matcher import unit
+from backdoor_pipeline.modelling.networks.matcher import image_vectors
 
 
 class ZeroShotClassifier(Module):
@@ -26,5 +26,5 @@ class ZeroShotClassifier(Module):
 
     def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
         """Logits, (n, n_classes), of images, (n, channels, height, width)."""
-        images = unit(self.model.get_image_features(pixel_values).pooler_output)
+        images = image_vectors(self.model, pixel_values)
         return ImageClassifierOutput(logits=self.model.logit_scale.exp() * images @ self.classes.T)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from backdoor_pipeline.modelling.blame import blame, most_blamed
 from backdoor_pipeline.modelling.bundle import ModelBundle, PairBundle
-from backdoor_pipeline.modelling.contrastive import pairs_to_train
+from backdoor_pipeline.modelling.contrastive import HasTextTower, pairs_to_train
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams
 from backdoor_pipeline.modelling.matching import similarities
@@ -210,12 +210,6 @@ def _similarity(
     ]
     similar = np.concatenate(parts).astype("float64")
     return pd.DataFrame({"example_id": rows["example_id"].to_numpy(), "similarity": similar})
-
-
-class HasTextTower(Protocol):
-    """What overfitting needs to know of the victim's training."""
-
-    text_tower: str
 
 
 class HasRate(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from backdoor_pipeline.modelling.loading import ModelParams
 from backdoor_pipeline.modelling.matching import zero_shot
 from backdoor_pipeline.modelling.pairs import read_pairs
 from backdoor_pipeline.modelling.prediction import predict
-from backdoor_pipeline.modelling.prompts import prompts
+from backdoor_pipeline.modelling.prompts import HasTemplates, prompts
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
 from backdoor_pipeline.pipelines.evaluate import discovery, rates, retrieval
 from backdoor_pipeline.pipelines.evaluate.detection import detection_metrics, isolation_metrics
@@ -22,12 +22,6 @@ from backdoor_pipeline.schemas import MODELS
 
 Prompts = dict[str, list[list[str]]]
 """By test set the prompts of each class."""
-
-
-class HasTemplates(Protocol):
-    """What prompts need to know of the ingest stage."""
-
-    caption_templates: list[str] | None
 
 
 class EvaluationParams(ParameterGroup):

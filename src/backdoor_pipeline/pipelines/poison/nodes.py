@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.prompts import HasTemplates
 from backdoor_pipeline.pipelines.poison import captioning
 from backdoor_pipeline.pipelines.poison.image_triggering import (
     TriggeredImages,
@@ -148,12 +149,6 @@ def poison_pairs(
         outputs[name] = rows.assign(caption=captions)
     outputs["poison_summary"] |= {"prompt_prefix": params.prefix}
     return outputs
-
-
-class HasTemplates(Protocol):
-    """What the captions need to know of the ingest stage."""
-
-    caption_templates: list[str] | None
 
 
 def _outputs(

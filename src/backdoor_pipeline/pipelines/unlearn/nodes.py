@@ -7,11 +7,12 @@ the dev rows that it used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from backdoor_pipeline.modelling.bundle import B, ImageBundle, ModelBundle, PairBundle
+from backdoor_pipeline.modelling.contrastive import HasTextTower
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.embeddings import word_vectors
 from backdoor_pipeline.modelling.image_models import new_image_classifier
@@ -235,12 +236,6 @@ def train_on_clean(
     settings = (params, training.text_tower, model.max_length, compute, seed)
     purified, record, _ = clean_contrast.unlearn(bundle, dev, *settings)
     return purified, record
-
-
-class HasTextTower(Protocol):
-    """What further training needs to know of the victim's."""
-
-    text_tower: str
 
 
 def _fresh(
