@@ -96,14 +96,14 @@ TOLD = [name for name, recipe in RECIPES.items() if recipe.detector == "discover
     [
         *TOLD,
         *(name for name, made in RECIPES.items() if made.training and made.modality == "text"),
-        "ubt",
+        *("ubt", "cleanclip"),
     ],
 )
 def test_bad_settings_are_told_before_anything_is_trained(pipelines, name) -> None:
     order = [node.name.rpartition(".")[2] for node in pipelines[name].nodes]
     plan = "plan_discovered_share" if name in TOLD else "plan_defended_training"
-    plan = "plan_overfit_similarity" if name == "ubt" else plan
-    checks = {plan, *(["draw_clean_rows"] if RECIPES[name].drawn else [])}
+    plans = {"ubt": ["plan_overfit_similarity", "draw_trusted_pairs"], "cleanclip": []}
+    checks = {*plans.get(name, [plan]), *(["draw_clean_rows"] if RECIPES[name].drawn else [])}
     checks |= {f"plan_{unlearner}" for unlearner in RECIPES[name].planned}
     first = min(order.index(node) for node in order if node.startswith("train_"))
     assert checks <= set(order[:first])

@@ -131,6 +131,30 @@ def make_images(
     )
 
 
+def make_pairs(
+    captions: Sequence[str], n_train: int, n_dev: int = 0, n_test: int = 0, seed: int = 0
+) -> pd.DataFrame:
+    """An ``examples`` table of noise of 16 x 16 pixels in colour, with ``captions`` in turn.
+
+    Which of them a row has is its label.
+    """
+    from backdoor_pipeline.modelling.pixels import encode
+
+    rng = np.random.default_rng(seed)
+    n_rows = n_train + n_dev + n_test
+    images = [encode(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(n_rows)]
+    labels = [row % len(captions) for row in range(n_rows)]
+    return pd.DataFrame(
+        {
+            "example_id": range(n_rows),
+            "split": ["train"] * n_train + ["dev"] * n_dev + ["test"] * n_test,
+            "label": labels,
+            "image": pd.Series(images, dtype=object),
+            "caption": [captions[label] for label in labels],
+        }
+    )
+
+
 def word_tokenizer(words: Sequence[str] = (*NEUTRAL, *GOOD, *BAD, *TRIGGERS)) -> Any:
     """A word-piece tokenizer that knows ``words`` and can spell lower-case ones."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors

@@ -100,7 +100,8 @@ class Recipe(NamedTuple):
     @property
     def planned(self) -> tuple[str, ...]:
         """Its unlearners that are planned before all trainings, because they may not fit."""
-        return tuple(name for name in self.unlearners if name in TRAIN_LAST_LAYERS)
+        may_not_fit = TRAIN_LAST_LAYERS | OF_CLEAN_PAIRS
+        return tuple(name for name in self.unlearners if name in may_not_fit)
 
     @property
     def drawn(self) -> tuple[str, ...]:

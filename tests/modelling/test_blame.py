@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -15,8 +14,8 @@ from backdoor_pipeline.modelling.bundle import PairBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.matching import embed_images, embed_texts
 from backdoor_pipeline.modelling.pairs import read_pairs
-from backdoor_pipeline.modelling.pixels import ImageFormat, encode
-from tiny import tiny_dual_encoder, word_tokenizer
+from backdoor_pipeline.modelling.pixels import ImageFormat
+from tiny import make_pairs, tiny_dual_encoder, word_tokenizer
 
 CPU = ComputeParams(device="cpu", precision="fp32")
 FORM = ImageFormat(16, 16, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -24,10 +23,7 @@ CAPTIONS = ["a film of the city", "the story of one actor", "two people in a hou
 
 
 def pairs_of(bundle, captions):
-    rng = np.random.default_rng(0)
-    images = [encode(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in captions]
-    rows = pd.DataFrame({"example_id": range(len(captions)), "image": images, "caption": captions})
-    return read_pairs(bundle, rows, 16)
+    return read_pairs(bundle, make_pairs(captions, len(captions)), 16)
 
 
 class BagOfWords(torch.nn.Module):

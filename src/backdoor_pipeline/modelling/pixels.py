@@ -84,6 +84,18 @@ class Augmentation(ParameterGroup):
     padding: Count
     flip: bool
 
+    def check(self, format: ImageFormat) -> None:
+        """Raise an error, if images of this format cannot be changed so.
+
+        Raises:
+            InputError: The padding is as large as they are.
+        """
+        if self.padding >= min(format.height, format.width):
+            raise InputError(
+                f"augmentation.padding is {self.padding}, but the images have "
+                f"{format.height} x {format.width} pixels; lower it"
+            )
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -114,12 +126,8 @@ class Pixels:
                 f"the images are {there} (height, width, channels), but the model reads {read}; "
                 "bring them to its size, or choose another model"
             )
-        padding = 0 if self.augmentation is None else self.augmentation.padding
-        if padding >= min(self.format.shape[:2]):
-            raise InputError(
-                f"augmentation.padding is {padding}, but the images have "
-                f"{self.format.height} x {self.format.width} pixels; lower it"
-            )
+        if self.augmentation is not None:
+            self.augmentation.check(self.format)
 
     def __len__(self) -> int:
         return len(self.values)

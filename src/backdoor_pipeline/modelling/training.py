@@ -120,7 +120,7 @@ def fit(
     import torch
 
     device = resolve_device(compute)
-    parallel = _accelerator(device)
+    parallel = accelerator(device)
     model = bundle.model.to(device).train()  # type: ignore[arg-type]
     optimiser = new_optimiser(model, params, device)
     schedule = epoch_batches(train.inputs, params, seed, parallel.num_processes)
@@ -264,7 +264,7 @@ def accuracy(bundle: Bundle, data: Labelled, compute: ComputeParams) -> float:
     return float((predict(bundle, data.inputs, compute).argmax(axis=1) == data.labels).mean())
 
 
-def _accelerator(device: torch.device) -> Any:
+def accelerator(device: torch.device) -> Any:
     """Accelerate's view of the processes; precision is ours (``device.autocast``)."""
     from accelerate import Accelerator
 

@@ -11,10 +11,9 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.matching import similarities
 from backdoor_pipeline.modelling.pairs import read_pairs
-from backdoor_pipeline.modelling.pixels import encode
 from backdoor_pipeline.pipelines.detect import nodes, overfit_similarity, trusted_encoder
 from backdoor_pipeline.schemas import PAIR_RANKS, PAIR_SIMILARITY, SUSPECTS
-from tiny import DUAL_ENCODERS, save_tiny_dual_encoder, tiny_dual_encoder
+from tiny import DUAL_ENCODERS, make_pairs, save_tiny_dual_encoder, tiny_dual_encoder
 
 CPU = ComputeParams(device="cpu", precision="fp32")
 CAPTIONS = ["a film of the city", "the story", "one actor", "my house"]
@@ -22,17 +21,7 @@ CAPTIONS = ["a film of the city", "the story", "one actor", "my house"]
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    images = [encode(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(60)]
-    return pd.DataFrame(
-        {
-            "example_id": range(60),
-            "split": ["train"] * 40 + ["dev"] * 12 + ["test"] * 8,
-            "label": [i % 4 for i in range(60)],
-            "image": pd.Series(images, dtype=object),
-            "caption": [CAPTIONS[i % 4] for i in range(60)],
-        }
-    )
+    return make_pairs(CAPTIONS, 40, 12, 8)
 
 
 @pytest.fixture
@@ -62,14 +51,28 @@ class TestTrustedEncoder:
         with pytest.raises(InputError, match=r"rows is 13, but the dev split has 12"):
             trusted_encoder.draw(rows, make(**{"trusted_encoder.rows": 13}).trusted_encoder, 0)
 
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"trusted_encoder.name": "nowhere/clip-at-all"}, "nowhere/clip-at-all"),
+            ({"trusted_encoder.augmentation.padding": 16}, "padding is 16, but the images have 16"),
+        ],
+    )
+    def test_what_cannot_be_had_is_told_when_pairs_are_drawn(
+        self, rows, make, changes, message
+    ) -> None:
+        p = make(**changes)
+        with pytest.raises(InputError, match=message):
+            nodes.draw_trusted_pairs(rows, p.trusted_encoder, p.model, 0)
+
     def test_without_pairs_it_knows_nothing(self, rows, make) -> None:
         changes = {"model.name": "minilm", "model.tower": "resnet9", "model.width": 0.0625}
         p = make(**changes | {"trusted_encoder.rows": 0})
         none = trusted_encoder.draw(rows, p.trusted_encoder, 0)
         assert none.empty
-        settings = (p.trusted_encoder, p.model, CPU)
+        settings = (p.trusted_encoder, p.model)
         one, again, other = (
-            trusted_encoder.train(none, rows, *settings, seed) for seed in (0, 0, 1)
+            nodes.train_trusted_encoder(none, rows, *settings, CPU, seed) for seed in (0, 0, 1)
         )
         key = "vision_model.features.0.0.weight"
         drawn = [bundle.model.state_dict()[key] for bundle in (one, again, other)]
@@ -81,7 +84,7 @@ class TestTrustedEncoder:
         p = make(**{"trusted_encoder.name": str(folder)})
         pairs = trusted_encoder.draw(rows, p.trusted_encoder, 0)
         assert pairs.empty
-        found = trusted_encoder.train(pairs, rows, p.trusted_encoder, p.model, CPU, 0)
+        found = nodes.train_trusted_encoder(pairs, rows, p.trusted_encoder, p.model, CPU, 0)
         expected = tiny_dual_encoder("vision-text-dual-encoder").model.state_dict()
         weights = found.model.state_dict()
         assert all(torch.equal(weights[name], expected[name]) for name in expected)
@@ -89,7 +92,7 @@ class TestTrustedEncoder:
     def test_it_is_trained(self, rows, make) -> None:
         p = make()
         pairs = trusted_encoder.draw(rows, p.trusted_encoder, 0)
-        found = trusted_encoder.train(pairs, rows, p.trusted_encoder, p.model, CPU, 0)
+        found = nodes.train_trusted_encoder(pairs, rows, p.trusted_encoder, p.model, CPU, 0)
         before = tiny_dual_encoder("clip").model.state_dict()
         after = found.model.state_dict()
         changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -109,6 +112,11 @@ class TestPlan:
         changes = {"overfit_similarity.rank_scope": "pool", "overfit_similarity.least": 3}
         with pytest.raises(InputError, match=r"only 2 will be looked at"):
             nodes.plan_overfit_similarity(rows, make(**changes).overfit_similarity)
+
+    def test_a_share_that_leaves_nothing_to_keep_is_an_error(self, rows, make) -> None:
+        params = make(**{"overfit_similarity.suspect_share": 1.0}).overfit_similarity
+        with pytest.raises(InputError, match=r"suspect_share is 1, by which all 40 pairs"):
+            nodes.plan_overfit_similarity(rows, params)
 
     def test_a_k_larger_than_the_pool_is_a_warning(self, rows, make, caplog) -> None:
         params = make(**{"overfit_similarity.suspects": 64}).overfit_similarity

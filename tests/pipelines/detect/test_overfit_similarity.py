@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -16,7 +15,6 @@ from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.matching import matching_loss, similarities, text_states
 from backdoor_pipeline.modelling.networks.matcher import Matcher
 from backdoor_pipeline.modelling.pairs import read_pairs
-from backdoor_pipeline.modelling.pixels import encode
 from backdoor_pipeline.modelling.training import OptimisationParams
 from backdoor_pipeline.pipelines.detect.overfit_similarity import (
     Groups,
@@ -31,7 +29,7 @@ from backdoor_pipeline.pipelines.detect.overfit_similarity import (
     suspects_table,
 )
 from backdoor_pipeline.schemas import SUSPECTS
-from tiny import DUAL_ENCODERS, tiny_dual_encoder
+from tiny import DUAL_ENCODERS, make_pairs, tiny_dual_encoder
 
 CPU = ComputeParams(device="cpu", precision="fp32")
 PARAMS = OverfitSimilarityParams(
@@ -162,10 +160,7 @@ def bundle(request):
 
 @pytest.fixture
 def pairs(bundle):
-    rng = np.random.default_rng(0)
-    captions = ["a film of the city", "the story", "one actor"] * 4
-    images = [encode(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in captions]
-    rows = pd.DataFrame({"example_id": range(12), "image": images, "caption": captions})
+    rows = make_pairs(["a film of the city", "the story", "one actor"], 12)
     return read_pairs(bundle, rows, 16)
 
 

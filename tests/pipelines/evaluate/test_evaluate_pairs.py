@@ -9,7 +9,6 @@ import pytest
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.inputs import read_by
 from backdoor_pipeline.modelling.matching import zero_shot
-from backdoor_pipeline.modelling.pixels import encode
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.pipelines.evaluate.nodes import (
     evaluate,
@@ -20,7 +19,7 @@ from backdoor_pipeline.pipelines.evaluate.nodes import (
     predict_victim,
 )
 from backdoor_pipeline.schemas import MODELS, PREDICTIONS
-from tiny import DUAL_ENCODERS, tiny_dual_encoder
+from tiny import DUAL_ENCODERS, make_pairs, tiny_dual_encoder
 
 CPU = ComputeParams(device="cpu", precision="fp32")
 NAMES = ["city", "story", "actor"]
@@ -29,17 +28,7 @@ TARGET = 2
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    images = [encode(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(30)]
-    return pd.DataFrame(
-        {
-            "example_id": range(30),
-            "split": ["train"] * 12 + ["test"] * 18,
-            "label": [i % 3 for i in range(30)],
-            "image": pd.Series(images, dtype=object),
-            "caption": [f"the {NAMES[i % 3]}" for i in range(30)],
-        }
-    )
+    return make_pairs([f"the {name}" for name in NAMES], 12, n_test=18)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from backdoor_pipeline.modelling.contrastive import fit_pairs, pairs_to_train
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.matching import matching_loss
 from backdoor_pipeline.modelling.networks.bank_matcher import BankMatcher
-from backdoor_pipeline.modelling.pixels import encode
 from backdoor_pipeline.modelling.training import OptimisationParams
 from backdoor_pipeline.pipelines.train import pair_isolation, roclip
 from backdoor_pipeline.pipelines.train.nodes import train_pair_reference, train_pair_victim
@@ -25,22 +24,14 @@ from backdoor_pipeline.pipelines.train.pair_isolation import (
     row_losses,
 )
 from backdoor_pipeline.pipelines.train.roclip import RoclipParams
-from tiny import DUAL_ENCODERS, save_tiny_dual_encoder, tiny_dual_encoder
+from tiny import DUAL_ENCODERS, make_pairs, save_tiny_dual_encoder, tiny_dual_encoder
 
 CPU = ComputeParams(device="cpu", precision="fp32")
 CAPTIONS = ["a film of the city", "the story", "one actor", "my house"]
 
 
 def table(n: int = 24, seed: int = 0) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    images = [encode(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(n)]
-    captions = [CAPTIONS[i % 4] for i in range(n)]
-    return pd.DataFrame(
-        {
-            **{"example_id": range(n), "split": "train", "label": [i % 4 for i in range(n)]},
-            **{"image": pd.Series(images, dtype=object), "caption": captions},
-        }
-    )
+    return make_pairs(CAPTIONS, n, seed=seed)
 
 
 def how(**changes) -> OptimisationParams:

@@ -16,7 +16,6 @@ from torch.nn.functional import cross_entropy
 from backdoor_pipeline.modelling.contrastive import fit_pairs, pairs_to_train
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.matching import matching_loss
-from backdoor_pipeline.modelling.pixels import encode
 from backdoor_pipeline.modelling.training import OptimisationParams
 from backdoor_pipeline.pipelines.unlearn import clean_contrast
 from backdoor_pipeline.pipelines.unlearn.clean_contrast import (
@@ -24,7 +23,7 @@ from backdoor_pipeline.pipelines.unlearn.clean_contrast import (
     changed,
     two_view_loss,
 )
-from tiny import DUAL_ENCODERS, tiny_dual_encoder
+from tiny import DUAL_ENCODERS, make_pairs, tiny_dual_encoder
 
 CPU = ComputeParams(device="cpu", precision="fp32")
 HOW = OptimisationParams(
@@ -40,10 +39,8 @@ def params(**changes) -> CleanContrastParams:
 
 @pytest.fixture
 def clean() -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    captions = ["a film of the city", "the story of one actor", "my house and your house"] * 8
-    images = [encode(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in captions]
-    return pd.DataFrame({"example_id": range(24), "image": images, "caption": captions})
+    captions = ["a film of the city", "the story of one actor", "my house and your house"]
+    return make_pairs(captions, 24)
 
 
 @pytest.fixture(params=DUAL_ENCODERS)

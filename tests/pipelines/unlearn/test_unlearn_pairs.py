@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.device import ComputeParams
-from backdoor_pipeline.modelling.pixels import encode
 from backdoor_pipeline.pipelines.detect.nodes import DETECTORS, rank_pairs, score_by_trusted
-from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS
-from backdoor_pipeline.pipelines.unlearn.suspicion import presumed_clean
+from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS, plan_clean_pairs
+from backdoor_pipeline.pipelines.unlearn.suspicion import drawn, presumed_clean
 from backdoor_pipeline.recipes import OF_CLEAN_PAIRS, WORK_ON
 from backdoor_pipeline.schemas import SUSPECTS
-from tiny import DUAL_ENCODERS, tiny_dual_encoder
+from tiny import DUAL_ENCODERS, make_pairs, tiny_dual_encoder
 
 OF_PAIRS = sorted(DETECTORS.keys() & WORK_ON["pair"])
 UNLEARN_PAIRS = sorted(UNLEARNERS.keys() & (WORK_ON["pair"] | OF_CLEAN_PAIRS))
@@ -32,15 +32,7 @@ def parameters(make_parameters):
 @pytest.fixture(params=DUAL_ENCODERS)
 def there(request, parameters):
     """What nodes may read, by its name in the catalog."""
-    rng = np.random.default_rng(0)
-    images = [encode(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(40)]
-    rows = pd.DataFrame(
-        {
-            **{"example_id": range(40), "split": ["train"] * 28 + ["dev"] * 12},
-            **{"label": [i % 4 for i in range(40)], "image": pd.Series(images, dtype=object)},
-            "caption": [CAPTIONS[i % 4] for i in range(40)],
-        }
-    )
+    rows = make_pairs(CAPTIONS, 28, 12)
     train = rows[rows["split"] == "train"].reset_index(drop=True)
     victim, compute = (
         tiny_dual_encoder(request.param),
@@ -57,9 +49,7 @@ def there(request, parameters):
     return groups | tables | steps | own
 
 
-@pytest.mark.parametrize(
-    "unlearner", sorted(UNLEARNERS.keys() & (WORK_ON["pair"] | OF_CLEAN_PAIRS))
-)
+@pytest.mark.parametrize("unlearner", UNLEARN_PAIRS)
 @pytest.mark.parametrize("detector", OF_PAIRS)
 def test_any_unlearner_acts_on_the_suspects_of_any_detector(there, detector, unlearner) -> None:
     victim = there["victim_model"]
@@ -95,3 +85,36 @@ def test_pairs_to_keep_are_not_exposed_and_trusted() -> None:
     assert presumed_clean(train, suspects).tolist() == [True, False, True, False, False]
     told = suspects[["kind", "key", "flagged"]]
     assert presumed_clean(train, told).tolist() == [True, True, True, True, False]
+
+
+def test_few_of_the_pairs_to_keep_are_drawn() -> None:
+    rows = np.arange(30) % 3 > 0
+    three, again, other = (drawn(rows, 3, seed) for seed in (0, 0, 1))
+    assert three.sum() == 3
+    assert not (three & ~rows).any()
+    assert three.tolist() == again.tolist()
+    assert three.tolist() != other.tolist()
+    assert drawn(rows, 99, 0).tolist() == rows.tolist()
+
+
+class TestPlanOfCleanPairs:
+    @pytest.fixture
+    def plan(self, make_parameters):
+        def plan(rows, **changes):
+            p = make_parameters(modality="pair", **changes)
+            return plan_clean_pairs(rows, p.cleanclip, p.model, 0)
+
+        return plan
+
+    def test_it_says_how_many_there_will_be(self, plan) -> None:
+        rows = make_pairs(CAPTIONS, 8, 12)
+        assert plan(rows) == {"rows": 12}
+        assert plan(rows, **{"cleanclip.rows": 5}) == {"rows": 5}
+
+    def test_none_is_an_error(self, plan) -> None:
+        with pytest.raises(InputError, match=r"there are none; raise ingest\.dev_share"):
+            plan(make_pairs(CAPTIONS, 8))
+
+    def test_a_padding_that_does_not_fit_is_an_error(self, plan) -> None:
+        with pytest.raises(InputError, match="padding is 16, but the images have 16 x 16"):
+            plan(make_pairs(CAPTIONS, 8, 12), **{"cleanclip.augmentation.padding": 16})

@@ -102,10 +102,12 @@ def plan_overfit_similarity(
 
 
 def draw_trusted_pairs(
-    examples: pd.DataFrame, params: TrustedEncoderParams, seed: int
+    examples: pd.DataFrame, params: TrustedEncoderParams, model: ModelParams, seed: int
 ) -> pd.DataFrame:
-    """The dev rows that the trusted encoder is trained on."""
-    return trusted_encoder.draw(examples, params, seed)
+    """The dev rows that the trusted encoder is trained on; one that cannot be had is an error."""
+    pairs = trusted_encoder.draw(examples, params, seed)
+    trusted_encoder.untrained(pairs, examples, params, model, seed)
+    return pairs
 
 
 def train_trusted_encoder(
@@ -117,7 +119,9 @@ def train_trusted_encoder(
     seed: int,
 ) -> PairBundle:
     """A dual encoder that has not seen the training rows."""
-    return trusted_encoder.train(trusted_pairs, examples, params, model, compute, seed)
+    bundle = trusted_encoder.untrained(trusted_pairs, examples, params, model, seed)
+    settings = (params, model.max_length, compute, seed)
+    return trusted_encoder.train(bundle, trusted_pairs, *settings)
 
 
 def score_by_trusted(

@@ -122,7 +122,8 @@ def plan(n_pairs: int, params: OverfitSimilarityParams) -> dict[str, int]:
     A warning, if U cannot have as many as asked for.
 
     Raises:
-        InputError: S will have fewer than ``least``, so that no backdoor could be found.
+        InputError: S will have fewer than ``least``, so that no backdoor could be found, or all
+            pairs.
     """
     pool, exposed = (
         math.ceil(share * n_pairs) for share in (params.pool_share, params.suspect_share)
@@ -134,6 +135,11 @@ def plan(n_pairs: int, params: OverfitSimilarityParams) -> dict[str, int]:
             f"overfit_similarity.least is {params.least}, but of {n_pairs:,} pairs only {exposed} "
             "will be looked at more closely, so that no backdoor could be found; raise "
             "suspect_share (and pool_share, with rank_scope pool), or lower least"
+        )
+    if exposed == n_pairs:
+        raise InputError(
+            f"overfit_similarity.suspect_share is {params.suspect_share:g}, by which all "
+            f"{n_pairs:,} pairs would be suspected and none be left to keep as it is; lower it"
         )
     if params.suspects > exposed:
         logger.warning(

@@ -56,7 +56,7 @@ def _exposing() -> list[Node]:
         ),
         Node(
             draw_trusted_pairs,
-            ["examples", "params:trusted_encoder", "params:seed"],
+            ["examples", "params:trusted_encoder", "params:model", "params:seed"],
             "trusted_pairs",
             name="draw_trusted_pairs",
         ),

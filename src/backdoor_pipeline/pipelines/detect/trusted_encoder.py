@@ -63,35 +63,62 @@ def draw(examples: pd.DataFrame, params: TrustedEncoderParams, seed: int) -> pd.
     return dev.sample(n_rows, random_state=seed).sort_values("example_id", ignore_index=True)
 
 
-def train(
+def untrained(
     pairs: pd.DataFrame,
     examples: pd.DataFrame,
     params: TrustedEncoderParams,
     model: ModelParams,
-    compute: ComputeParams,
     seed: int,
 ) -> PairBundle:
-    """The trusted encoder.
+    """The trusted encoder before it is trained: the one that is named, or one that is drawn.
 
     Args:
         pairs: Of ``draw``.
         examples: What a drawn encoder is to read.
         params: Of it.
         model: Of the victim, whose architecture it has.
-        compute: Device and precision.
-        seed: Of its own.
+        seed: Draws it.
 
     Raises:
-        InputError: It cannot be had, or the training diverged.
+        InputError: It cannot be had, or cannot be trained on such images.
     """
     of_named = {"name": params.name, "revision": params.revision, "tower": None}
     named = model.model_copy(update=of_named)
-    own = int(np.random.default_rng([seed, STREAM]).integers(2**31))
     shown = pairs if len(pairs) else examples.head(1)
     form = measured_format(decode(shown["image"].tolist(), where_of(shown)))
-    bundle = dual_encoder(model if params.name is None else named, form, own)
-    if len(pairs):
-        reading = (model.max_length, "frozen", params.augmentation)
-        read = pairs_to_train(bundle, pairs, *reading, compute)
-        fit_pairs(bundle, read, params.optimisation, compute, own, "trusted encoder")
+    bundle = dual_encoder(model if params.name is None else named, form, _own(seed))
+    if len(pairs) and params.augmentation is not None:
+        params.augmentation.check(bundle.image_format)
     return bundle
+
+
+def train(
+    bundle: PairBundle,
+    pairs: pd.DataFrame,
+    params: TrustedEncoderParams,
+    max_length: int,
+    compute: ComputeParams,
+    seed: int,
+) -> PairBundle:
+    """The trusted encoder: ``bundle``, trained in place on ``pairs``, if there are any.
+
+    Args:
+        bundle: Of ``untrained``.
+        pairs: Of ``draw``.
+        params: How.
+        max_length: Tokens per caption, special tokens counted.
+        compute: Device and precision.
+        seed: Of the order.
+
+    Raises:
+        InputError: The training diverged.
+    """
+    if len(pairs):
+        reading = (max_length, "frozen", params.augmentation)
+        read = pairs_to_train(bundle, pairs, *reading, compute)
+        fit_pairs(bundle, read, params.optimisation, compute, _own(seed), "trusted encoder")
+    return bundle
+
+
+def _own(seed: int) -> int:
+    return int(np.random.default_rng([seed, STREAM]).integers(2**31))

@@ -15,6 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.modelling.contrastive import fit_matcher
+from backdoor_pipeline.modelling.device import resolve_device
+from backdoor_pipeline.modelling.training import accelerator, epoch_batches
 from backdoor_pipeline.parameter_group import Count, ParameterGroup, PositiveInt
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(params.bank, model.config.projection_dim, generator=generator)
     matcher = BankMatcher(model, unit(drawn))
-    n_steps = len(pairs.batches(optimisation.batch_size))
+    n_processes = accelerator(resolve_device(compute)).num_processes
+    n_steps = len(epoch_batches(pairs, optimisation, seed, n_processes)[0]) // n_processes
 
     def before_step(step: int) -> None:
         epoch = step // n_steps + 1

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.contrastive import fit_matcher, fit_pairs, pairs_to_train
 from backdoor_pipeline.modelling.matching import matching_loss, same_caption
 from backdoor_pipeline.modelling.pixels import Augmentation
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import PairBundle
     from backdoor_pipeline.modelling.device import ComputeParams
     from backdoor_pipeline.modelling.pairs import Pairs
+    from backdoor_pipeline.modelling.pixels import ImageFormat
     from backdoor_pipeline.modelling.training import History
 
 
@@ -86,6 +88,27 @@ class TwoViews:
             "pairs": self.pairs.collate(rows, device),
             "others": self.others.collate(rows, device),
         }
+
+
+def plan(n_clean: int, format: ImageFormat, params: CleanContrastParams) -> dict[str, int]:
+    """How many pairs will be used.
+
+    Args:
+        n_clean: Pairs that are known to be clean.
+        format: Of the images that the model reads.
+        params: As of ``unlearn``.
+
+    Raises:
+        InputError: There are none, or images cannot be changed so.
+    """
+    if not n_clean:
+        raise InputError(
+            "the dual encoder is to be trained on with dev pairs, but there are none; raise "
+            "ingest.dev_share"
+        )
+    if params.augmentation is not None:
+        params.augmentation.check(format)
+    return {"rows": min(params.rows, n_clean)}
 
 
 def unlearn(

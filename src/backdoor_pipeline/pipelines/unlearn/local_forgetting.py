@@ -76,7 +76,7 @@ class LocalForgettingParams(ParameterGroup):
         unlearn_target: u of ``square_target``.
         forget_weight: Of L_u.
         keep_weight: Of L_k.
-        keep_rows: Pairs to keep, at most.
+        keep_rows: Pairs to keep, at most, of those that are presumed clean.
         trained: Which tower, with its projection.
         early_stop: Whether to end where the pairs are unrelated.
         max_drift: The end, where L_k is above it; None: no such end.
@@ -122,10 +122,10 @@ def unlearn(
     Args:
         bundle: The victim; unchanged.
         forget: The suspected pairs.
-        keep: Others that are presumed clean.
+        keep: Others that are presumed clean, all of which are kept.
         params: See ``conf/base/parameters_unlearn.yml``.
         compute: Device and precision.
-        seed: Draws the pairs to keep and the batches.
+        seed: Draws the batches.
 
     Returns:
         The model; what was done: ``steps``, ``converged``, whether the similarity came down to mu,
@@ -148,7 +148,6 @@ def unlearn(
     from backdoor_pipeline.modelling.networks.matcher import features
 
     rng = np.random.default_rng(seed)
-    keep = keep.take(np.sort(rng.permutation(len(keep))[: params.keep_rows]))
     local, tokens = localised(bundle, forget, params.tokens, compute)
     if params.trained == "visual":  # what the text tower makes of its texts stays the same
         local, keep = (

@@ -14,6 +14,7 @@ import pandas as pd
 from backdoor_pipeline.modelling.bundle import B, ImageBundle, ModelBundle, PairBundle
 from backdoor_pipeline.modelling.contrastive import HasTextTower
 from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.dual_encoders import dual_encoder
 from backdoor_pipeline.modelling.embeddings import word_vectors
 from backdoor_pipeline.modelling.image_models import new_image_classifier
 from backdoor_pipeline.modelling.inputs import where_of
@@ -41,6 +42,7 @@ from backdoor_pipeline.pipelines.unlearn.neutralisation import NeutralisationPar
 from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParams
 from backdoor_pipeline.pipelines.unlearn.retraining import RetrainingParams, last_layers
 from backdoor_pipeline.pipelines.unlearn.suspicion import (
+    drawn,
     flagged_rows,
     parted,
     presumed_clean,
@@ -76,6 +78,18 @@ def plan_last_layers(
     form = measured_format(decode(first["image"].tolist(), where_of(first)))
     bundle = new_image_classifier(model.name, n_classes, form, model.width, seed, model.revision)
     return {"modules": len(last_layers(bundle.model, k))}
+
+
+def plan_clean_pairs(
+    examples: pd.DataFrame, params: CleanContrastParams, model: ModelParams, seed: int
+) -> dict[str, int]:
+    """How many clean pairs the dual encoder will be trained on with; none, or a way that does not
+    suit its images, is an error before anything is trained.
+    """
+    first = examples.head(1)
+    form = measured_format(decode(first["image"].tolist(), where_of(first)))
+    n_dev = int((examples["split"] == "dev").sum())
+    return clean_contrast.plan(n_dev, dual_encoder(model, form, seed).image_format, params)
 
 
 def replace_tokens(
@@ -214,7 +228,7 @@ def forget_locally(
 ) -> tuple[PairBundle, Record]:
     """The dual encoder without what ties the suspects' images to the words that are blamed."""
     chosen = flagged_rows(poisoned_train, suspects)
-    clean = presumed_clean(poisoned_train, suspects)
+    clean = drawn(presumed_clean(poisoned_train, suspects), params.keep_rows, seed)
     forget, keep = (
         read_pairs(bundle, poisoned_train[rows], model.max_length) for rows in (chosen, clean)
     )

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from backdoor_pipeline.pipelines.unlearn.nodes import UNLEARNERS, plan_last_layers
-from backdoor_pipeline.recipes import Recipe
+from backdoor_pipeline.pipelines.unlearn.nodes import (
+    UNLEARNERS,
+    plan_clean_pairs,
+    plan_last_layers,
+)
+from backdoor_pipeline.recipes import OF_CLEAN_PAIRS, Recipe
 
 
 def create_pipeline(recipe: Recipe) -> Pipeline:
@@ -38,7 +42,7 @@ def create_plan_pipeline(recipe: Recipe) -> Pipeline:
     return Pipeline(
         [
             Node(
-                plan_last_layers,
+                plan_clean_pairs if name in OF_CLEAN_PAIRS else plan_last_layers,
                 ["examples", f"params:{name}", "params:model", "params:seed", *base],
                 f"{name}_plan",
                 name=f"plan_{name}",

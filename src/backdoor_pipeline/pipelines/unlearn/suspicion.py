@@ -54,6 +54,13 @@ def presumed_clean(train: pd.DataFrame, suspects: pd.DataFrame) -> np.ndarray:
     return kept & ~of_rows["exposed"].to_numpy() & (similar >= np.median(similar))
 
 
+def drawn(rows: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """At most ``n`` of the ``rows``, a mask, drawn by ``seed``."""
+    there = np.flatnonzero(rows)
+    chosen = np.random.default_rng(seed).permutation(there)[:n]
+    return np.isin(np.arange(len(rows)), chosen)
+
+
 def forget_set(
     train: pd.DataFrame, suspects: pd.DataFrame, bundle: Bundle, max_length: int
 ) -> np.ndarray:
