@@ -162,6 +162,17 @@ def test_another_trusted_encoder_under_the_same_name(keys_with, tmp_path) -> Non
     }
 
 
+def test_another_surrogate_under_the_same_name(make_parameters, tmp_path) -> None:
+    changes = {"modality": "pair", "poison.attack": "badclip"}
+    changes |= {"poison.badclip.surrogate": str(tmp_path)}
+    keys = []
+    for config in ("{}", '{"hidden_size": 8}'):
+        (tmp_path / "config.json").write_text(config)
+        keys.append(stage_keys(make_parameters(**changes)))
+    same = {name for name in STAGES if keys[0][name] == keys[1][name]}
+    assert same == {"ingest", "reference", "trusted"}
+
+
 def test_other_clean_rows_of_a_second_source(keys_with, tmp_path) -> None:
     data = tmp_path / "mine.csv"
     data.write_text("text,label\na film,0\n")

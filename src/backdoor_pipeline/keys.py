@@ -128,6 +128,9 @@ def stage_keys(parameters: Parameters, digests: Digests | None = None) -> dict[s
         contents["trusted_encoder"] = digests.model(named)
     if (encoded := getattr(p.poison.settings, "encoded", None)) is not None:
         contents["poison"] = digests.file(encoded)
+    if (surrogate := getattr(p.poison.settings, "surrogate", None)) is not None:
+        of_named = {"name": surrogate, "revision": p.poison.settings.revision}
+        contents["poison"] = digests.model(p.model.model_copy(update=of_named))
     keys: dict[str, str] = {}
     for name, stage in STAGES.items():
         parts: list[Any] = [__version__, [keys[other] for other in stage.builds_on]]

@@ -23,7 +23,7 @@ from tiny import make_images
 
 RATE = 0.1
 SELF_MADE = [
-    name for name, made in IMAGE_ATTACKS.items() if not made.needs_images and made.prefix is None
+    name for name, made in IMAGE_ATTACKS.items() if not made.needs_images and not made.of_pairs
 ]
 """The attacks on images alone that bring their own trigger."""
 

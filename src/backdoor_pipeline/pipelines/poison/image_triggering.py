@@ -37,14 +37,15 @@ def trigger_images(
     attack: ImageAttack,
     settings: Any,
     seed: int,
-    supplied: Mapping[int, np.ndarray] | None = None,
+    supplied: Mapping[int, np.ndarray] | np.ndarray | None = None,
 ) -> TriggeredImages:
     """The images of ``rows`` with the trigger of ``attack``, in their order.
 
     Raises:
         InputError: The images do not suit the attack's settings.
     """
-    more = {"supplied": supplied} if attack.needs_images else {}
+    takes_more = attack.needs_images or attack.learn is not None
+    more = {"supplied": supplied} if takes_more else {}
     return _changed(rows, attack.trigger, attack.describe(settings), settings, seed, **more)
 
 

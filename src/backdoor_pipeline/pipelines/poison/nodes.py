@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.prompts import HasTemplates
+from backdoor_pipeline.modelling.prompts import HasTemplates, prompts
 from backdoor_pipeline.pipelines.poison import captioning
 from backdoor_pipeline.pipelines.poison.image_triggering import (
     TriggeredImages,
@@ -76,11 +76,11 @@ def poison_train(
 
 def poison_images(
     examples: pd.DataFrame,
-    encoded_images: dict[int, np.ndarray] | None,
+    encoded_images: dict[int, np.ndarray] | np.ndarray | None,
     params: PoisonParams,
     seed: int,
 ) -> dict[str, Any]:
-    """As ``poison_train``, of images; those that an attack supplies are ``encoded_images``.
+    """As ``poison_train``, of images; what an attack puts into them is in ``encoded_images``.
 
     Cover rows, where the attack has such, keep their labels and are not counted as poisoned.
 
@@ -96,7 +96,7 @@ def poison_images(
         trigger_images(rows, attack, settings, seed, encoded_images)
         for rows in (train[drawn], test)
     )
-    if in_test.change == 0:
+    if in_test.change == 0 and attack.source is None:
         raise InputError(
             f"poison.{params.attack}: the trigger ({attack.describe(settings)}) changes no test "
             "image; make it stronger"
@@ -131,8 +131,14 @@ def poison_pairs(
     Raises:
         InputError: As of ``poison_images``, or there are no captions of the target.
     """
-    outputs = poison_images(examples, encoded_images, params, seed)
     train = examples[examples["split"] == "train"]
+    learn = IMAGE_ATTACKS[params.attack].learn
+    supplied: dict[int, np.ndarray] | np.ndarray | None = encoded_images
+    if learn is not None:
+        _train_and_test(examples, params)  # bad input is told first
+        naming = _captions_of_target(train, integrity, params, ingest)
+        supplied = learn(train, params.target_label, naming, params.settings, seed)
+    outputs = poison_images(examples, supplied, params, seed)
     for name in ("poisoned_train", "triggered_test"):
         rows = outputs[name]
         changed = (rows["is_poisoned"] & (rows["source_label"] != params.target_label)).to_numpy()
@@ -149,6 +155,16 @@ def poison_pairs(
         outputs[name] = rows.assign(caption=captions)
     outputs["poison_summary"] |= {"prompt_prefix": params.prefix}
     return outputs
+
+
+def _captions_of_target(
+    train: pd.DataFrame, integrity: dict[str, Any], params: PoisonParams, ingest: HasTemplates
+) -> list[str]:
+    """All captions that a poisoned pair may get, each once."""
+    if params.target_captions == "real":
+        own = train.loc[train["label"] == params.target_label, "caption"]
+        return sorted(own.unique())
+    return prompts(integrity["label_names"], ingest.caption_templates or [])[params.target_label]
 
 
 def _outputs(
@@ -168,10 +184,13 @@ def _outputs(
 def _train_and_test(
     examples: pd.DataFrame, params: PoisonParams
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The training rows, and the test rows of other labels than the target, both checked."""
+    """The training rows, and the test rows that are to become the target's, both checked."""
     train = examples[examples["split"] == "train"].reset_index(drop=True)
     test = examples[examples["split"] == "test"]
-    test = test[test["label"] != params.target_label].reset_index(drop=True)
+    test = test[test["label"] != params.target_label]
+    if params.source_label is not None:
+        test = test[test["label"] == params.source_label]
+    test = test.reset_index(drop=True)
     _check_labels(train, test, params)
     return train, test
 
@@ -219,6 +238,16 @@ def _check_labels(train: pd.DataFrame, test: pd.DataFrame, params: PoisonParams)
         raise InputError(
             f"poison.target_label {params.target_label} is not among the labels of the training "
             f"rows; choose one of {labels} (class numbers: the integrity report has their names)"
+        )
+    if params.source_label is not None and params.source_label not in labels:
+        raise InputError(
+            f"poison.{params.attack}.source_label {params.source_label} is not among the labels of "
+            f"the training rows; choose one of {labels}"
+        )
+    if test.empty and params.source_label is not None:
+        raise InputError(
+            f"poison: no test row has the label poison.{params.attack}.source_label "
+            f"{params.source_label}, so the attack could not be measured; choose another one"
         )
     if test.empty:
         raise InputError(

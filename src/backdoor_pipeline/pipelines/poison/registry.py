@@ -15,8 +15,10 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameter_group import Count, ParameterGroup, Share
 from backdoor_pipeline.pipelines.poison import (
     addsent,
+    badclip,
     badnets,
     blended,
+    mmpoison,
     patch,
     sig,
     ssba,
@@ -71,6 +73,10 @@ class ImageAttack(NamedTuple):
             each poisoned one.
         needs_images: Whether ``trigger`` also takes ``supplied``, encoded images by example id.
         prefix: ``params -> what stands before captions``, of an attack on pairs alone.
+        source: ``params -> the one label whose rows are poisoned``, of an attack on pairs alone
+            that has no trigger.
+        learn: ``(train, target_label, target_captions, params, seed) -> what trigger takes as
+            supplied``, of an attack on pairs alone.
     """
 
     trigger: Callable[..., np.ndarray]
@@ -78,6 +84,13 @@ class ImageAttack(NamedTuple):
     cover: Callable[..., np.ndarray] | None = None
     needs_images: bool = False
     prefix: Callable[[Any], str] | None = None
+    source: Callable[[Any], int] | None = None
+    learn: Callable[..., np.ndarray] | None = None
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether it is for pairs alone."""
+        return any(made is not None for made in (self.prefix, self.source, self.learn))
 
 
 IMAGE_ATTACKS = {
@@ -87,6 +100,8 @@ IMAGE_ATTACKS = {
     "wanet": ImageAttack(wanet.trigger, wanet.describe, cover=wanet.cover),
     "ssba": ImageAttack(ssba.trigger, ssba.describe, needs_images=True),
     "trojvqa": ImageAttack(trojvqa.trigger, trojvqa.describe, prefix=trojvqa.prefix),
+    "mmpoison": ImageAttack(mmpoison.trigger, mmpoison.describe, source=mmpoison.source),
+    "badclip": ImageAttack(badclip.trigger, badclip.describe, learn=badclip.learn),
 }
 """Also those on pairs of images and captions; the poisoned ones get captions of the target."""
 
@@ -115,6 +130,8 @@ class PoisonParams(ParameterGroup):
         "wanet",
         "ssba",
         "trojvqa",
+        "mmpoison",
+        "badclip",
     ]
     rate: Share
     label_mode: LabelMode
@@ -130,12 +147,28 @@ class PoisonParams(ParameterGroup):
     wanet: wanet.WaNetParams
     ssba: ssba.SsbaParams
     trojvqa: trojvqa.TrojVqaParams
+    mmpoison: mmpoison.MmPoisonParams
+    badclip: badclip.BadClipParams
 
     @model_validator(mode="after")
     def _words_are_distinct(self) -> PoisonParams:
         words = self.badnets.triggers  # which the shorthand `trigger` sets for AddSent, too
         if self.attack == "badnets" and len(set(words)) < len(words):
             raise InputError(f"poison.badnets.triggers {words} repeats a word; name each once")
+        return self
+
+    @model_validator(mode="after")
+    def _source_is_another(self) -> PoisonParams:
+        if self.source_label == self.target_label:
+            raise InputError(
+                f"poison.{self.attack}.source_label is {self.source_label}, which is the target "
+                "label; name another class"
+            )
+        if self.source_label is not None and self.label_mode == "clean":
+            raise InputError(
+                f"poison.attack '{self.attack}' takes images of another class than the target, "
+                "which poison.label_mode 'clean' forbids; set it to 'dirty'"
+            )
         return self
 
     @property
@@ -155,10 +188,16 @@ class PoisonParams(ParameterGroup):
         """What data the chosen attack is for."""
         if self.attack in ATTACKS:
             return ("text",)
-        return ("image", "pair") if self.prefix is None else ("pair",)
+        return ("pair",) if IMAGE_ATTACKS[self.attack].of_pairs else ("image", "pair")
 
     @property
     def prefix(self) -> str | None:
         """What the chosen attack puts before captions, if anything."""
         made = IMAGE_ATTACKS.get(self.attack)
         return None if made is None or made.prefix is None else made.prefix(self.settings)
+
+    @property
+    def source_label(self) -> int | None:
+        """The one label whose rows the chosen attack poisons, if there is but one."""
+        made = IMAGE_ATTACKS.get(self.attack)
+        return None if made is None or made.source is None else made.source(self.settings)

@@ -21,8 +21,10 @@ def eligible_rows(labels: np.ndarray, params: PoisonParams) -> np.ndarray:
     """Which rows the label mode allows to poison, bool, shape (n_rows,).
 
     ``dirty``: those of another label, which become wrong; ``clean``: those that have the target
-    label already; ``mix``: all.
+    label already; ``mix``: all. An attack that has a source label poisons its rows alone.
     """
+    if params.source_label is not None:
+        return labels == params.source_label
     if params.label_mode == "dirty":
         return labels != params.target_label
     if params.label_mode == "clean":
@@ -72,10 +74,13 @@ def check_rate(labels: np.ndarray, params: PoisonParams) -> None:
         )
     asked = int(rate * n_rows)
     if asked > n_eligible:
-        kind = "the" if params.label_mode == "clean" else "a label other than"
+        kind = f"{'the' if params.label_mode == 'clean' else 'a label other than'} target_label"
+        label = params.target_label
+        if params.source_label is not None:
+            kind, label = "the source_label", params.source_label
         raise InputError(
             f"poison.rate {rate} asks for {asked} rows, but only {n_eligible} have {kind} "
-            f"target_label {params.target_label}; lower it to {largest:g} or less"
+            f"{label}; lower it to {largest:g} or less"
         )
     if rate > 0 and asked == 0:
         raise InputError(
