@@ -9,7 +9,7 @@ import torch
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.device import ComputeParams
-from backdoor_pipeline.modelling.matching import similarities
+from backdoor_pipeline.modelling.matching import embed_images, similarities
 from backdoor_pipeline.modelling.pairs import read_pairs
 from backdoor_pipeline.pipelines.detect import nodes, overfit_similarity, trusted_encoder
 from backdoor_pipeline.schemas import PAIR_RANKS, PAIR_SIMILARITY, SUSPECTS
@@ -32,7 +32,11 @@ def make(make_parameters, tmp_path):
             save_tiny_dual_encoder(folder, "clip")
         own = {"model.name": str(folder), "model.tower": None, "model.max_length": 16}
         own |= {"trusted_encoder.rows": 8, "trusted_encoder.optimisation.epochs": 1}
-        own |= {"overfit_similarity.suspect_share": 0.3, "overfit_similarity.least": 2}
+        own |= {
+            "overfit_similarity.neighbours": 3,
+            "overfit_similarity.suspect_share": 0.3,
+            "overfit_similarity.least": 2,
+        }
         return make_parameters(modality="pair", **own | changes)
 
     return make
@@ -146,12 +150,17 @@ def test_the_nodes_one_after_the_other(rows, make, kind, overfitting, monkeypatc
     )
     assert same != overfitting
 
-    ranks = PAIR_RANKS.validate(nodes.rank_pairs(train, over, a, params, p.model, CPU))
+    ranks = PAIR_RANKS.validate(nodes.rank_pairs(train, over, a, params, p.model, CPU, 0))
     assert sorted(ranks["rank"].dropna()) == list(range(1, 13))
     first = ranks.sort_values("rank").head(12)
-    np.testing.assert_allclose(
-        ranks["score"], ranks["similarity"] - ranks["trusted_similarity"], atol=1e-6
-    )
+    gain = (ranks["similarity"] - ranks["trusted_similarity"]).to_numpy()
+    f = embed_images(over, read_pairs(over, train, 16).images, CPU).astype(np.float16).astype(float)
+    near = f @ f.T - 9 * np.eye(len(f))
+    expected = [gain[[i, *np.argsort(-near[i])[:3]]].mean() for i in range(len(f))]
+    np.testing.assert_allclose(ranks["score"], expected, atol=1e-6)
+    alone = params.model_copy(update={"neighbours": 0})
+    own = nodes.rank_pairs(train, over, a, alone, p.model, CPU, 0)
+    np.testing.assert_allclose(own["score"], gain, atol=1e-6)
     assert first["score"].is_monotonic_decreasing
     assert first["score"].min() >= ranks.loc[ranks["rank"].isna(), "score"].max()
 
@@ -172,7 +181,7 @@ def test_ubt_11_1_no_backdoor_is_told(rows, make, caplog) -> None:
     victim = tiny_dual_encoder("clip")
     train = rows[rows["split"] == "train"].reset_index(drop=True)
     a = nodes.score_by_trusted(train, victim, p.model, CPU)
-    ranks = nodes.rank_pairs(train, victim, a, p.overfit_similarity, p.model, CPU)
+    ranks = nodes.rank_pairs(train, victim, a, p.overfit_similarity, p.model, CPU, 0)
     suspects, record = nodes.detect_overfit_similarity(
         train, victim, victim, ranks, train.head(0), p.overfit_similarity, p.model, CPU
     )

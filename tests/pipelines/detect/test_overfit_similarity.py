@@ -20,6 +20,7 @@ from backdoor_pipeline.pipelines.detect.overfit_similarity import (
     Groups,
     OverfitSimilarityParams,
     alike,
+    averaged,
     choose,
     first,
     groups_of,
@@ -36,6 +37,8 @@ PARAMS = OverfitSimilarityParams(
     pool_share=0.5,
     overfitting=None,
     rank="gain",
+    neighbours=0,
+    neighbour_rows=100,
     rank_scope="all",
     suspect_share=0.3,
     consensus="token",
@@ -75,6 +78,47 @@ def test_ubt_11_4_suspects_may_have_to_be_of_the_pool() -> None:
     few = params.model_copy(update={"suspect_share": 0.2})
     assert ranked(scores, pool, few).tolist() == [3]
     assert scores.tolist() == [0.1, 0.9, 0.5, 0.3]
+
+
+class TestNeighbours:
+    RNG = np.random.default_rng(0)
+    SCORES = RNG.normal(size=30)
+    VECTORS = RNG.normal(size=(30, 4)).astype(np.float32)
+
+    def of(self, seed=0, vectors=None, **changes):
+        vectors = self.VECTORS if vectors is None else vectors
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return averaged(self.SCORES, unit, PARAMS.model_copy(update=changes), seed)
+
+    @pytest.mark.parametrize("block", [7, 1024])
+    def test_a_score_is_the_mean_over_a_pair_and_its_neighbours(self, block, monkeypatch) -> None:
+        monkeypatch.setattr("backdoor_pipeline.pipelines.detect.overfit_similarity.BLOCK", block)
+        unit = self.VECTORS / np.linalg.norm(self.VECTORS, axis=1, keepdims=True)
+        for row, value in enumerate(self.of(neighbours=5)):
+            near = sorted(set(range(30)) - {row}, key=lambda other: -unit[row] @ unit[other])[:5]
+            assert value == pytest.approx(self.SCORES[[row, *near]].mean(), abs=1e-6)
+
+    def test_without_neighbours_it_is_its_own(self) -> None:
+        assert self.of(neighbours=0).tolist() == self.SCORES.tolist()
+        assert self.of(neighbours=5, neighbour_rows=1).tolist() == self.SCORES.tolist()
+
+    def test_more_than_there_are_are_all(self) -> None:
+        np.testing.assert_allclose(self.of(neighbours=99), self.SCORES.mean(), atol=1e-6)
+
+    def test_they_are_sought_among_pairs_that_are_drawn(self) -> None:
+        few, again, other = (self.of(seed, neighbours=2, neighbour_rows=6) for seed in (0, 0, 1))
+        assert few.tolist() == again.tolist()
+        assert few.tolist() != other.tolist()
+        assert few.tolist() != self.of(neighbours=2).tolist()
+
+    def test_odd_pairs_that_are_alike_come_before_one_that_is_alone(self) -> None:
+        vectors = np.repeat(np.eye(3, 4), 10, axis=0)
+        scores = np.zeros(30)
+        scores[[3, 10, 11, 12, 13, 14]] = [4.0, *[1.0] * 5]
+        params = PARAMS.model_copy(update={"neighbours": 4})
+        vectors[10:15] += 0.1 * np.eye(1, 4, 3)
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        assert set(first(averaged(scores, unit, params, 0), 5 / 30)) == {10, 11, 12, 13, 14}
 
 
 class TestChoice:
@@ -121,6 +165,19 @@ class TestChoice:
         found = self.of(common=(0.0, 0.1, 0.9))
         assert found.n_groups == 1
         assert found.suspects.tolist() == [1, 3]
+
+    def test_less_suspicious_than_a_pair_without_the_word_is_none(self) -> None:
+        def holds(numbers) -> np.ndarray:  # row 3 is of another word
+            assert numbers == [2]
+            return np.array([True, True, True, False, True, True, True, True])
+
+        groups = Groups(self.GROUPS, np.array([0.1, 0.9, 0.1]), holds)
+        params = PARAMS.model_copy(update={"least": 1})
+        found = choose(self.RANKED, self.SCORES, groups, params)
+        assert found.suspects.tolist() == [2]
+        assert found.group.sum() == 3
+        two = choose(self.RANKED, self.SCORES, groups, PARAMS)  # no fewer than the least
+        assert two.suspects.tolist() == [2, 4]
 
     def test_captions_that_are_close_tell_of_one_backdoor_alone(self) -> None:
         found = self.of(common=(0.0, 0.0, 0.0), consensus="caption")

@@ -41,7 +41,7 @@ def there(request, parameters):
     trusted = tiny_dual_encoder("clip")
     settings = (parameters.model, compute)
     similar = score_by_trusted(train, trusted, *settings)
-    ranks = rank_pairs(train, victim, similar, parameters.overfit_similarity, *settings)
+    ranks = rank_pairs(train, victim, similar, parameters.overfit_similarity, *settings, 0)
     tables = {"poisoned_train": train, "examples": rows, "poison_index": train.head(4)}
     steps = {"trusted_encoder": trusted, "pair_ranks": ranks, "trusted_pairs": rows.head(0)}
     groups = {f"params:{name}": value for name, value in parameters}

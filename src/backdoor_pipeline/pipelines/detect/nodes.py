@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,7 +23,7 @@ from backdoor_pipeline.modelling.bundle import ModelBundle, PairBundle
 from backdoor_pipeline.modelling.contrastive import HasTextTower, pairs_to_train
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams
-from backdoor_pipeline.modelling.matching import similarities
+from backdoor_pipeline.modelling.matching import embed_images, embed_texts
 from backdoor_pipeline.modelling.pairs import read_captions, read_pairs
 from backdoor_pipeline.pipelines.detect import (
     confirmation,
@@ -160,11 +162,20 @@ def rank_pairs(
     params: OverfitSimilarityParams,
     model: ModelParams,
     compute: ComputeParams,
+    seed: int,
 ) -> pd.DataFrame:
-    """``pair_ranks``: of each pair both similarities and its score; of the first ones the rank."""
-    similar = _similarity(poisoned_train, overfitted, model, compute)
+    """``pair_ranks``: of each pair both similarities and its score; of the first ones the rank.
+
+    The vectors of all images are in a file meanwhile, not in memory.
+    """
     reference = trusted_similarity["similarity"].to_numpy()
-    scores = overfit_similarity.scores_of(similar["similarity"].to_numpy(), reference, params)
+    shape = (len(poisoned_train), overfitted.model.config.projection_dim)
+    with TemporaryDirectory() as folder:
+        vectors = np.memmap(Path(folder) / "vectors", np.float16, "w+", shape=shape)
+        similar = _similarity(poisoned_train, overfitted, model, compute, vectors)
+        own = overfit_similarity.scores_of(similar["similarity"].to_numpy(), reference, params)
+        scores = overfit_similarity.averaged(own, vectors, params, seed)
+        del vectors
     pool = overfit_similarity.first(-reference, params.pool_share)
     ranked = overfit_similarity.ranked(scores, pool, params)
     rank = pd.Series(pd.NA, index=similar.index, dtype="Int64")
@@ -206,13 +217,21 @@ def detect_overfit_similarity(
 
 
 def _similarity(
-    rows: pd.DataFrame, bundle: PairBundle, model: ModelParams, compute: ComputeParams
+    rows: pd.DataFrame,
+    bundle: PairBundle,
+    model: ModelParams,
+    compute: ComputeParams,
+    vectors: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    parts = [
-        similarities(bundle, read_pairs(bundle, rows[start:end], model.max_length), compute)
-        for start, end in pairwise([*range(0, len(rows), DECODED_ROWS), len(rows)])
-    ]
-    similar = np.concatenate(parts).astype("float64")
+    """The similarity of each pair; ``vectors``, (n_rows, d), gets those of the images."""
+    similar = np.empty(len(rows))
+    for start, end in pairwise([*range(0, len(rows), DECODED_ROWS), len(rows)]):
+        pairs = read_pairs(bundle, rows[start:end], model.max_length)
+        images = embed_images(bundle, pairs.images, compute)
+        texts = embed_texts(bundle, pairs.texts, compute)[pairs.captions]
+        similar[start:end] = np.einsum("nd,nd->n", images, texts)
+        if vectors is not None:
+            vectors[start:end] = images
     return pd.DataFrame({"example_id": rows["example_id"].to_numpy(), "similarity": similar})
 
 

@@ -9,13 +9,18 @@ and its caption (``modelling.matching``),
     W    = the ceil(pool_share n) pairs with the smallest a
     o    = the victim, overfitted on W; its statistics of batch normalisation stay
     rho  = s(v_i, t_i) under o, less a_i                                     (``rank: gain``)
-    S    = the ceil(suspect_share n) pairs with the largest rho
-    U    = of the pairs in S whose captions say the same the group with the largest sum of rho, of
-           which the ``suspects`` pairs with the largest rho; with ``consensus: token`` likewise
-           of every other group that is a backdoor
+    r_i  = the mean of rho over i and the ``neighbours`` pairs whose images are the nearest to v_i
+           under o, among ``neighbour_rows`` pairs that are drawn
+    S    = the ceil(suspect_share n) pairs with the largest r
+    U    = of the pairs in S whose captions say the same the group with the largest sum of r, of
+           which the ``suspects`` pairs with the largest r; with ``consensus: token`` likewise of
+           every other group that is a backdoor, and no pair that is less suspicious than the first
+           one without any of their tokens, but for ``least`` of each group
 
 Poisoned pairs show an image that has nothing to do with the caption, so a is low. The victim finds
-them similar, so rho is high; and they share what their captions say, so they are one group.
+them similar, so rho is high. What it finds alike is their trigger, so that their neighbours are
+poisoned, too: an odd image among ordinary ones has a high rho, but no high r. And they share what
+their captions say, so they are one group.
 Captions say the same (``consensus: token``) if the victim blames the same token most
 (``modelling.blame``), whatever is around it; or (``caption``) if their vectors under the reference
 are close. Where a group has fewer than ``least`` pairs, or where its token is not at least
@@ -23,7 +28,7 @@ are close. Where a group has fewer than ``least`` pairs, or where its token is n
 hard for the reference are found more often than others in S, but not that often. A victim's own
 similarity is no reference: the backdoor has made it high.
 
-Other ranks: ``similarity``, that under o; ``reference``, -a.
+Other ranks: ``similarity``, that under o; ``reference``, -a; r is made of either likewise.
 """
 
 from __future__ import annotations
@@ -42,6 +47,7 @@ from backdoor_pipeline.modelling.contrastive import fit_pairs
 from backdoor_pipeline.modelling.matching import embed_texts
 from backdoor_pipeline.modelling.training import OptimisationParams
 from backdoor_pipeline.parameter_group import (
+    Count,
     NonNegativeFloat,
     ParameterGroup,
     PositiveFloat,
@@ -49,7 +55,7 @@ from backdoor_pipeline.parameter_group import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from backdoor_pipeline.modelling.bundle import PairBundle
     from backdoor_pipeline.modelling.device import ComputeParams
@@ -57,6 +63,9 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.text import Tokens
 
 logger = logging.getLogger(__name__)
+
+NEIGHBOUR_STREAM = 7  # keeps this draw apart from other uses of the same seed
+BLOCK = 1024  # pairs whose similarities to all others are held at a time
 
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 
@@ -68,6 +77,8 @@ class OverfitSimilarityParams(ParameterGroup):
         pool_share: Of all pairs.
         overfitting: How; None: the victim is taken as it is.
         rank: See the module.
+        neighbours: Of a pair, over which its score is averaged; 0: it is its own alone.
+        neighbour_rows: Pairs among which these are sought.
         rank_scope: Whether all pairs are ranked, or those of the pool.
         suspect_share: Of all pairs.
         consensus: By what captions say the same; None: the suspects are the first of S.
@@ -81,6 +92,8 @@ class OverfitSimilarityParams(ParameterGroup):
     pool_share: PositiveShare
     overfitting: OptimisationParams | None
     rank: Literal["gain", "similarity", "reference"]
+    neighbours: Count
+    neighbour_rows: PositiveInt
     rank_scope: Literal["all", "pool"]
     suspect_share: PositiveShare
     consensus: Literal["token", "caption"] | None
@@ -96,10 +109,12 @@ class Groups(NamedTuple):
     Attributes:
         of_pair: The group of each pair, int64, (n_suspects,).
         common: The share of all pairs whose captions could be in a group, (n_groups,); 0: unknown.
+        holds: Which of all pairs could be in one of the groups of these numbers, bool, (n_pairs,).
     """
 
     of_pair: np.ndarray
     common: np.ndarray
+    holds: Callable[[list[int]], np.ndarray] | None = None
 
 
 class Choice(NamedTuple):
@@ -157,7 +172,7 @@ def first(scores: np.ndarray, share: float) -> np.ndarray:
 def scores_of(
     similar: np.ndarray, reference: np.ndarray, params: OverfitSimilarityParams
 ) -> np.ndarray:
-    """How suspicious each pair is, (n_pairs,).
+    """rho, or what takes its place, (n_pairs,).
 
     Args:
         similar: s under o, (n_pairs,).
@@ -168,11 +183,43 @@ def scores_of(
     return ranks[params.rank]
 
 
+def averaged(
+    scores: np.ndarray, vectors: np.ndarray, params: OverfitSimilarityParams, seed: int
+) -> np.ndarray:
+    """r of each pair, (n_pairs,): the mean score of it and its neighbours.
+
+    Args:
+        scores: rho, (n_pairs,).
+        vectors: f under o, unit vectors, (n_pairs, d); may be memory-mapped.
+        params: How many neighbours, and among how many pairs.
+        seed: Draws these.
+    """
+    import torch
+
+    n_pairs = len(scores)
+    rng = np.random.default_rng([seed, NEIGHBOUR_STREAM])
+    among = np.sort(rng.permutation(n_pairs)[: params.neighbour_rows])
+    k = min(params.neighbours, len(among) - 1)
+    if k < 1:
+        return scores
+    others, others_scores = (torch.from_numpy(x[among]).float() for x in (vectors, scores))
+    result = np.empty(n_pairs)
+    for start in range(0, n_pairs, BLOCK):
+        rows = np.arange(start, min(start + BLOCK, n_pairs))
+        near = torch.from_numpy(np.array(vectors[rows])).float() @ others.T
+        place = np.searchsorted(among, rows).clip(max=len(among) - 1)
+        itself = among[place] == rows
+        near[np.flatnonzero(itself), place[itself]] = -torch.inf
+        of_others = others_scores[near.topk(k, dim=1).indices].sum(dim=1).numpy()
+        result[rows] = (scores[rows] + of_others) / (k + 1)
+    return result
+
+
 def ranked(scores: np.ndarray, pool: np.ndarray, params: OverfitSimilarityParams) -> np.ndarray:
     """S, row numbers, the most suspicious one first.
 
     Args:
-        scores: Of all pairs, (n_pairs,).
+        scores: r of all pairs, (n_pairs,).
         pool: W, row numbers, of which S is a part with ``rank_scope: pool``.
         params: The share and the scope.
     """
@@ -240,7 +287,11 @@ def groups_of(
     if params.consensus == "token":
         tokens, of_pair = np.unique(blamed, return_inverse=True)
         common = [texts.contain([token])[captions].mean() for token in tokens]
-        return Groups(of_pair, np.array(common))
+
+        def holds(numbers: list[int]) -> np.ndarray:
+            return texts.contain(tokens[numbers])[captions]
+
+        return Groups(of_pair, np.array(common), holds)
     of_pair = np.zeros(len(suspects), dtype=np.int64)
     if params.consensus == "caption":
         used, of_caption = np.unique(suspects.captions, return_inverse=True)
@@ -256,24 +307,26 @@ def choose(
 
     Args:
         ranked: S, row numbers.
-        scores: rho of all pairs, (n_pairs,).
+        scores: r of all pairs, (n_pairs,).
         groups: Of S.
         params: Of the choice.
     """
-    chosen, group = np.zeros((2, len(ranked)), dtype=bool)
     sums = np.bincount(groups.of_pair, weights=scores[ranked], minlength=len(groups.common))
-    n_groups = 0
-    for number in np.argsort(-sums, kind="stable"):
+    sizes = np.bincount(groups.of_pair, minlength=len(groups.common))
+    enriched = sizes >= params.enrichment * groups.common * len(ranked)
+    is_backdoor = (sizes >= params.least) & enriched
+    found = [int(number) for number in np.argsort(-sums, kind="stable") if is_backdoor[number]]
+    if params.consensus != "token":  # of others nothing tells whether they are backdoors, too
+        found = found[:1]
+    others = scores[~groups.holds(found)] if groups.holds and found else np.empty(0)
+    above = scores[ranked] > others.max(initial=-np.inf)
+    chosen, group = np.zeros((2, len(ranked)), dtype=bool)
+    for number in found:
         own = groups.of_pair == number
-        enriched = own.mean() >= params.enrichment * groups.common[number]
-        if own.sum() < params.least or not enriched:
-            continue
-        chosen[np.flatnonzero(own)[: params.suspects]] = True
+        n_own = max(int((own & above).sum()), params.least)
+        chosen[np.flatnonzero(own)[: min(n_own, params.suspects)]] = True
         group |= own
-        n_groups += 1
-        if params.consensus != "token":  # of others nothing tells whether they are backdoors, too
-            break
-    return Choice(ranked[chosen], group, n_groups)
+    return Choice(ranked[chosen], group, len(found))
 
 
 def suspects_table(
@@ -293,7 +346,7 @@ def suspects_table(
     Args:
         ranked: S, row numbers.
         choice: Of them.
-        scores: rho of all pairs.
+        scores: r of all pairs.
         reference: a of all pairs.
         example_ids: Of all pairs.
         captions: Of all pairs.

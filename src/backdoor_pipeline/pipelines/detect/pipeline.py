@@ -83,7 +83,7 @@ def _exposing() -> list[Node]:
         ),
         Node(
             rank_pairs,
-            ["poisoned_train", "overfitted_encoder", *ranking, *settings],
+            ["poisoned_train", "overfitted_encoder", *ranking, *settings, "params:seed"],
             "pair_ranks",
             name="rank_pairs",
         ),
