@@ -166,18 +166,26 @@ class TestChoice:
         assert found.n_groups == 1
         assert found.suspects.tolist() == [1, 3]
 
-    def test_less_suspicious_than_a_pair_without_the_word_is_none(self) -> None:
-        def holds(numbers) -> np.ndarray:  # row 3 is of another word
-            assert numbers == [2]
-            return np.array([True, True, True, False, True, True, True, True])
+    def test_less_suspicious_than_a_pair_without_its_words_is_none(self) -> None:
+        def by_words(group) -> tuple[np.ndarray, np.ndarray]:
+            assert group.tolist() == [False, False, True, False, True, True]
+            return group, np.arange(8) == 3  # row 3 is of other words
 
-        groups = Groups(self.GROUPS, np.array([0.1, 0.9, 0.1]), holds)
-        params = PARAMS.model_copy(update={"least": 1})
-        found = choose(self.RANKED, self.SCORES, groups, params)
+        groups = Groups(self.GROUPS, np.array([0.1, 0.9, 0.1]), by_words)
+        found = choose(self.RANKED, self.SCORES, groups, PARAMS.model_copy(update={"least": 1}))
         assert found.suspects.tolist() == [2]
         assert found.group.sum() == 3
         two = choose(self.RANKED, self.SCORES, groups, PARAMS)  # no fewer than the least
         assert two.suspects.tolist() == [2, 4]
+
+    def test_a_backdoor_of_two_words_is_one(self) -> None:
+        def by_words(group) -> tuple[np.ndarray, np.ndarray]:
+            return np.isin(self.GROUPS, [1, 2]), np.zeros(8, dtype=bool)
+
+        groups = Groups(self.GROUPS, np.array([0.9, 0.1, 0.1]), by_words)
+        found = choose(self.RANKED, self.SCORES, groups, PARAMS.model_copy(update={"suspects": 9}))
+        assert found.n_groups == 1
+        assert found.suspects.tolist() == [1, 2, 3, 4, 5]
 
     def test_captions_that_are_close_tell_of_one_backdoor_alone(self) -> None:
         found = self.of(common=(0.0, 0.0, 0.0), consensus="caption")
@@ -253,6 +261,24 @@ def test_groups_are_of_what_captions_say(bundle, pairs, consensus, n_groups) -> 
         assert groups.common.tolist() == pytest.approx([2 / 3, 1 / 3])
     else:
         assert groups.common.tolist() == [0] * n_groups
+
+
+def test_the_words_of_a_group_are_in_its_captions_more_than_elsewhere(bundle) -> None:
+    captions = ["the city", "a film of the city", "the city a story", "the house", "my house"]
+    pairs = read_pairs(bundle, make_pairs(captions, 5), 16)
+    of_s = np.array([2, 1, 3, 0])
+    city, the = bundle.tokenizer.convert_tokens_to_ids(["city", "the"])
+    params = PARAMS.model_copy(update={"enrichment": 1.5})
+    groups = groups_of(
+        *(pairs.take(of_s), np.array([city, city, the, the])),
+        *(pairs.texts, pairs.captions, bundle, params, CPU),
+    )
+    members, others = groups.by_words(np.array([True, True, False, False]))
+    assert members.tolist() == [True, True, False, False]  # "city" and "a"
+    assert others.tolist() == [False, False, False, True, True]
+    members, others = groups.by_words(np.array([True, True, False, True]))
+    assert members.tolist() == [True, True, False, True]  # "city" alone
+    assert others.tolist() == [False, False, False, True, True]
 
 
 @pytest.mark.parametrize("frozen", [True, False])

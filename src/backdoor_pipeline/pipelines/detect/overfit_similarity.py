@@ -14,19 +14,21 @@ and its caption (``modelling.matching``),
     S    = the ceil(suspect_share n) pairs with the largest r
     U    = of the pairs in S whose captions say the same the group with the largest sum of r, of
            which the ``suspects`` pairs with the largest r; with ``consensus: token`` likewise of
-           every other group that is a backdoor, and no pair that is less suspicious than the first
-           one without any of their tokens, but for ``least`` of each group
+           every other group that is a backdoor, and all pairs in S with the words of the group,
+           but none that is less suspicious than a pair without any of them, beyond ``least``
 
 Poisoned pairs show an image that has nothing to do with the caption, so a is low. The victim finds
 them similar, so rho is high. What it finds alike is their trigger, so that their neighbours are
 poisoned, too: an odd image among ordinary ones has a high rho, but no high r. And they share what
 their captions say, so they are one group.
 Captions say the same (``consensus: token``) if the victim blames the same token most
-(``modelling.blame``), whatever is around it; or (``caption``) if their vectors under the reference
-are close. Where a group has fewer than ``least`` pairs, or where its token is not at least
-``enrichment`` times as common in S as among all captions, it is no backdoor: classes that are
-hard for the reference are found more often than others in S, but not that often. A victim's own
-similarity is no reference: the backdoor has made it high.
+(``modelling.blame``), whatever is around it. The words of such a group are those in at least
+``HELD_BY`` of its captions, and ``enrichment`` times as common there as among all captions: there
+may be two, and one is blamed more in some pairs, the other in others. Or (``caption``) captions say
+the same if their vectors under the reference are close. Where a group has fewer than ``least``
+pairs, or where its token is not at least ``enrichment`` times as common in S as among all captions,
+it is no backdoor: classes that are hard for the reference are found more often than others in S,
+but not that often. A victim's own similarity is no reference: the backdoor has made it high.
 
 Other ranks: ``similarity``, that under o; ``reference``, -a; r is made of either likewise.
 """
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+HELD_BY = 0.9  # of a group's captions
 NEIGHBOUR_STREAM = 7  # keeps this draw apart from other uses of the same seed
 BLOCK = 1024  # pairs whose similarities to all others are held at a time
 
@@ -109,12 +112,14 @@ class Groups(NamedTuple):
     Attributes:
         of_pair: The group of each pair, int64, (n_suspects,).
         common: The share of all pairs whose captions could be in a group, (n_groups,); 0: unknown.
-        holds: Which of all pairs could be in one of the groups of these numbers, bool, (n_pairs,).
+        by_words: Of the pairs of a group, bool, (n_suspects,): which of S hold all words of the
+            group, likewise, and which of all pairs hold none of them, bool, (n_pairs,). None: words
+            do not count.
     """
 
     of_pair: np.ndarray
     common: np.ndarray
-    holds: Callable[[list[int]], np.ndarray] | None = None
+    by_words: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
 
 
 class Choice(NamedTuple):
@@ -288,10 +293,19 @@ def groups_of(
         tokens, of_pair = np.unique(blamed, return_inverse=True)
         common = [texts.contain([token])[captions].mean() for token in tokens]
 
-        def holds(numbers: list[int]) -> np.ndarray:
-            return texts.contain(tokens[numbers])[captions]
+        def by_words(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            held = [np.unique(suspects.texts[text]) for text in suspects.captions[group]]
+            words, counts = np.unique(np.concatenate(held), return_counts=True)
+            shares = dict(zip(words.tolist(), (counts / len(held)).tolist(), strict=True))
+            holds_all, holds_any = np.ones(len(suspects), dtype=bool), np.zeros(len(captions), bool)
+            for word, share in shares.items():
+                in_all = texts.contain([word])[captions]
+                if share >= HELD_BY and share >= params.enrichment * in_all.mean():
+                    holds_all &= suspects.texts.contain([word])[suspects.captions]
+                    holds_any |= in_all
+            return holds_all, ~holds_any
 
-        return Groups(of_pair, np.array(common), holds)
+        return Groups(of_pair, np.array(common), by_words)
     of_pair = np.zeros(len(suspects), dtype=np.int64)
     if params.consensus == "caption":
         used, of_caption = np.unique(suspects.captions, return_inverse=True)
@@ -318,15 +332,20 @@ def choose(
     found = [int(number) for number in np.argsort(-sums, kind="stable") if is_backdoor[number]]
     if params.consensus != "token":  # of others nothing tells whether they are backdoors, too
         found = found[:1]
-    others = scores[~groups.holds(found)] if groups.holds and found else np.empty(0)
-    above = scores[ranked] > others.max(initial=-np.inf)
     chosen, group = np.zeros((2, len(ranked)), dtype=bool)
+    n_groups = 0
     for number in found:
-        own = groups.of_pair == number
+        own, others = groups.of_pair == number, np.zeros(len(scores), dtype=bool)
+        if 2 * (own & group).sum() > own.sum():  # that backdoor again, by another of its words
+            continue
+        if groups.by_words is not None:
+            own, others = groups.by_words(own)
+        above = scores[ranked] > scores[others].max(initial=-np.inf)
         n_own = max(int((own & above).sum()), params.least)
         chosen[np.flatnonzero(own)[: min(n_own, params.suspects)]] = True
         group |= own
-    return Choice(ranked[chosen], group, len(found))
+        n_groups += 1
+    return Choice(ranked[chosen], group, n_groups)
 
 
 def suspects_table(
