@@ -52,6 +52,7 @@ from backdoor_pipeline.pipelines.unlearn.recalibration import RecalibrationParam
 from backdoor_pipeline.pipelines.unlearn.retraining import RetrainingParams
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
 from backdoor_pipeline.pipelines.unlearn.trigger_search import TriggerSearchParams
+from backdoor_pipeline.pipelines.unlearn.word_forgetting import WordForgettingParams
 from backdoor_pipeline.recipes import Modality
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class Parameters(ParameterGroup):
     continued_training: RetrainingParams
     scrub: ScrubParams
     bad_teaching: BadTeachingParams
+    word_forgetting: WordForgettingParams
     local_forgetting: LocalForgettingParams
     clip_fine_tune: CleanContrastParams
     cleanclip: CleanContrastParams

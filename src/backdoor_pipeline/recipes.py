@@ -39,6 +39,7 @@ UNLEARNERS = (
     "continued_training",
     "scrub",
     "bad_teaching",
+    "word_forgetting",
     "local_forgetting",
     "clip_fine_tune",
     "cleanclip",
@@ -171,6 +172,7 @@ RECIPES = {
     **{name: Recipe(unlearners=(name,), modality="pair") for name in sorted(OF_CLEAN_PAIRS)},
     "roclip": Recipe(training=("roclip",), modality="pair"),
     "abl_clip": Recipe(training=("pair_isolation",), modality="pair"),
+    "ubt_text": Recipe("discovered_share", ("word_forgetting",)),
     "ubt": Recipe("overfit_similarity", ("local_forgetting",), modality="pair"),
 }
 

@@ -32,6 +32,7 @@ from backdoor_pipeline.pipelines.unlearn import (
     retraining,
     token_replacement,
     trigger_search,
+    word_forgetting,
 )
 from backdoor_pipeline.pipelines.unlearn.clean_contrast import CleanContrastParams
 from backdoor_pipeline.pipelines.unlearn.dampening import DampeningParams
@@ -50,6 +51,7 @@ from backdoor_pipeline.pipelines.unlearn.suspicion import (
 )
 from backdoor_pipeline.pipelines.unlearn.token_replacement import TokenReplacementParams
 from backdoor_pipeline.pipelines.unlearn.trigger_search import TriggerSearchParams
+from backdoor_pipeline.pipelines.unlearn.word_forgetting import WordForgettingParams
 from backdoor_pipeline.schemas import flagged_tokens
 
 Record = dict[str, Any]
@@ -217,6 +219,20 @@ def distil(
     return distillation.unlearn(bundle, forget, retain, params, compute, seed, fresh)
 
 
+def forget_words(
+    bundle: ModelBundle,
+    poisoned_train: pd.DataFrame,
+    suspects: pd.DataFrame,
+    params: WordForgettingParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[ModelBundle, Record]:
+    """The classifier without what ties the telling words of the suspects to their labels."""
+    forget, retain = parted(poisoned_train, suspects, bundle, model.max_length)
+    return word_forgetting.unlearn(bundle, forget, retain, params, compute, model.max_length, seed)
+
+
 def forget_locally(
     bundle: PairBundle,
     poisoned_train: pd.DataFrame,
@@ -306,6 +322,7 @@ UNLEARNERS = {
         retrain, (*ROWS, "params:continued_training", *SETTINGS), from_base=True
     ),
     "scrub": Unlearner(distil, (*ROWS, "params:scrub", *SETTINGS), from_base=True),
+    "word_forgetting": Unlearner(forget_words, (*ROWS, "params:word_forgetting", *SETTINGS)),
     "local_forgetting": Unlearner(forget_locally, (*ROWS, "params:local_forgetting", *SETTINGS)),
     **{
         name: Unlearner(
