@@ -15,6 +15,7 @@ from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.matching import matching_loss, similarities, text_states
 from backdoor_pipeline.modelling.networks.matcher import Matcher
 from backdoor_pipeline.modelling.pairs import read_pairs
+from backdoor_pipeline.modelling.text import end_to_end
 from backdoor_pipeline.modelling.training import OptimisationParams
 from backdoor_pipeline.pipelines.detect.overfit_similarity import (
     Groups,
@@ -24,6 +25,7 @@ from backdoor_pipeline.pipelines.detect.overfit_similarity import (
     choose,
     first,
     groups_of,
+    held_by,
     overfitted,
     ranked,
     scores_of,
@@ -261,6 +263,19 @@ def test_groups_are_of_what_captions_say(bundle, pairs, consensus, n_groups) -> 
         assert groups.common.tolist() == pytest.approx([2 / 3, 1 / 3])
     else:
         assert groups.common.tolist() == [0] * n_groups
+
+
+@given(
+    texts=st.lists(st.lists(st.integers(0, 5), max_size=6), min_size=1, max_size=6),
+    drawn=st.lists(st.integers(0, 99), max_size=12),
+    tokens=st.sets(st.integers(0, 7), max_size=5),
+)
+def test_shares_of_tokens_equal_a_loop(texts, drawn, tokens) -> None:
+    captions = np.array([number % len(texts) for number in drawn], dtype=np.int64)
+    ids = np.array(sorted(tokens), dtype=np.int64)
+    found = held_by(end_to_end([np.array(text) for text in texts], 0), captions, ids)
+    expected = [np.mean([token in texts[c] for c in captions]) if drawn else 0 for token in ids]
+    np.testing.assert_allclose(found, expected)
 
 
 def test_the_words_of_a_group_are_in_its_captions_more_than_elsewhere(bundle) -> None:

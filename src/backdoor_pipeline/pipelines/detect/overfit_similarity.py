@@ -291,27 +291,41 @@ def groups_of(
     """
     if params.consensus == "token":
         tokens, of_pair = np.unique(blamed, return_inverse=True)
-        common = [texts.contain([token])[captions].mean() for token in tokens]
+        common = held_by(texts, captions, tokens)
 
         def by_words(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             held = [np.unique(suspects.texts[text]) for text in suspects.captions[group]]
             words, counts = np.unique(np.concatenate(held), return_counts=True)
-            shares = dict(zip(words.tolist(), (counts / len(held)).tolist(), strict=True))
-            holds_all, holds_any = np.ones(len(suspects), dtype=bool), np.zeros(len(captions), bool)
-            for word, share in shares.items():
-                in_all = texts.contain([word])[captions]
-                if share >= HELD_BY and share >= params.enrichment * in_all.mean():
-                    holds_all &= suspects.texts.contain([word])[suspects.captions]
-                    holds_any |= in_all
-            return holds_all, ~holds_any
+            shares = counts / len(held)
+            often = shares >= params.enrichment * held_by(texts, captions, words)
+            telling = words[(shares >= HELD_BY) & often]
+            in_each = [suspects.texts.contain([word])[suspects.captions] for word in telling]
+            none = ~texts.contain(telling)[captions]
+            return np.all([np.ones(len(suspects), dtype=bool), *in_each], axis=0), none
 
-        return Groups(of_pair, np.array(common), by_words)
+        return Groups(of_pair, common, by_words)
     of_pair = np.zeros(len(suspects), dtype=np.int64)
     if params.consensus == "caption":
         used, of_caption = np.unique(suspects.captions, return_inverse=True)
         vectors = embed_texts(reference, suspects.texts.take(used), compute)
         of_pair = alike(vectors, params.caption_distance)[of_caption]
     return Groups(of_pair, np.zeros(of_pair.max(initial=-1) + 1))
+
+
+def held_by(texts: Tokens, captions: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """The share of pairs whose captions hold each of the ``tokens``, (n_tokens,).
+
+    Args:
+        texts: The captions, each once.
+        captions: Which of them is each pair's, (n_pairs,).
+        tokens: Ids, in order, each once.
+    """
+    is_one = np.isin(texts.ids, tokens)
+    of_token = np.searchsorted(tokens, texts.ids[is_one])
+    once = np.unique(of_token * len(texts) + texts.rows[is_one])  # a text counts once for a token
+    weights = np.bincount(captions, minlength=len(texts))[once % len(texts)]
+    pairs = np.bincount(once // len(texts), weights=weights, minlength=len(tokens))
+    return pairs / max(len(captions), 1)
 
 
 def choose(
