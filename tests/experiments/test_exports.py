@@ -308,3 +308,19 @@ class TestHealed:
         for made in (board.leaderboard, unknown.leaderboard):
             assert "healed" not in as_markdown(made)
             assert "| RA |" not in as_markdown(made)
+
+
+class TestTargetRecall:
+    def test_is_shown_where_it_is_known(self, grid, tmp_path) -> None:
+        known = grid.assign(victim_target_recall=0.8125, target_recall=0.75)
+        board = summarise(known)
+        text = as_markdown(board.leaderboard)
+        assert "| target recall |" in text
+        assert "| 81.2 → 75.0 |" in text
+        page = {path.name: path for path in write(tmp_path, known)}["leaderboard.html"]
+        assert ">81.2 → 75.0<" in page.read_text(encoding="utf-8")
+
+    def test_is_left_out_where_it_is_not(self, board, grid) -> None:
+        nothing = dict.fromkeys(("victim_target_recall", "target_recall"), np.nan)
+        for made in (board.leaderboard, summarise(grid.assign(**nothing)).leaderboard):
+            assert "target recall" not in as_markdown(made)

@@ -18,6 +18,7 @@ from backdoor_pipeline.experiments.leaderboard import (
     RANKED_BY,
     ROBUST,
     SETTING,
+    TARGET_RECALL,
     leaderboard,
     overall,
     settings,
@@ -179,6 +180,7 @@ def as_page(board: Board, figures: Mapping[str, Figure]) -> str:
         headings=[HEADINGS[name] for name in varying(board.leaderboard)],
         rows=_rows(board.leaderboard),
         healed=_heals(board.leaderboard),
+        of_target=_knows_target(board.leaderboard),
         recipes=board.overall.to_dict("records"),
         comparisons={
             metric: [row | {"verdict": _verdict(row)} for row in own.to_dict("records")]
@@ -225,7 +227,7 @@ def _lines(
 ) -> list[dict[str, str]]:
     """The leaderboard's rows as texts by heading, names escaped, the best of a setting strong."""
     headings = [HEADINGS[name] for name in varying(table)]
-    healed = _heals(table)
+    healed, of_target = _heals(table), _knows_target(table)
     lines = []
     for row in _rows(table):
         shown = {
@@ -248,6 +250,7 @@ def _lines(
                 "flagged (false)": f"{number(row['flagged'])}{false}",
                 "CA before → after": accuracy,
                 "ASR before → after": success,
+                **({"target recall": _before_after(row, "target_recall")} if of_target else {}),
                 **({"RA": _share(row[ROBUST]), HEALED: _share(row[HEALED])} if healed else {}),
                 "floor": _share(row["attack_success_floor"]),
                 "excess [interval]": escape(row["note"]) or excess,
@@ -262,6 +265,15 @@ def _lines(
 def _heals(table: pd.DataFrame) -> bool:
     """Whether anything is known of how much healed."""
     return HEALED in table and bool(table[HEALED].notna().any())
+
+
+def _knows_target(table: pd.DataFrame) -> bool:
+    """Whether the recall of the target's own class is known, as of pairs."""
+    return bool(table.reindex(columns=TARGET_RECALL).notna().any(axis=None))
+
+
+def _before_after(row: Mapping[Any, Any], name: str) -> str:
+    return f"{_share(row[f'victim_{name}'])} → {_share(row[name])}"
 
 
 def _best(table: pd.DataFrame) -> pd.DataFrame:

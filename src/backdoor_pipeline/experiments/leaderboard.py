@@ -23,6 +23,7 @@ DEFENDED = ["clean_accuracy", "attack_success_rate", "attack_success_excess"]
 DERIVED = ["clean_accuracy_loss", "defence_effectiveness"]
 ROBUST = "robust_accuracy"
 HEALED = "healed"  # of grids before images were there, it is not known
+TARGET_RECALL = ["victim_target_recall", "target_recall"]  # of pairs alone
 ABOUT_THE_ATTACK = {
     *("attack_success_rate", "attack_success_excess", "defence_effectiveness", ROBUST, HEALED),
 }
@@ -52,6 +53,9 @@ CELLS = pa.DataFrameSchema(
         **dict.fromkeys((*UNDEFENDED, *DEFENDED, "precision", "trigger_recall"), _rate),
         **dict.fromkeys(("reference_clean_accuracy", ROBUST), _rate),
         HEALED: pa.Column("float64", nullable=True, coerce=True, required=False),
+        **dict.fromkeys(
+            TARGET_RECALL, pa.Column("float64", nullable=True, coerce=True, required=False)
+        ),
         "predictions": pa.Column(nullable=True),
     },
     checks=pa.Check(
@@ -183,7 +187,7 @@ def _summary(rows: pd.DataFrame) -> dict[str, object]:
     """What the leaderboard tells about the seeds of one setting and recipe."""
     valid, done = rows[implanted(rows)], rows[rows["status"] == "done"]
     summary: dict[str, object] = {}
-    known = [HEALED] if HEALED in rows else []
+    known = [name for name in (HEALED, *TARGET_RECALL) if name in rows]
     for name in [*UNDEFENDED, *DEFENDED, *DERIVED, ROBUST, *known]:
         told = valid if name in ABOUT_THE_ATTACK or not valid.empty else done
         summary |= _interval(name, told[name])

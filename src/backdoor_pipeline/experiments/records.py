@@ -31,12 +31,14 @@ OF_THE_PURIFIED = {
         "attack_success_excess",
         "attack_success_floor",
         "robust_accuracy",
+        "target_recall",
     )
 }
 RATES = {
     "victim": {
         "clean_accuracy": "victim_clean_accuracy",
         "attack_success_rate": "victim_attack_success_rate",
+        "target_recall": "victim_target_recall",
     },
     "reference": {"clean_accuracy": "reference_clean_accuracy"},
     "purified": OF_THE_PURIFIED,
