@@ -97,7 +97,7 @@ def measure(path: Path, p: Parameters) -> dict[str, float]:
         *("overfit", detect.overfit_victim, rows, victim, similar, params, p.training),
         *(*settings, p.seed),
     )
-    ranks = timed("rank", detect.rank_pairs, rows, over, similar, params, *settings)
+    ranks = timed("rank", detect.rank_pairs, rows, over, similar, params, *settings, p.seed)
     suspects, _ = timed(
         *("choose", detect.detect_overfit_similarity, rows, victim, trusted, ranks),
         *(rows.head(0), params, *settings),

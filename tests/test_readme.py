@@ -13,7 +13,7 @@ SECTION = re.compile(r"<!-- (?P<grid>\w+) -->\n(?P<table>.*?)\n<!-- /(?P=grid) -
 
 
 def test_it_has_tables() -> None:
-    grids = {"text", "musclelora", "potion", "potion_text"}
+    grids = {"text", "musclelora", "potion", "potion_text", "ubt"}
     assert {found["grid"] for found in SECTION.finditer(README)} >= grids
 
 
