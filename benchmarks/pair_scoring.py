@@ -5,9 +5,9 @@
 The pairs are training pairs of CIFAR-10 (under $BACKDOOR_DATA; or the packaged digits) with
 template captions and a patch on 2 %, repeated, each with bytes of its own. Each size runs in a
 process of its own, which reads the table from its file and goes through the nodes of the pipeline:
-both scorings, the overfitting on the weak pairs, the choice of the suspects and the forgetting.
-Both encoders are as they were drawn: what they know does not change what they cost. Embeddings are
-made by blocks of pairs and dropped with the block.
+both scorings, the overfitting on the weak pairs, the ranks by neighbours and the choice of the
+suspects. Both encoders are as they were drawn: what they know does not change what they cost. The
+vectors of texts are dropped with each block of pairs, those of images are in a memory-mapped file.
 
 ``one_by_one`` is the plain way, of the first pairs alone: one pair at a time through the encoder in
 float32, its similarity appended to a data frame.
@@ -45,7 +45,6 @@ from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.detect import nodes as detect
 from backdoor_pipeline.pipelines.ingest.nodes import ingest
 from backdoor_pipeline.pipelines.poison.nodes import poison_pairs
-from backdoor_pipeline.pipelines.unlearn.nodes import forget_locally
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (10_000, 100_000, 1_000_000)
@@ -98,16 +97,9 @@ def measure(path: Path, p: Parameters) -> dict[str, float]:
         *(*settings, p.seed),
     )
     ranks = timed("rank", detect.rank_pairs, rows, over, similar, params, *settings, p.seed)
-    suspects, _ = timed(
+    timed(
         *("choose", detect.detect_overfit_similarity, rows, victim, trusted, ranks),
         *(rows.head(0), params, *settings),
-    )
-    chosen = suspects["flagged"].to_numpy().copy()
-    chosen[: params.suspects] = True  # encoders that know nothing need not find any
-    flagged = suspects.assign(flagged=chosen)
-    timed(
-        *("forget", forget_locally, victim, rows, flagged, p.local_forgetting),
-        *(*settings, p.seed),
     )
     n_plain = min(ONE_BY_ONE, len(rows))
     timed("one_by_one", one_by_one, rows.head(n_plain), trusted, p)
