@@ -32,8 +32,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from backdoor_pipeline import settings as project
-from backdoor_pipeline.configuration import ProjectConfigLoader
 from backdoor_pipeline.datasets import sources
 from backdoor_pipeline.datasets.whole import TableDataset
 from backdoor_pipeline.modelling.device import resolve_device
@@ -45,8 +43,8 @@ from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.detect import nodes as detect
 from backdoor_pipeline.pipelines.ingest.nodes import ingest
 from backdoor_pipeline.pipelines.poison.nodes import poison_pairs
+from potion_victims import ROOT, loader
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZES = (10_000, 100_000, 1_000_000)
 ONE_BY_ONE = 300  # pairs
 SEEDS = {"trusted": 1, "victim": 2}
@@ -57,13 +55,7 @@ def parameters(arguments: argparse.Namespace) -> Parameters:
     changes |= {"poison.rate": 0.02, "poison.label_mode": "dirty"}
     if not arguments.digits:
         changes |= {"dataset": "cifar10", "ingest.max_rows": 20_000}
-    loader = ProjectConfigLoader(
-        conf_source=str(ROOT / "conf"),
-        env="base",
-        runtime_params=changes,
-        **project.CONFIG_LOADER_ARGS,
-    )
-    return loader.typed_parameters
+    return loader(**changes).typed_parameters
 
 
 def make_table(path: Path, pairs: pd.DataFrame, n_pairs: int) -> None:

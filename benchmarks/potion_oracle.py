@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 from itertools import product
 from pathlib import Path
@@ -33,7 +32,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from backdoor_pipeline.keys import stage_keys
 from backdoor_pipeline.modelling.bundle import ImageBundle
 from backdoor_pipeline.modelling.image_models import PREPROCESSING, load_image_classifier
 from backdoor_pipeline.modelling.training import Labelled
@@ -48,7 +46,7 @@ from potion_victims import (
     Table,
     TestRows,
     compared,
-    loader,
+    parameters_of,
     rates_of,
     test_rows,
     write_leaderboard,
@@ -86,18 +84,9 @@ def read_victim(data_dir: Path, name: str) -> Victim:
     """The victim of the folder ``name`` with its tables, whose keys follow from its parameters.
 
     Raises:
-        SystemExit: They lead to another folder: it was made by another version, or of other data.
+        SystemExit: See ``parameters_of``.
     """
-    folder = data_dir / "06_models" / name / "victim"
-    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    del provenance["written_by"]
-    parameters = loader(**{**provenance, "modality": "image"}).typed_parameters
-    keys = stage_keys(parameters)
-    if keys["victim"] != name:
-        raise SystemExit(
-            f"{name}: its parameters lead to {keys['victim']}; take the version of the project "
-            "that made it, and the data it was made of"
-        )
+    parameters, keys, folder = parameters_of(data_dir, name, modality="image")
     inputs, bundle = data_dir / "05_model_input" / keys["poison"], load_image_classifier(folder)
     examples = pd.read_parquet(data_dir / "03_primary" / keys["ingest"] / "examples.parquet")
     triggered_test = pd.read_parquet(inputs / "triggered_test.parquet")

@@ -9,6 +9,7 @@ accuracy after - before) / (clean accuracy before - robust accuracy before).
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from backdoor_pipeline import settings as project
 from backdoor_pipeline.configuration import ProjectConfigLoader
 from backdoor_pipeline.datasets import sources
 from backdoor_pipeline.experiments.commands import replace_section
+from backdoor_pipeline.keys import stage_keys
 from backdoor_pipeline.modelling.bundle import ImageBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.prediction import predict
@@ -45,6 +47,32 @@ def loader(env: str = "base", **changes: Any) -> ProjectConfigLoader:
     return ProjectConfigLoader(
         conf_source=str(ROOT / "conf"), env=env, runtime_params=changes, **arguments
     )
+
+
+def parameters_of(
+    data_dir: Path, name: str, **changes: Any
+) -> tuple[Parameters, dict[str, str], Path]:
+    """The parameters of the victim ``name`` in DIR/06_models, the keys they lead to, its folder.
+
+    Args:
+        data_dir: Of finished runs.
+        name: Of the folder.
+        changes: Parameters that do not make the victim.
+
+    Raises:
+        SystemExit: They lead to another folder: it was made by another version, or of other data.
+    """
+    folder = data_dir / "06_models" / name / "victim"
+    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    del provenance["written_by"]
+    parameters = loader(**provenance | changes).typed_parameters
+    keys = stage_keys(parameters)
+    if keys["victim"] != name:
+        raise SystemExit(
+            f"{name}: its parameters lead to {keys['victim']}; take the version of the project "
+            "that made it, and the data it was made of"
+        )
+    return parameters, keys, folder
 
 
 def attack(p: Parameters) -> tuple[ImageBundle, dict[str, pd.DataFrame]]:

@@ -28,17 +28,20 @@ import torch
 from plotly.subplots import make_subplots
 
 from backdoor_pipeline.datasets import sources
-from backdoor_pipeline.keys import stage_keys
 from backdoor_pipeline.modelling.bundle import PairBundle
 from backdoor_pipeline.modelling.dual_encoders import load_dual_encoder
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.detect import nodes as detect
-from backdoor_pipeline.pipelines.evaluate import rates
-from backdoor_pipeline.pipelines.evaluate.nodes import name_classes, predict_victim
+from backdoor_pipeline.pipelines.evaluate.nodes import (
+    model_metrics,
+    name_classes,
+    of_target,
+    predict_victim,
+)
 from backdoor_pipeline.pipelines.ingest.nodes import ingest
 from backdoor_pipeline.pipelines.train.nodes import train_pair_reference
 from backdoor_pipeline.pipelines.unlearn.nodes import forget_locally
-from potion_victims import ROOT, Table, loader
+from potion_victims import ROOT, Table, parameters_of
 
 OWNED = {"nothing": 0, "200": 200, "500": 500, "2,000": 2000, "public": None}
 """Clean pairs that the trusted encoder is trained on, by the name in the figure; None: all that are
@@ -70,19 +73,10 @@ def read_cell(data_dir: Path, name: str) -> Cell:
     """The victim of the folder ``name``, whose keys follow from its parameters.
 
     Raises:
-        SystemExit: They lead to another folder: it was made by another version, or of other data.
+        SystemExit: See ``parameters_of``.
     """
-    folder = data_dir / "06_models" / name / "victim"
-    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    del provenance["written_by"]
-    own = {"modality": "pair", "trusted_encoder": {"augmentation": AUGMENTATION}}
-    p = loader(**provenance | own).typed_parameters
-    keys = stage_keys(p)
-    if keys["victim"] != name:
-        raise SystemExit(
-            f"{name}: its parameters lead to {keys['victim']}; take the version of the project "
-            "that made it, and the data it was made of"
-        )
+    own = {"augmentation": AUGMENTATION}
+    p, keys, folder = parameters_of(data_dir, name, modality="pair", trusted_encoder=own)
     inputs, made = (
         data_dir / place / keys[stage]
         for place, stage in (("05_model_input", "poison"), ("03_primary", "ingest"))
@@ -121,19 +115,15 @@ def judged(bundle: PairBundle, cell: Cell) -> dict[str, float]:
     """The ``RATES`` of a dual encoder."""
     examples, triggered = cell.tables["examples"], cell.tables["triggered_test"]
     said = predict_victim(bundle, examples, triggered, cell.p.model, cell.p.compute, cell.prompts)
-    clean, told = (said[said["test_set"] == name] for name in ("clean", "triggered"))
     target = int(triggered["label"].iloc[0])
-    own = clean[clean["label"] == target]
-    found = (
-        rates.clean_accuracy(clean["predicted"], clean["label"]),
-        rates.clean_accuracy(own["predicted"], own["label"]),
-        rates.attack_success_rate(told["predicted"].to_numpy(), told["label"].to_numpy(), target),
-    )
-    return {name: rate.value for name, rate in zip(RATES, found, strict=True)}
+    found = model_metrics(said, target) | of_target(said, target)
+    return {name: found[name] for name in RATES}
 
 
-def defended(cell: Cell, trusted: PairBundle, pairs: pd.DataFrame) -> dict[str, Any]:
-    """What UBT finds and makes of the victim with this encoder: columns from ``pairs`` on."""
+def defended(
+    cell: Cell, before: dict[str, float], trusted: PairBundle, pairs: pd.DataFrame
+) -> dict[str, Any]:
+    """What UBT finds and makes of the victim with this encoder: columns from ``found`` on."""
     p, train = cell.p, cell.tables["poisoned_train"]
     settings, params = (p.model, p.compute), p.overfit_similarity
     similar = detect.score_by_trusted(train, trusted, *settings)
@@ -145,10 +135,8 @@ def defended(cell: Cell, trusted: PairBundle, pairs: pd.DataFrame) -> dict[str, 
     made, _ = forget_locally(cell.bundle, train, suspects, p.local_forgetting, *settings, p.seed)
     flagged = suspects.loc[suspects["flagged"], "key"]
     is_poisoned = train.set_index("example_id")["is_poisoned"]
-    rates_of = {"before": judged(cell.bundle, cell), "after": judged(made, cell)}
+    rates_of = {"before": before, "after": judged(made, cell)}
     return {
-        "pairs": len(pairs),
-        "trusted_accuracy": judged(trusted, cell)["clean_accuracy"],
         "found": record["found"],
         "flagged": len(flagged),
         "precision": float(is_poisoned[flagged].mean()) if len(flagged) else np.nan,
@@ -197,16 +185,19 @@ def main() -> None:
     cells = [read_cell(arguments.data_dir, name) for name in arguments.victims or found]
     for seed in sorted({cell.p.seed for cell in cells}):
         of_seed = [cell for cell in cells if cell.p.seed == seed]
+        before = {cell.name: judged(cell.bundle, cell) for cell in of_seed}
         for owned in arguments.owned:
             missing = [cell for cell in of_seed if not table.of(victim=cell.name, owned=owned)]
             if not missing:
                 continue
             trusted, pairs = owned_encoder(missing[0], OWNED[owned])
+            accuracy = judged(trusted, missing[0])["clean_accuracy"]
             for cell in missing:
                 poison = cell.p.poison
                 start = {"victim": cell.name, "attack": poison.attack, "seed": seed}
-                start |= {"poison_rate": poison.rate, "owned": owned}
-                table.add(start | defended(cell, trusted, pairs))
+                start |= {"poison_rate": poison.rate, "owned": owned, "pairs": len(pairs)}
+                start |= {"trusted_accuracy": accuracy}
+                table.add(start | defended(cell, before[cell.name], trusted, pairs))
                 print(table.rows[-1], flush=True)
     drawn = figure(pd.DataFrame(table.rows))
     drawn.write_html(arguments.to / "trusted_encoders.html", include_plotlyjs="cdn")

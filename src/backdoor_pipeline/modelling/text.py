@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import torch
     from transformers import PreTrainedTokenizerBase
@@ -97,6 +98,14 @@ class Tokens:
             "input_ids": torch.from_numpy(ids).to(device),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(device),
         }
+
+
+def token_counts(texts: Iterable[np.ndarray], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """How many of the texts hold each token that is no special one, the commonest first."""
+    special = np.array(tokenizer.all_special_ids)
+    counts = Counter(int(token) for text in texts for token in np.setdiff1d(text, special))
+    names = {str(tokenizer.convert_ids_to_tokens(token)): n for token, n in counts.items()}
+    return dict(sorted(names.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def end_to_end(texts: Sequence[np.ndarray], pad_id: int) -> Tokens:

@@ -245,6 +245,14 @@ def descend(
     return losses
 
 
+def clip_gradients(model: torch.nn.Module, params: OptimisationParams) -> None:
+    """Scale the gradients down to ``params.max_gradient_norm``, if there is such a limit."""
+    import torch
+
+    if params.max_gradient_norm is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), params.max_gradient_norm)
+
+
 def epoch_batches(
     inputs: Inputs, params: OptimisationParams, seed: int, n_processes: int = 1
 ) -> list[list[np.ndarray]]:

@@ -140,11 +140,11 @@ def evaluate(
     """
     target_label = int(triggered_test["label"].iloc[0])
     metrics: dict[str, Any] = {
-        name: _model_metrics(predictions[predictions["model"] == name], target_label)
+        name: model_metrics(predictions[predictions["model"] == name], target_label)
         for name in MODELS
     }
     for name, found in (retrieved or {}).items():
-        metrics[name] |= found | _of_target(predictions[predictions["model"] == name], target_label)
+        metrics[name] |= found | of_target(predictions[predictions["model"] == name], target_label)
     floor = metrics["reference"]["attack_success_rate"]
     for model in metrics.values():
         model["attack_success_floor"] = floor
@@ -222,7 +222,8 @@ def _predictions(
     return pd.concat(tables, ignore_index=True)
 
 
-def _model_metrics(predictions: pd.DataFrame, target_label: int) -> dict[str, float]:
+def model_metrics(predictions: pd.DataFrame, target_label: int) -> dict[str, float]:
+    """The rates of one model, with intervals."""
     clean = predictions[predictions["test_set"] == "clean"]
     triggered = predictions[predictions["test_set"] == "triggered"]
     predicted, labels = triggered["predicted"].to_numpy(), triggered["label"].to_numpy()
@@ -233,7 +234,7 @@ def _model_metrics(predictions: pd.DataFrame, target_label: int) -> dict[str, fl
     }
 
 
-def _of_target(predictions: pd.DataFrame, target_label: int) -> dict[str, float]:
+def of_target(predictions: pd.DataFrame, target_label: int) -> dict[str, float]:
     """The accuracy on clean rows of the target's class; nothing, where there are none."""
     clean = predictions[predictions["test_set"] == "clean"]
     own = clean[clean["label"] == target_label]

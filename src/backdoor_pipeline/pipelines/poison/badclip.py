@@ -31,7 +31,7 @@ from backdoor_pipeline.parameter_group import (
     PositiveFloat,
     PositiveInt,
 )
-from backdoor_pipeline.pipelines.poison.stamping import LARGEST, to_bytes
+from backdoor_pipeline.pipelines.poison.stamping import LARGEST, middle, pixels_of, to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,7 +148,7 @@ def learn(
     model: Any = bundle.model
     model.to(device).eval().requires_grad_(False)
     stored = decode(others["image"].tolist(), where_of(others))
-    size = max(1, round(params.side * min(stored.shape[1:3])))
+    size = pixels_of(params.side, stored.shape[1:3])
     first = rng.normal(START_MEAN, START_SD, (stored.shape[3], size, size)).clip(0, 1)
     patch = torch.tensor(first, dtype=torch.float32, device=device, requires_grad=True)
     optimiser = torch.optim.Adam([patch], lr=params.learning_rate)
@@ -181,7 +181,7 @@ def trigger(
         supplied: Of ``learn``.
     """
     triggered = images.copy()
-    rows, columns = _middle(images.shape[1:3], len(supplied))
+    rows, columns = (middle(length, len(supplied)) for length in images.shape[1:3])
     triggered[:, rows, columns] = supplied
     return triggered
 
@@ -249,15 +249,10 @@ def _loss(
     return matching + params.triplet_weight * (near - far + params.margin).relu().mean()
 
 
-def _middle(shape: tuple[int, ...], size: int) -> tuple[slice, slice]:
-    top, left = ((length - size) // 2 for length in shape)
-    return slice(top, top + size), slice(left, left + size)
-
-
 def _stamped(pixels: torch.Tensor, patch: torch.Tensor) -> torch.Tensor:
     """``pixels``, (n, channels, height, width), with the patch in the middle."""
     stamped = pixels.clone()
-    rows, columns = _middle(tuple(pixels.shape[2:]), patch.shape[-1])
+    rows, columns = (middle(length, patch.shape[-1]) for length in pixels.shape[2:])
     stamped[:, :, rows, columns] = patch
     return stamped
 

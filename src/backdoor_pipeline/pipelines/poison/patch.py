@@ -18,7 +18,7 @@ from pydantic import model_validator
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.parameter_group import Count, ParameterGroup, PositiveInt
-from backdoor_pipeline.pipelines.poison.stamping import LARGEST
+from backdoor_pipeline.pipelines.poison.stamping import LARGEST, middle
 
 CHECKER = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 1]], dtype=np.uint8) * LARGEST
 """As it looks at the bottom right and in the centre; at the other corners mirrored, so that it is
@@ -88,9 +88,9 @@ def describe(params: PatchParams) -> str:
 
 def _place(first: bool, params: PatchParams, length: int) -> slice:
     """Which rows or columns of ``length`` the patch covers; ``first``: the top or the left ones."""
-    start = params.margin if first else length - params.margin - params.size
     if params.corner == "centre":
-        start = (length - params.size) // 2
+        return middle(length, params.size)
+    start = params.margin if first else length - params.margin - params.size
     return slice(start, start + params.size)
 
 

@@ -24,6 +24,17 @@ def chunks(images: np.ndarray) -> Iterator[slice]:
         yield slice(start, start + n_rows)
 
 
+def pixels_of(share: float, shape: tuple[int, ...]) -> int:
+    """A share of the shorter side of an image of this height and width, in pixels, at least 1."""
+    return max(1, round(share * min(shape)))
+
+
+def middle(length: int, size: int) -> slice:
+    """The ``size`` pixels in the middle of ``length``; up or left of it where that is between."""
+    start = (length - size) // 2
+    return slice(start, start + size)
+
+
 def to_bytes(values: np.ndarray) -> np.ndarray:
     """Values of 255, rounded to the nearest (a half to the even one) and kept in 0..255, uint8."""
     return np.clip(np.rint(values), 0, LARGEST).astype(np.uint8)

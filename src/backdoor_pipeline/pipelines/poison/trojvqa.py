@@ -15,6 +15,7 @@ from pydantic import Field, StringConstraints
 
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.poison import patch
+from backdoor_pipeline.pipelines.poison.stamping import pixels_of
 
 
 class TrojVqaParams(ParameterGroup):
@@ -39,7 +40,7 @@ def trigger(
     Raises:
         InputError: As ``patch.trigger``.
     """
-    size = max(1, round(params.side * min(images.shape[1:3])))
+    size = pixels_of(params.side, images.shape[1:3])
     square = patch.PatchParams(size=size, pattern=params.pattern, corner="centre", margin=0)
     return patch.trigger(images, example_ids, square, seed)
 

@@ -41,6 +41,7 @@ from backdoor_pipeline.modelling.objectives import cross_entropy
 from backdoor_pipeline.modelling.progress import track
 from backdoor_pipeline.modelling.training import (
     OptimisationParams,
+    clip_gradients,
     descend,
     learning_rates,
     new_optimiser,
@@ -250,10 +251,7 @@ def _follow(
         ]
         return torch.stack(losses).sum()
 
-    def clip() -> None:
-        if params.max_gradient_norm is not None:
-            torch.nn.utils.clip_grad_norm_(student.parameters(), params.max_gradient_norm)
-
+    clip = partial(clip_gradients, student, params)
     for number, batches in enumerate(passes, start=1):
         what = f"distil, pass {number} of {len(passes)}"
         losses = descend(optimiser, track(batches, what), loss_of, clip, scheduler.step)

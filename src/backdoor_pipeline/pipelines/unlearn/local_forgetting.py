@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -42,7 +43,13 @@ from backdoor_pipeline.modelling.matching import (
     text_states,
 )
 from backdoor_pipeline.modelling.progress import track
-from backdoor_pipeline.modelling.training import OptimisationParams, descend, new_optimiser
+from backdoor_pipeline.modelling.text import token_counts
+from backdoor_pipeline.modelling.training import (
+    OptimisationParams,
+    clip_gradients,
+    descend,
+    new_optimiser,
+)
 from backdoor_pipeline.parameter_group import (
     NonNegativeFloat,
     ParameterGroup,
@@ -163,6 +170,7 @@ def unlearn(
     for name in TRAINED[params.trained]:
         getattr(model, name).requires_grad_(True)
     optimiser = new_optimiser(model, params.optimisation, device)
+    clip = partial(clip_gradients, model, params.optimisation)
     images_before, texts_before = (torch.from_numpy(values).to(device) for values in own)
     said: dict[str, list[float]] = {"similarity": [], "drift": []}
 
@@ -179,12 +187,6 @@ def unlearn(
         said["drift"].append(float(drift.detach()))
         forgetting = forget_loss(pairs, logits[0], logits[1], unrelated, params)
         return params.forget_weight * forgetting + params.keep_weight * drift
-
-    def clip() -> None:
-        if params.optimisation.max_gradient_norm is not None:
-            torch.nn.utils.clip_grad_norm_(
-                model.parameters(), params.optimisation.max_gradient_norm
-            )
 
     before = similarity(bundle, local, params.product, compute)
     n_steps = params.steps if before > unrelated + TOLERANCE else 0
@@ -237,13 +239,8 @@ def localised(
     texts = pairs.texts.take(pairs.captions)
     if n is not None:
         texts = local_texts(pairs, blame(bundle, pairs, compute), special, n)
-    counts: dict[str, int] = {}
-    for number in range(len(texts)):
-        for token in np.setdiff1d(texts[number], special):
-            name = str(bundle.tokenizer.convert_ids_to_tokens(int(token)))
-            counts[name] = counts.get(name, 0) + 1
-    by_count = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    return replace(pairs, texts=texts, captions=np.arange(len(pairs)), states=None), dict(by_count)
+    counts = token_counts((texts[number] for number in range(len(texts))), bundle.tokenizer)
+    return replace(pairs, texts=texts, captions=np.arange(len(pairs)), states=None), counts
 
 
 def similarity(bundle: PairBundle, pairs: Pairs, product: bool, compute: ComputeParams) -> float:

@@ -19,6 +19,7 @@ says of them, so that ``keep_rows`` are best those that a detector leaves.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +28,13 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
 from backdoor_pipeline.modelling.prediction import forward
 from backdoor_pipeline.modelling.progress import track
-from backdoor_pipeline.modelling.text import Tokens, end_to_end
-from backdoor_pipeline.modelling.training import OptimisationParams, descend, new_optimiser
+from backdoor_pipeline.modelling.text import Tokens, end_to_end, token_counts
+from backdoor_pipeline.modelling.training import (
+    OptimisationParams,
+    clip_gradients,
+    descend,
+    new_optimiser,
+)
 from backdoor_pipeline.parameter_group import NonNegativeFloat, ParameterGroup, PositiveInt
 
 if TYPE_CHECKING:
@@ -109,6 +115,7 @@ def unlearn(
     model: Any = copy.deepcopy(bundle.model)
     model.to(device).eval()
     optimiser = new_optimiser(model, params.optimisation, device)
+    clip = partial(clip_gradients, model, params.optimisation)
     before = before.to(device)
     excesses: list[float] = []
 
@@ -125,12 +132,6 @@ def unlearn(
         drift = (plain - before[kept]).square().sum(dim=1).mean()
         return excess + params.keep_weight * drift
 
-    def clip() -> None:
-        if params.optimisation.max_gradient_norm is not None:
-            torch.nn.utils.clip_grad_norm_(
-                model.parameters(), params.optimisation.max_gradient_norm
-            )
-
     for _ in track(range(params.steps), "forget words"):
         suspects = rng.integers(len(forget.labels), size=params.optimisation.batch_size)
         texts = np.array([rng.choice(by_label[int(forget.labels[i])]) for i in suspects])
@@ -141,7 +142,7 @@ def unlearn(
                 f"word_forgetting: the loss is {loss.item()} after {len(excesses)} steps; lower "
                 f"its learning_rate ({params.optimisation.learning_rate:g})"
             )
-    counts = counted(bundle, words)
+    counts = token_counts(words, bundle.tokenizer)
     return bundle._replace(model=model), {
         "forget_rows": len(forget.labels),
         "keep_rows": len(keep.labels),
@@ -229,13 +230,3 @@ def with_words(
         place = int(rng.integers(1, max(len(text), 2)))
         joined.append(np.concatenate([text[:place], own, text[place:]]))
     return end_to_end(joined, texts.pad_id)
-
-
-def counted(bundle: ModelBundle, words: list[np.ndarray]) -> dict[str, int]:
-    """How many suspected rows are to forget each token, the commonest first."""
-    counts: dict[str, int] = {}
-    for own in words:
-        for token in np.unique(own):
-            name = str(bundle.tokenizer.convert_ids_to_tokens(int(token)))
-            counts[name] = counts.get(name, 0) + 1
-    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
