@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from own_process import measure_sizes
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS_PER_TEXT = 20
@@ -86,19 +85,7 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measure(arguments.measure)))
         return
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for rows in (10_000, 100_000, 1_000_000):
-            path = Path(folder) / f"{rows}.parquet"
-            make_table(path, rows)
-            command = [sys.executable, __file__, "--measure", str(path)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            results.append(json.loads(done.stdout.strip().splitlines()[-1]))
-            print(results[-1], flush=True)
-    table = pd.DataFrame(results)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(arguments.out, index=False, float_format="%.3f")
-    print(table.to_string(index=False))
+    measure_sizes(__file__, (10_000, 100_000, 1_000_000), make_table, [], arguments.out)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,8 @@ import argparse
 import json
 import os
 import resource
-import subprocess
-import sys
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +41,7 @@ from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.detect import nodes as detect
 from backdoor_pipeline.pipelines.ingest.nodes import ingest
 from backdoor_pipeline.pipelines.poison.nodes import poison_pairs
+from own_process import measure_sizes
 from potion_victims import ROOT, loader
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -58,7 +57,7 @@ def parameters(arguments: argparse.Namespace) -> Parameters:
     return loader(**changes).typed_parameters
 
 
-def make_table(path: Path, pairs: pd.DataFrame, n_pairs: int) -> None:
+def make_table(pairs: pd.DataFrame, path: Path, n_pairs: int) -> None:
     """``n_pairs`` rows: ``pairs``, repeated, with ids from 0."""
     repeated = pairs.iloc[np.resize(np.arange(len(pairs)), n_pairs)]
     table(path).save(repeated.assign(example_id=np.arange(n_pairs)).reset_index(drop=True))
@@ -149,21 +148,9 @@ def main() -> None:
         return
     made = ingest(sources.read(p.source), p.ingest, p.seed)
     pairs = poison_pairs(made["examples"], None, made["integrity"], p.poison, p.ingest, p.seed)
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for n_pairs in arguments.sizes:
-            path = Path(folder) / f"{n_pairs}.parquet"
-            make_table(path, pairs["poisoned_train"], n_pairs)
-            own = ["--digits"] if arguments.digits else []
-            command = [sys.executable, __file__, "--measure", str(path), *own]
-            command += ["--threads", str(arguments.threads)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            results.append(json.loads(done.stdout.strip().splitlines()[-1]))
-            print(results[-1], flush=True)
-    written = pd.DataFrame(results)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    written.to_csv(arguments.out, index=False, float_format="%.3f")
-    print(written.to_string(index=False))
+    make = partial(make_table, pairs["poisoned_train"])
+    options = ["--threads", str(arguments.threads), *(["--digits"] if arguments.digits else [])]
+    measure_sizes(__file__, arguments.sizes, make, options, arguments.out)
 
 
 if __name__ == "__main__":
