@@ -133,6 +133,17 @@ class TestTable:
         assert dataset.exists()
         pd.testing.assert_frame_equal(dataset.load(), EXAMPLES)
 
+    @pytest.mark.parametrize("n_rows", [0, 2, 5])
+    def test_is_read_in_blocks_as_if_at_once(self, tmp_path, monkeypatch, n_rows) -> None:
+        monkeypatch.setattr("backdoor_pipeline.datasets.whole.READ_ROWS", 2)
+        some = pd.Series([1, None, None, None, 2], dtype="Int64")
+        table = pd.DataFrame({"image": [b"a", b"b", b"", b"d", b"e"], "rank": some, "text": "ä"})
+        table = table.assign(text=table["text"].astype("str"), share=[np.nan] * 3 + [0.5] * 2)
+        table.head(n_rows).to_parquet(tmp_path / "t.parquet", index=False)
+        pd.testing.assert_frame_equal(
+            self.dataset(tmp_path).load(), pd.read_parquet(tmp_path / "t.parquet")
+        )
+
     @pytest.mark.parametrize(
         "table",
         [

@@ -16,6 +16,8 @@ from kedro.io.core import AbstractVersionedDataset, DatasetError, Version
 from kedro_datasets._typing import JSONPreview, PlotlyPreview, TablePreview
 
 PREVIEW_ROWS = 20
+READ_ROWS = 20_000  # at a time
+READ_BYTES = 2**20  # of a column, likewise
 
 
 class WholeDataset(AbstractVersionedDataset[Any, Any]):
@@ -126,7 +128,13 @@ class TableDataset(WholeDataset):
         self._schema = schema
 
     def _read(self, path: Path) -> pd.DataFrame:
-        return pd.read_parquet(path)
+        """In blocks of rows, so that images are not in memory twice, as bytes and as they came."""
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
+            blocks = [block.to_pandas() for block in file.iter_batches(READ_ROWS)]
+            blocks = blocks or [file.schema_arrow.empty_table().to_pandas()]
+        return pd.concat(blocks, ignore_index=True)
 
     def _write(self, data: pd.DataFrame, path: Path) -> None:
         check_table(data, self._schema).to_parquet(path, index=False)

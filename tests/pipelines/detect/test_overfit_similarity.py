@@ -128,11 +128,14 @@ class TestChoice:
     GROUPS = np.array([0, 1, 2, 1, 2, 2])  # sums: 0.9, 1.4, 1.6
     RANKED = np.arange(6)
 
-    def of(self, ranked=None, groups=None, common=(0.1, 0.9, 0.1), **changes):
+    def of(self, ranked=None, groups=None, by_words=None, **changes):
         ranked = self.RANKED if ranked is None else ranked
-        of_pair = self.GROUPS if groups is None else groups
-        groups = Groups(of_pair, np.array(common))
+        groups = Groups(self.GROUPS if groups is None else groups, by_words)
         return choose(ranked, self.SCORES, groups, PARAMS.model_copy(update=changes))
+
+    def words_of(self, group) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs of a group hold its words, no other does."""
+        return group, np.isin(np.arange(8), self.RANKED[~group])
 
     def test_ubt_11_4_the_group_with_the_largest_sum_the_most_suspicious_first(self) -> None:
         found = self.of()
@@ -149,48 +152,52 @@ class TestChoice:
         assert not len(found.suspects)
         assert not found.group.any()
 
-    def test_a_word_that_is_as_common_everywhere_is_no_backdoor(self) -> None:
-        assert len(self.of(common=(0.9, 0.9, 1 / 6)).suspects) == 3  # half of S are of the group
-        assert not len(self.of(common=(0.0, 0.9, 0.17)).suspects)
-        assert len(self.of(common=(0.0, 0.9, 0.17), enrichment=2.9).suspects) == 3
-
     def test_two_backdoors_are_two_groups(self) -> None:
-        found = self.of(common=(0.1, 0.1, 0.1))
+        def by_words(group) -> tuple[np.ndarray, np.ndarray]:
+            return group, np.zeros(8, dtype=bool)
+
+        found = self.of(by_words=by_words)
         assert found.n_groups == 2
         assert found.suspects.tolist() == [1, 2, 3, 4, 5]  # by score, whichever their group
         assert found.group.tolist() == [False, True, True, True, True, True]
-        assert self.of(common=(0.1, 0.1, 0.1), suspects=1).suspects.tolist() == [1, 2]
-        assert self.of(common=(0.1, 0.1, 0.1), least=3).n_groups == 1
-        assert self.of(common=(0.1, 0.9, 0.1)).n_groups == 1
+        assert self.of(by_words=by_words, suspects=1).suspects.tolist() == [1, 2]
+        assert self.of(by_words=by_words, least=3).n_groups == 1
+
+    def test_a_class_that_is_hard_is_no_backdoor(self) -> None:
+        assert not self.of(by_words=self.words_of).n_groups  # none has two pairs above all others
 
     def test_a_backdoor_is_found_behind_a_class_that_is_hard(self) -> None:
-        found = self.of(common=(0.0, 0.1, 0.9))
+        groups = np.array([1, 1, 2, 2, 2, 2])  # the larger sum is that of the second
+        found = self.of(groups=groups, by_words=self.words_of)
         assert found.n_groups == 1
-        assert found.suspects.tolist() == [1, 3]
+        assert found.suspects.tolist() == [0, 1]
 
     def test_less_suspicious_than_a_pair_without_its_words_is_none(self) -> None:
         def by_words(group) -> tuple[np.ndarray, np.ndarray]:
-            assert group.tolist() == [False, False, True, False, True, True]
             return group, np.arange(8) == 3  # row 3 is of other words
 
-        groups = Groups(self.GROUPS, np.array([0.1, 0.9, 0.1]), by_words)
-        found = choose(self.RANKED, self.SCORES, groups, PARAMS.model_copy(update={"least": 1}))
-        assert found.suspects.tolist() == [2]
-        assert found.group.sum() == 3
-        two = choose(self.RANKED, self.SCORES, groups, PARAMS)  # no fewer than the least
-        assert two.suspects.tolist() == [2, 4]
+        groups = np.array([0, 0, 2, 0, 2, 2])
+        found = self.of(groups=groups, by_words=by_words, least=1)
+        assert found.suspects.tolist() == [0, 1, 2]
+        assert found.n_groups == 2
+        assert self.of(groups=groups, by_words=by_words).suspects.tolist() == [0, 1]
+
+    def test_captions_without_a_word_of_their_own_are_no_backdoor(self) -> None:
+        def by_words(group) -> tuple[np.ndarray, np.ndarray]:
+            return np.ones(6, dtype=bool), np.ones(8, dtype=bool)
+
+        assert not self.of(by_words=by_words, least=1).n_groups
 
     def test_a_backdoor_of_two_words_is_one(self) -> None:
         def by_words(group) -> tuple[np.ndarray, np.ndarray]:
             return np.isin(self.GROUPS, [1, 2]), np.zeros(8, dtype=bool)
 
-        groups = Groups(self.GROUPS, np.array([0.9, 0.1, 0.1]), by_words)
-        found = choose(self.RANKED, self.SCORES, groups, PARAMS.model_copy(update={"suspects": 9}))
+        found = self.of(by_words=by_words, suspects=9)
         assert found.n_groups == 1
         assert found.suspects.tolist() == [1, 2, 3, 4, 5]
 
     def test_captions_that_are_close_tell_of_one_backdoor_alone(self) -> None:
-        found = self.of(common=(0.0, 0.0, 0.0), consensus="caption")
+        found = self.of(consensus="caption")
         assert found.n_groups == 1
         assert found.suspects.tolist() == [2, 4, 5]
 
@@ -260,9 +267,6 @@ def test_groups_are_of_what_captions_say(bundle, pairs, consensus, n_groups) -> 
         assert len(set(groups.of_pair[pairs.captions[rows] == caption])) == 1
     if consensus == "token":
         assert groups.of_pair[:3].tolist() == [0, 1, 0]  # of captions 1, 2 and 0
-        assert groups.common.tolist() == pytest.approx([2 / 3, 1 / 3])
-    else:
-        assert groups.common.tolist() == [0] * n_groups
 
 
 @given(

@@ -14,8 +14,8 @@ and its caption (``modelling.matching``),
     S    = the ceil(suspect_share n) pairs with the largest r
     U    = of the pairs in S whose captions say the same the group with the largest sum of r, of
            which the ``suspects`` pairs with the largest r; with ``consensus: token`` likewise of
-           every other group that is a backdoor, and all pairs in S with the words of the group,
-           but none that is less suspicious than a pair without any of them, beyond ``least``
+           every other group that is a backdoor, all pairs in S with the words of the group, but
+           none that is less suspicious than any pair without them
 
 Poisoned pairs show an image that has nothing to do with the caption, so a is low. The victim finds
 them similar, so rho is high. What it finds alike is their trigger, so that their neighbours are
@@ -25,10 +25,9 @@ Captions say the same (``consensus: token``) if the victim blames the same token
 (``modelling.blame``), whatever is around it. The words of such a group are those in at least
 ``HELD_BY`` of its captions, and ``enrichment`` times as common there as among all captions: there
 may be two, and one is blamed more in some pairs, the other in others. Or (``caption``) captions say
-the same if their vectors under the reference are close. Where a group has fewer than ``least``
-pairs, or where its token is not at least ``enrichment`` times as common in S as among all captions,
-it is no backdoor: classes that are hard for the reference are found more often than others in S,
-but not that often. A victim's own similarity is no reference: the backdoor has made it high.
+the same if their vectors under the reference are close. A group is a backdoor where U would get
+``least`` pairs of it: a class that is hard for the reference may fill S, but it does not surpass
+all others. A victim's own similarity is no reference: the backdoor has made it high.
 
 Other ranks: ``similarity``, that under o; ``reference``, -a; r is made of either likewise.
 """
@@ -88,8 +87,8 @@ class OverfitSimilarityParams(ParameterGroup):
         caption_distance: Up to which vectors of captions are close: 1 less their cosine, mean over
             a group.
         suspects: At most.
-        least: Pairs of a group, or no backdoor was found.
-        enrichment: Of a token in S, likewise; it is asked by ``consensus: token`` alone.
+        least: Of them in a group, or it is no backdoor.
+        enrichment: Of the words of a group (``consensus: token``).
     """
 
     pool_share: PositiveShare
@@ -111,14 +110,12 @@ class Groups(NamedTuple):
 
     Attributes:
         of_pair: The group of each pair, int64, (n_suspects,).
-        common: The share of all pairs whose captions could be in a group, (n_groups,); 0: unknown.
         by_words: Of the pairs of a group, bool, (n_suspects,): which of S hold all words of the
             group, likewise, and which of all pairs hold none of them, bool, (n_pairs,). None: words
             do not count.
     """
 
     of_pair: np.ndarray
-    common: np.ndarray
     by_words: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
 
 
@@ -290,8 +287,7 @@ def groups_of(
         compute: Device and precision.
     """
     if params.consensus == "token":
-        tokens, of_pair = np.unique(blamed, return_inverse=True)
-        common = held_by(texts, captions, tokens)
+        of_pair = np.unique(blamed, return_inverse=True)[1]
 
         def by_words(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             held = [np.unique(suspects.texts[text]) for text in suspects.captions[group]]
@@ -303,13 +299,13 @@ def groups_of(
             none = ~texts.contain(telling)[captions]
             return np.all([np.ones(len(suspects), dtype=bool), *in_each], axis=0), none
 
-        return Groups(of_pair, common, by_words)
+        return Groups(of_pair, by_words)
     of_pair = np.zeros(len(suspects), dtype=np.int64)
     if params.consensus == "caption":
         used, of_caption = np.unique(suspects.captions, return_inverse=True)
         vectors = embed_texts(reference, suspects.texts.take(used), compute)
         of_pair = alike(vectors, params.caption_distance)[of_caption]
-    return Groups(of_pair, np.zeros(of_pair.max(initial=-1) + 1))
+    return Groups(of_pair)
 
 
 def held_by(texts: Tokens, captions: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -339,26 +335,24 @@ def choose(
         groups: Of S.
         params: Of the choice.
     """
-    sums = np.bincount(groups.of_pair, weights=scores[ranked], minlength=len(groups.common))
-    sizes = np.bincount(groups.of_pair, minlength=len(groups.common))
-    enriched = sizes >= params.enrichment * groups.common * len(ranked)
-    is_backdoor = (sizes >= params.least) & enriched
-    found = [int(number) for number in np.argsort(-sums, kind="stable") if is_backdoor[number]]
-    if params.consensus != "token":  # of others nothing tells whether they are backdoors, too
-        found = found[:1]
+    sums = np.bincount(groups.of_pair, weights=scores[ranked])
     chosen, group = np.zeros((2, len(ranked)), dtype=bool)
     n_groups = 0
-    for number in found:
+    for number in np.argsort(-sums, kind="stable"):
         own, others = groups.of_pair == number, np.zeros(len(scores), dtype=bool)
-        if 2 * (own & group).sum() > own.sum():  # that backdoor again, by another of its words
+        is_found = 2 * (own & group).sum() > own.sum()  # by another of its words
+        if is_found or own.sum() < params.least:
             continue
         if groups.by_words is not None:
             own, others = groups.by_words(own)
-        above = scores[ranked] > scores[others].max(initial=-np.inf)
-        n_own = max(int((own & above).sum()), params.least)
-        chosen[np.flatnonzero(own)[: min(n_own, params.suspects)]] = True
+        most = own & (scores[ranked] > scores[others].max(initial=-np.inf))
+        if most.sum() < params.least:
+            continue
+        chosen[np.flatnonzero(most)[: params.suspects]] = True
         group |= own
         n_groups += 1
+        if groups.by_words is None:  # of other groups nothing tells whether they are backdoors, too
+            break
     return Choice(ranked[chosen], group, n_groups)
 
 
