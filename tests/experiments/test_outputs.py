@@ -10,12 +10,15 @@ import pytest
 from filelock import FileLock
 
 from backdoor_pipeline.experiments.outputs import (
+    LAYER,
+    LAYERS,
     are_there,
     keys_of_other_grids,
     outputs_of,
     remove,
     size,
 )
+from backdoor_pipeline.keys import STAGES
 
 
 @pytest.fixture
@@ -74,3 +77,8 @@ def test_keys_that_others_need(tmp_path) -> None:
     shutil.copytree(tmp_path / "own", tmp_path / ".fourth.removed")
     assert keys_of_other_grids(tmp_path, "own") == {"b", "c", "d"}
     assert keys_of_other_grids(tmp_path, "third") == {"a", "b", "c"}
+
+
+def test_every_stage_has_a_layer() -> None:
+    assert set(LAYER) == set(STAGES)
+    assert set(LAYER.values()) <= set(LAYERS)

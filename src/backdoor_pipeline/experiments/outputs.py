@@ -19,6 +19,7 @@ LAYER = {
     "poison": "05_model_input",
     "reference": MODELS,
     "victim": MODELS,
+    "trusted": MODELS,
     **dict.fromkeys(("floor", "observed", "fourier"), "07_model_output"),
     **dict.fromkeys(DETECTORS, "07_model_output"),
     **dict.fromkeys(map(purified, ALL), MODELS),
