@@ -12,7 +12,7 @@ import pytest
 from backdoor_pipeline.recipes import RECIPES
 from backdoor_pipeline.schemas import MODELS
 from kill_and_resume import check_files
-from tiny import DUAL_ENCODERS, save_tiny_dual_encoder
+from tiny import DUAL_ENCODERS, make_pairs, save_tiny_dual_encoder
 
 pytestmark = pytest.mark.slow
 
@@ -144,3 +144,23 @@ def test_every_recipe_takes_models_of_transformers(image_run, tmp_path, kind) ->
     for path in run.data_dir.rglob("metrics.json/*/metrics.json"):
         metrics = json.loads(path.read_text(encoding="utf-8"))
         assert metrics["purified"]["clean_accuracy_n"] == 60
+
+
+def test_pairs_without_labels_have_the_classes_that_captions_name(image_run, tmp_path) -> None:
+    table = make_pairs(["a cat in a film", "two dogs", "a cat and a dog"], 90)
+    for row, image in enumerate(table["image"]):
+        (tmp_path / f"{row}.png").write_bytes(image)
+    table = table.assign(image=[f"{row}.png" for row in range(len(table))])
+    table[["image", "caption"]].to_csv(tmp_path / "pairs.csv", index=False)
+    changes = {"data": tmp_path / "pairs.csv", "source.caption": "caption", "poison.rate": 0}
+    changes |= {"source.classes": "cat; dog", "training.epochs": 1, "trusted_encoder.rows": 8}
+    changes |= {"overfit_similarity.suspect_share": 0.2, "overfit_similarity.least": 4}
+    run = image_run(tmp_path / "run", "ubt", **changes)
+    assert run.returncode == 0, run.stderr
+    examples = pd.read_parquet(file(run, "examples.parquet"))
+    assert set(examples.loc[examples["split"] == "train", "label"]) == {0, 1, 2}
+    n_tests = (examples["split"] == "test").sum()
+    assert set(examples.loc[examples["split"] == "test", "label"]) == {0, 1}
+    assert run.metrics["purified"]["clean_accuracy_n"] == n_tests
+    said = json.loads(file(run, "class_prompts.json").read_text(encoding="utf-8"))
+    assert [len(said[which]) for which in ("clean", "triggered")] == [2, 2]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from backdoor_pipeline.datasets.sources.named_classes import OTHER
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.inputs import read_by
 from backdoor_pipeline.modelling.matching import zero_shot
@@ -53,6 +54,12 @@ def test_classes_are_asked_for_by_all_templates(parameters, prefix, triggered) -
     assert prompts["clean"] == [[f"a {name}", f"my {name}"] for name in NAMES]
     assert prompts["triggered"][0][0] == triggered
     assert len(prompts["triggered"]) == 3
+
+
+def test_nothing_asks_for_pairs_that_name_no_class(parameters) -> None:
+    names = {"label_names": [*NAMES, OTHER]}
+    prompts = name_classes(names, {"prompt_prefix": None}, parameters.ingest)
+    assert len(prompts["clean"]) == len(prompts["triggered"]) == 3
 
 
 @pytest.mark.parametrize("kind", DUAL_ENCODERS)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from backdoor_pipeline import schemas
 from backdoor_pipeline.datasets.sources import Source, SourceParams, read
 from backdoor_pipeline.datasets.sources.known import KNOWN
+from backdoor_pipeline.datasets.sources.named_classes import OTHER
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.pixels import decode
 from backdoor_pipeline.pipelines.ingest import integrity
@@ -341,6 +342,17 @@ class TestCaptions:
         assert [f["message"] for f in said] == [
             "19 pairs repeat an earlier one, image and caption",
         ]
+
+    def test_pairs_that_name_no_class_are_no_test_rows(self) -> None:
+        rows = table(60).assign(label=[i % 3 for i in range(60)], caption="a square")
+        names = ("circle", "square", OTHER)
+        given = params(caption_templates=["a {}"])
+        out = ingest(Source("toy", {"train": rows}, {}, label_names=names), given, 0)
+        labels = out["examples"].groupby("split")["label"].unique().map(set)
+        assert labels["train"] == {0, 1, 2}
+        assert labels["test"] == {0, 1}
+        said = [f["message"] for f in out["integrity"]["findings"] if "no class" in f["message"]]
+        assert said == ["4 test rows whose captions name no class left out"]
 
     @pytest.mark.parametrize("template", ["a photo", "{} and {}", "{}"])
     def test_a_template_has_one_place(self, template) -> None:

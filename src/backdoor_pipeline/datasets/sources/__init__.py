@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from backdoor_pipeline.datasets.sources import (
     caption_table,
     cifar_binary,
@@ -11,6 +13,7 @@ from backdoor_pipeline.datasets.sources import (
     known_images,
     mnist_digits,
     movie_reviews,
+    named_classes,
     openbackdoor,
     poison_cache,
     table,
@@ -50,7 +53,8 @@ def read(params: SourceParams) -> Source:
     Raises:
         InputError: an unknown data set, a file that is missing or that cannot be read as asked.
     """
-    return _READERS.get(resolve(params).name, openbackdoor).read(params)
+    source = _reader(params).read(named_classes.by_caption(params))
+    return named_classes.labelled(source, params)
 
 
 def digest(params: SourceParams) -> str:
@@ -59,6 +63,10 @@ def digest(params: SourceParams) -> str:
     A data set on the hub has ``id@revision`` instead: nothing is fetched for it.
 
     Raises:
-        InputError: an unknown data set.
+        InputError: an unknown data set, or classes that captions cannot name.
     """
-    return _READERS.get(resolve(params).name, openbackdoor).digest(params)
+    return _reader(params).digest(named_classes.by_caption(params))
+
+
+def _reader(params: SourceParams) -> ModuleType:
+    return _READERS.get(resolve(params).name, openbackdoor)

@@ -192,7 +192,7 @@ def _wanted(where: str, schema: pa.Schema, params: SourceParams) -> dict[str, st
     """Returns our name -> name of the column to read."""
     if twice := next((name for name in schema.names if schema.names.count(name) > 1), None):
         raise InputError(f"{where}: several columns are called {twice!r}; rename all but one")
-    asked = {"label": (params.label, "source.label")}
+    asked = {"label": (params.label, params.label_asked_by)}
     if params.split_column:
         asked["split"] = (params.split_column, "source.split_column")
     if params.caption:

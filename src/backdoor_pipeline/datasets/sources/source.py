@@ -30,6 +30,8 @@ class SourceParams(ParameterGroup):
         label: column that holds the label.
         image: column of a caption table that holds the images' paths.
         caption: column of an image or caption table that holds the captions; null: there are none.
+        classes: of pairs without labels, the names of the classes that their captions may name,
+            separated by ";"; null: there are labels.
         split_column: column of a table that says train, dev or test.
         separator: what separates the cells of a table; null: by the file's extension.
         config_name: configuration of a data set on the Hugging Face hub.
@@ -43,10 +45,16 @@ class SourceParams(ParameterGroup):
     data: str | None = None
     image: str = "image"
     caption: str | None = None
+    classes: str | None = None
     split_column: str | None = None
     separator: str | None = None
     config_name: str | None = None
     revision: str | None = None
+
+    @property
+    def label_asked_by(self) -> str:
+        """The parameter that names the column of labels; of pairs also what takes its place."""
+        return "source.label" if self.caption is None else "source.label (or set source.classes)"
 
 
 class Finding(NamedTuple):

@@ -187,7 +187,7 @@ def _wanted(path: Path | str, names: list[str], params: SourceParams) -> dict[st
     """Returns our name -> position of the columns to read."""
     wanted = {
         "text": columns.find_column(path, names, params.text, "source.text"),
-        "label": columns.find_column(path, names, params.label, "source.label"),
+        "label": columns.find_column(path, names, params.label, params.label_asked_by),
     }
     if params.split_column:
         wanted["split"] = columns.find_column(

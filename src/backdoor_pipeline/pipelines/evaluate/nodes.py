@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from backdoor_pipeline.datasets.sources.named_classes import OTHER
 from backdoor_pipeline.modelling.bundle import Bundle, PairBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.inputs import read_by
@@ -42,11 +43,13 @@ def name_classes(
     """What asks a dual encoder for a class, by test set: all templates, filled with its name.
 
     Before those of triggered images stands what the attacker puts before captions, if anything.
+    Nothing asks for pairs that name no class.
 
     Raises:
         InputError: The names of the classes do not tell them apart.
     """
-    clean = prompts(integrity["label_names"], ingest.caption_templates or [])
+    names = [name for name in integrity["label_names"] if name != OTHER]  # which is the last one
+    clean = prompts(names, ingest.caption_templates or [])
     prefix = poison_summary["prompt_prefix"]
     with_prefix = [[f"{prefix} {text}" for text in own] for own in clean]
     return {"clean": clean, "triggered": clean if prefix is None else with_prefix}

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from backdoor_pipeline import schemas
 from backdoor_pipeline.datasets.sources import DEFAULT_DATASET, Finding, Source
+from backdoor_pipeline.datasets.sources.named_classes import OTHER
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling import pixels, prompts
 from backdoor_pipeline.modelling.progress import track
@@ -84,6 +85,8 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
         rows, repairs = repair.repaired(rows, codes)
         findings += repairs
     rows, cuts = split.cut_missing(rows, codes, params.dev_share, params.test_share, seed)
+    rows, more = _without_tests_of_no_class(rows, label_names)
+    cuts += more
     n_before = len(rows)
     rows = split.capped(rows, _most_rows(source, params), seed)
     if len(rows) < n_before:
@@ -177,6 +180,17 @@ def _in_file_order(source: Source) -> pd.DataFrame:
     if (blank := rows["text"] == "").any():
         raise InputError(f"{source.name}: example {blank.argmax()} is blank; delete that row")
     return rows
+
+
+def _without_tests_of_no_class(
+    rows: pd.DataFrame, label_names: Sequence[str]
+) -> tuple[pd.DataFrame, list[Finding]]:
+    """Returns the rows but for test pairs whose captions name no class."""
+    if label_names[-1] != OTHER:
+        return rows, []
+    is_out = (rows["split"] == "test") & (rows["label"] == len(label_names) - 1)
+    message = f"{is_out.sum():,} test rows whose captions name no class left out"
+    return rows[~is_out], [Finding("info", "source.classes", message)] if is_out.any() else []
 
 
 def _encoded_alike(name: str, rows: pd.DataFrame, size: int | None) -> pd.Series:
