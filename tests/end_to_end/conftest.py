@@ -48,6 +48,11 @@ class Run:
         """The two lines that say where report and metrics are."""
         return self.stdout.rstrip("\n").splitlines()[-2:]
 
+    def file(self, name: str) -> Path:
+        """The only one of this name."""
+        (path,) = self.data_dir.rglob(name)
+        return path
+
     @property
     def report(self) -> Path:
         return Path(self.last_lines[0].removeprefix("report: "))

@@ -38,11 +38,6 @@ def run(image_run, tmp_path_factory):
     return run
 
 
-def file(run, name: str) -> Path:
-    (path,) = run.data_dir.rglob(name)
-    return path
-
-
 def test_it_runs_every_node_once(run) -> None:
     assert set(run.nodes) >= NODES
     assert len(run.nodes) == len(set(run.nodes))
@@ -64,9 +59,9 @@ def test_it_writes_whole_files_by_layer(run) -> None:
 
 
 def test_a_share_of_the_poison_is_told(run) -> None:
-    index = set(pd.read_parquet(file(run, "poison_index.parquet"))["example_id"])
-    suspects = pd.read_parquet(file(run, "discovered_share_suspects.parquet"))
-    train = pd.read_parquet(file(run, "poisoned_train.parquet"))
+    index = set(pd.read_parquet(run.file("poison_index.parquet"))["example_id"])
+    suspects = pd.read_parquet(run.file("discovered_share_suspects.parquet"))
+    train = pd.read_parquet(run.file("poisoned_train.parquet"))
     assert len(index) == int(0.1 * len(train)) == train["is_poisoned"].sum()
     assert set(suspects["key"]) < index
     assert len(suspects) == round(len(index) / 2)
@@ -93,7 +88,7 @@ def test_the_backdoor_is_removed(run) -> None:
     assert metrics["victim"]["attack_success_rate"] > 0.9
     assert metrics["purified"]["attack_success_rate"] < 0.3
     assert metrics["victim"]["clean_accuracy"] - metrics["purified"]["clean_accuracy"] < 0.15
-    record = json.loads(file(run, "trigger_search_record.json").read_text(encoding="utf-8"))
+    record = json.loads(run.file("trigger_search_record.json").read_text(encoding="utf-8"))
     assert record["step"] > 0
     assert record["dev_rows"] == 0
 
@@ -111,7 +106,7 @@ def test_the_purified_model_can_be_loaded(run) -> None:
     folders = {path.parent.name: path.parent for path in run.data_dir.rglob("model.safetensors")}
     assert folders.keys() == {"victim", "reference", "purified"}
     bundle = load_image_classifier(folders["purified"])
-    examples = pd.read_parquet(file(run, "examples.parquet"))
+    examples = pd.read_parquet(run.file("examples.parquet"))
     test = examples[examples["split"] == "test"]
     cpu = ComputeParams(device="cpu", precision="fp32")
     guess = predict(bundle, read_by(bundle, test, 0), cpu).argmax(axis=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -49,11 +48,6 @@ def run(image_run, tmp_path_factory):
     return run
 
 
-def file(run, name: str) -> Path:
-    (path,) = run.data_dir.rglob(name)
-    return path
-
-
 def test_it_runs_every_node_once(run) -> None:
     assert set(run.nodes) >= NODES
     assert len(run.nodes) == len(set(run.nodes))
@@ -84,7 +78,7 @@ def test_the_backdoor_is_found_and_removed(run) -> None:
     assert metrics["detector"]["precision"] > 0.9
     assert metrics["victim"]["attack_success_rate"] > 0.9
     assert metrics["purified"]["attack_success_rate"] < 0.2
-    record = json.loads(file(run, "local_forgetting_record.json").read_text(encoding="utf-8"))
+    record = json.loads(run.file("local_forgetting_record.json").read_text(encoding="utf-8"))
     assert next(iter(record["tokens"])) == "zero"  # the target's name
 
 
@@ -106,7 +100,7 @@ def test_the_models_reload_with_transformers_alone(run) -> None:
 def test_the_report_shows_pairs(run) -> None:
     page = run.report.read_text(encoding="utf-8")
     assert page.count('<img class="picture"') >= 8
-    suspects = pd.read_parquet(file(run, "overfit_similarity_suspects.parquet"))
+    suspects = pd.read_parquet(run.file("overfit_similarity_suspects.parquet"))
     first = suspects[suspects["flagged"]].iloc[0]
     assert first["blamed"] == "zero"
     assert first["evidence"].replace("zero", "<mark>zero</mark>") in page
@@ -157,10 +151,10 @@ def test_pairs_without_labels_have_the_classes_that_captions_name(image_run, tmp
     changes |= {"overfit_similarity.suspect_share": 0.2, "overfit_similarity.least": 4}
     run = image_run(tmp_path / "run", "ubt", **changes)
     assert run.returncode == 0, run.stderr
-    examples = pd.read_parquet(file(run, "examples.parquet"))
+    examples = pd.read_parquet(run.file("examples.parquet"))
     assert set(examples.loc[examples["split"] == "train", "label"]) == {0, 1, 2}
     n_tests = (examples["split"] == "test").sum()
     assert set(examples.loc[examples["split"] == "test", "label"]) == {0, 1}
     assert run.metrics["purified"]["clean_accuracy_n"] == n_tests
-    said = json.loads(file(run, "class_prompts.json").read_text(encoding="utf-8"))
+    said = json.loads(run.file("class_prompts.json").read_text(encoding="utf-8"))
     assert [len(said[which]) for which in ("clean", "triggered")] == [2, 2]

@@ -88,10 +88,15 @@ def embed_texts(bundle: PairBundle, texts: Tokens, compute: ComputeParams) -> np
     return forward(bundle, texts, compute, features, "embed texts").numpy()
 
 
-def similarities(bundle: PairBundle, pairs: Pairs, compute: ComputeParams) -> np.ndarray:
-    """s of each pair, float32, (n_pairs,)."""
+def similarities(
+    bundle: PairBundle, pairs: Pairs, compute: ComputeParams, vectors: np.ndarray | None = None
+) -> np.ndarray:
+    """s of each pair, float32, (n_pairs,); ``vectors``, (n_pairs, d), if given, get f."""
+    images = embed_images(bundle, pairs.images, compute)
+    if vectors is not None:
+        vectors[:] = images
     texts = embed_texts(bundle, pairs.texts, compute)[pairs.captions]
-    return np.einsum("nd,nd->n", embed_images(bundle, pairs.images, compute), texts)
+    return np.einsum("nd,nd->n", images, texts)
 
 
 def text_states(bundle: PairBundle, texts: Tokens, compute: ComputeParams) -> torch.Tensor:

@@ -23,7 +23,7 @@ from backdoor_pipeline.modelling.bundle import ModelBundle, PairBundle
 from backdoor_pipeline.modelling.contrastive import HasTextTower, pairs_to_train
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.loading import ModelParams
-from backdoor_pipeline.modelling.matching import embed_images, embed_texts
+from backdoor_pipeline.modelling.matching import similarities
 from backdoor_pipeline.modelling.pairs import read_captions, read_pairs
 from backdoor_pipeline.pipelines.detect import (
     confirmation,
@@ -227,11 +227,8 @@ def _similarity(
     similar = np.empty(len(rows))
     for start, end in pairwise([*range(0, len(rows), DECODED_ROWS), len(rows)]):
         pairs = read_pairs(bundle, rows[start:end], model.max_length)
-        images = embed_images(bundle, pairs.images, compute)
-        texts = embed_texts(bundle, pairs.texts, compute)[pairs.captions]
-        similar[start:end] = np.einsum("nd,nd->n", images, texts)
-        if vectors is not None:
-            vectors[start:end] = images
+        own = None if vectors is None else vectors[start:end]
+        similar[start:end] = similarities(bundle, pairs, compute, own)
     return pd.DataFrame({"example_id": rows["example_id"].to_numpy(), "similarity": similar})
 
 
