@@ -185,7 +185,7 @@ def main() -> None:
     cells = [read_cell(arguments.data_dir, name) for name in arguments.victims or found]
     for seed in sorted({cell.p.seed for cell in cells}):
         of_seed = [cell for cell in cells if cell.p.seed == seed]
-        before = {cell.name: judged(cell.bundle, cell) for cell in of_seed}
+        before: dict[str, dict[str, float]] = {}
         for owned in arguments.owned:
             missing = [cell for cell in of_seed if not table.of(victim=cell.name, owned=owned)]
             if not missing:
@@ -193,6 +193,8 @@ def main() -> None:
             trusted, pairs = owned_encoder(missing[0], OWNED[owned])
             accuracy = judged(trusted, missing[0])["clean_accuracy"]
             for cell in missing:
+                if cell.name not in before:
+                    before[cell.name] = judged(cell.bundle, cell)
                 poison = cell.p.poison
                 start = {"victim": cell.name, "attack": poison.attack, "seed": seed}
                 start |= {"poison_rate": poison.rate, "owned": owned, "pairs": len(pairs)}
