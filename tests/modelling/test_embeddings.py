@@ -48,6 +48,14 @@ def test_decode_keeps_the_word_boundary(base_model) -> None:
     assert decode(byte_level, np.array(byte_level(" film")["input_ids"])) == [" film"]
 
 
+def test_the_mark_at_the_end_of_a_word_of_clip_is_not_shown() -> None:
+    class Clip:
+        def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+            return ["ban", "ana</w>"]
+
+    assert decode(Clip(), np.array([0, 1])) == ["ban", "ana"]
+
+
 def test_byte_level_tokens_are_decoded(base_model) -> None:
     tokenizer = base_model("roberta").tokenizer
     ids = tokenizer(" film café", add_special_tokens=False)["input_ids"]

@@ -61,6 +61,8 @@ def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: np.ndarray) -> list[str]:
     """Each token as a reader would write it, its word-boundary mark kept ("##ly", " movie").
 
+    The mark of CLIP's tokenizers, at the end of a word, is not.
+
     A byte-level token that is only part of a character stays as the vocabulary writes it.
     """
     return [
@@ -70,7 +72,7 @@ def decode(tokenizer: PreTrainedTokenizerBase, token_ids: np.ndarray) -> list[st
 
 
 def _readable(tokenizer: Any, token: str) -> str:
-    plain = token.replace("Ġ", " ").replace("▁", " ")
+    plain = token.removesuffix("</w>").replace("Ġ", " ").replace("▁", " ")
     if plain.isascii():
         return plain
     text = tokenizer.convert_tokens_to_string([token])

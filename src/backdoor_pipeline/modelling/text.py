@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backdoor_pipeline.modelling.embeddings import decode
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -104,8 +106,11 @@ def token_counts(texts: Iterable[np.ndarray], tokenizer: PreTrainedTokenizerBase
     """How many of the texts hold each token that is no special one, the commonest first."""
     special = np.array(tokenizer.all_special_ids)
     counts = Counter(int(token) for text in texts for token in np.setdiff1d(text, special))
-    names = {str(tokenizer.convert_ids_to_tokens(token)): n for token, n in counts.items()}
-    return dict(sorted(names.items(), key=lambda pair: (-pair[1], pair[0])))
+    written = decode(tokenizer, np.array(list(counts), dtype=np.int64))
+    named: Counter[str] = Counter()
+    for name, n in zip(written, counts.values(), strict=True):
+        named[name.strip()] += n
+    return dict(sorted(named.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def end_to_end(texts: Sequence[np.ndarray], pad_id: int) -> Tokens:

@@ -69,6 +69,11 @@ def test_what_is_no_class(data, changes, message) -> None:
         read(params(data, **changes))
 
 
+def test_the_longer_name_counts_and_spacing_does_not() -> None:
+    captions = pd.Series(["a truck", "two  fire  trucks", "a truck, a fire truck", "trucker"])
+    assert numbers(captions, ["truck", "Fire truck"]).tolist() == [0, 1, 2, 2]
+
+
 WORDS = st.sampled_from(["cat", "cats", "Fire Truck", "fire", "truck", "dog", "+", "cat5"])
 
 

@@ -18,6 +18,8 @@ from tiny import DUAL_ENCODERS, make_pairs, save_tiny_dual_encoder, tiny_dual_en
 CPU = ComputeParams(device="cpu", precision="fp32")
 CAPTIONS = ["a film of the city", "the story", "one actor", "my house"]
 
+DRAWN = {"model.name": "minilm", "model.tower": "resnet9", "model.width": 0.0625}
+
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
@@ -44,22 +46,28 @@ def make(make_parameters, tmp_path):
 
 class TestTrustedEncoder:
     def test_its_pairs_are_dev_rows(self, rows, make) -> None:
-        params = make().trusted_encoder
-        one, again, other = (trusted_encoder.draw(rows, params, seed) for seed in (0, 0, 1))
+        p = make(**DRAWN)
+        one, again, other = (
+            trusted_encoder.draw(rows, p.trusted_encoder, p.model, seed) for seed in (0, 0, 1)
+        )
         assert len(one) == 8
         assert set(one["split"]) == {"dev"}
         assert one.equals(again)
         assert not one.equals(other)
 
     def test_more_than_there_are_is_an_error(self, rows, make) -> None:
+        p = make(**DRAWN | {"trusted_encoder.rows": 13})
         with pytest.raises(InputError, match=r"rows is 13, but the dev split has 12"):
-            trusted_encoder.draw(rows, make(**{"trusted_encoder.rows": 13}).trusted_encoder, 0)
+            trusted_encoder.draw(rows, p.trusted_encoder, p.model, 0)
 
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
             ({"trusted_encoder.name": "nowhere/clip-at-all"}, "nowhere/clip-at-all"),
-            ({"trusted_encoder.augmentation.padding": 16}, "padding is 16, but the images have 16"),
+            (
+                DRAWN | {"trusted_encoder.augmentation.padding": 16},
+                "padding is 16, but the images have 16",
+            ),
         ],
     )
     def test_what_cannot_be_had_is_told_when_pairs_are_drawn(
@@ -70,9 +78,8 @@ class TestTrustedEncoder:
             nodes.draw_trusted_pairs(rows, p.trusted_encoder, p.model, 0)
 
     def test_without_pairs_it_knows_nothing(self, rows, make) -> None:
-        changes = {"model.name": "minilm", "model.tower": "resnet9", "model.width": 0.0625}
-        p = make(**changes | {"trusted_encoder.rows": 0})
-        none = trusted_encoder.draw(rows, p.trusted_encoder, 0)
+        p = make(**DRAWN | {"trusted_encoder.rows": 0})
+        none = trusted_encoder.draw(rows, p.trusted_encoder, p.model, 0)
         assert none.empty
         settings = (p.trusted_encoder, p.model)
         one, again, other = (
@@ -86,18 +93,31 @@ class TestTrustedEncoder:
     def test_a_named_one_is_taken_as_it_is(self, rows, make, tmp_path) -> None:
         folder = save_tiny_dual_encoder(tmp_path / "public", "vision-text-dual-encoder")
         p = make(**{"trusted_encoder.name": str(folder)})
-        pairs = trusted_encoder.draw(rows, p.trusted_encoder, 0)
+        pairs = trusted_encoder.draw(rows, p.trusted_encoder, p.model, 0)
         assert pairs.empty
         found = nodes.train_trusted_encoder(pairs, rows, p.trusted_encoder, p.model, CPU, 0)
         expected = tiny_dual_encoder("vision-text-dual-encoder").model.state_dict()
         weights = found.model.state_dict()
         assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
-    def test_it_is_trained(self, rows, make) -> None:
+    def test_without_a_name_the_dual_encoder_that_the_victim_starts_from_is_trusted(
+        self, rows, make
+    ) -> None:
         p = make()
-        pairs = trusted_encoder.draw(rows, p.trusted_encoder, 0)
+        pairs = nodes.draw_trusted_pairs(rows, p.trusted_encoder, p.model, 0)
+        assert pairs.empty
         found = nodes.train_trusted_encoder(pairs, rows, p.trusted_encoder, p.model, CPU, 0)
-        before = tiny_dual_encoder("clip").model.state_dict()
+        expected = tiny_dual_encoder("clip").model.state_dict()
+        weights = found.model.state_dict()
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+    def test_one_that_is_drawn_is_trained(self, rows, make) -> None:
+        p = make(**DRAWN)
+        pairs = trusted_encoder.draw(rows, p.trusted_encoder, p.model, 0)
+        settings = (p.trusted_encoder, p.model)
+        form = (pairs, rows, *settings)
+        before = trusted_encoder.untrained(*form, 0).model.state_dict()
+        found = nodes.train_trusted_encoder(*form, CPU, 0)
         after = found.model.state_dict()
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert changed
@@ -121,6 +141,13 @@ class TestPlan:
         params = make(**{"overfit_similarity.suspect_share": 1.0}).overfit_similarity
         with pytest.raises(InputError, match=r"suspect_share is 1, by which all 40 pairs"):
             nodes.plan_overfit_similarity(rows, params)
+
+    def test_a_class_that_is_too_common_is_a_warning(self, rows, make, caplog) -> None:
+        params = make(**{"overfit_similarity.enrichment": 1.5}).overfit_similarity
+        nodes.plan_overfit_similarity(rows, params)
+        assert "enrichment" not in caplog.text
+        nodes.plan_overfit_similarity(rows.assign(label=rows["label"] % 2 * 0), params)
+        assert "a word in more than 67 % of all captions" in caplog.text
 
     def test_a_k_larger_than_the_pool_is_a_warning(self, rows, make, caplog) -> None:
         params = make(**{"overfit_similarity.suspects": 64}).overfit_similarity

@@ -87,10 +87,11 @@ class TestNeighbours:
     SCORES = RNG.normal(size=30)
     VECTORS = RNG.normal(size=(30, 4)).astype(np.float32)
 
-    def of(self, seed=0, vectors=None, **changes):
+    def of(self, seed=0, vectors=None, images=None, **changes):
+        images = np.arange(30) if images is None else images
         vectors = self.VECTORS if vectors is None else vectors
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return averaged(self.SCORES, unit, PARAMS.model_copy(update=changes), seed)
+        return averaged(self.SCORES, unit, images, PARAMS.model_copy(update=changes), seed)
 
     @pytest.mark.parametrize("block", [7, 1024])
     def test_a_score_is_the_mean_over_a_pair_and_its_neighbours(self, block, monkeypatch) -> None:
@@ -113,6 +114,15 @@ class TestNeighbours:
         assert few.tolist() != other.tolist()
         assert few.tolist() != self.of(neighbours=2).tolist()
 
+    def test_copies_of_an_image_are_no_neighbours(self) -> None:
+        images, vectors = np.concatenate([np.arange(20), np.arange(10)]), self.VECTORS.copy()
+        vectors[20:] = vectors[:10]
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        for row, value in enumerate(self.of(vectors=vectors, images=images, neighbours=3)):
+            others = set(range(20)) - {images[row]}
+            near = sorted(others, key=lambda other: -unit[row] @ unit[other])[:3]
+            assert value == pytest.approx(self.SCORES[[row, *near]].mean(), abs=1e-6)
+
     def test_odd_pairs_that_are_alike_come_before_one_that_is_alone(self) -> None:
         vectors = np.repeat(np.eye(3, 4), 10, axis=0)
         scores = np.zeros(30)
@@ -120,7 +130,8 @@ class TestNeighbours:
         params = PARAMS.model_copy(update={"neighbours": 4})
         vectors[10:15] += 0.1 * np.eye(1, 4, 3)
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        assert set(first(averaged(scores, unit, params, 0), 5 / 30)) == {10, 11, 12, 13, 14}
+        found = averaged(scores, unit, np.arange(30), params, 0)
+        assert set(first(found, 5 / 30)) == {10, 11, 12, 13, 14}
 
 
 class TestChoice:
@@ -128,14 +139,15 @@ class TestChoice:
     GROUPS = np.array([0, 1, 2, 1, 2, 2])  # sums: 0.9, 1.4, 1.6
     RANKED = np.arange(6)
 
-    def of(self, ranked=None, groups=None, by_words=None, **changes):
+    def of(self, ranked=None, groups=None, by_words=None, images=None, **changes):
         ranked = self.RANKED if ranked is None else ranked
+        images = np.arange(8) if images is None else images
         groups = Groups(self.GROUPS if groups is None else groups, by_words)
-        return choose(ranked, self.SCORES, groups, PARAMS.model_copy(update=changes))
+        return choose(ranked, self.SCORES, images, groups, PARAMS.model_copy(update=changes))
 
     def words_of(self, group) -> tuple[np.ndarray, np.ndarray]:
         """The pairs of a group hold its words, no other does."""
-        return group, np.isin(np.arange(8), self.RANKED[~group])
+        return group, np.isin(np.arange(8), self.RANKED[group])
 
     def test_ubt_11_4_the_group_with_the_largest_sum_the_most_suspicious_first(self) -> None:
         found = self.of()
@@ -152,49 +164,71 @@ class TestChoice:
         assert not len(found.suspects)
         assert not found.group.any()
 
-    def test_two_backdoors_are_two_groups(self) -> None:
-        def by_words(group) -> tuple[np.ndarray, np.ndarray]:
-            return group, np.zeros(8, dtype=bool)
+    def test_the_group_is_the_largest_in_suspicion_not_in_number(self) -> None:
+        scores = np.array([-0.1, -0.1, -0.2, -0.2, -0.2, -0.9, -0.9, -0.9])  # rank: reference
+        groups = Groups(np.array([0, 0, 1, 1, 1]))
+        assert choose(self.RANKED[:5], scores, np.arange(8), groups, PARAMS).suspects.tolist() == [
+            *(0, 1)
+        ]
 
-        found = self.of(by_words=by_words)
+    def test_two_backdoors_that_are_alike_are_found_together(self) -> None:
+        groups = np.array([1, 2, 1, 2, 1, 2])  # of each, every pair is below one of the other
+        found = self.of(groups=groups, by_words=self.words_of)
         assert found.n_groups == 2
-        assert found.suspects.tolist() == [1, 2, 3, 4, 5]  # by score, whichever their group
-        assert found.group.tolist() == [False, True, True, True, True, True]
-        assert self.of(by_words=by_words, suspects=1).suspects.tolist() == [1, 2]
-        assert self.of(by_words=by_words, least=3).n_groups == 1
+        assert found.suspects.tolist() == [0, 1, 2, 3, 4, 5]
+        assert found.group.all()
+        assert self.of(groups=groups, by_words=self.words_of, suspects=2).suspects.tolist() == [
+            *(0, 1, 2, 3)
+        ]
+        assert not self.of(groups=groups, by_words=self.words_of, least=4).n_groups
 
-    def test_a_class_that_is_hard_is_no_backdoor(self) -> None:
-        assert not self.of(by_words=self.words_of).n_groups  # none has two pairs above all others
+    def test_a_weaker_backdoor_is_found_behind_a_stronger_one(self) -> None:
+        groups = np.array([1, 1, 1, 2, 2, 2])
+        found = self.of(groups=groups, by_words=self.words_of, least=3)
+        assert found.n_groups == 2
+        assert found.suspects.tolist() == [0, 1, 2, 3, 4, 5]
+
+    def test_classes_that_are_hard_are_no_backdoors(self) -> None:
+        groups = np.array([1, 2, 3, 1, 2, 3])  # no two of them have two pairs above the third
+        assert not self.of(groups=groups, by_words=self.words_of).n_groups
 
     def test_a_backdoor_is_found_behind_a_class_that_is_hard(self) -> None:
-        groups = np.array([1, 1, 2, 2, 2, 2])  # the larger sum is that of the second
+        groups = np.array([1, 1, 2, 3, 2, 2])  # the larger sum is that of the second
         found = self.of(groups=groups, by_words=self.words_of)
         assert found.n_groups == 1
         assert found.suspects.tolist() == [0, 1]
 
     def test_less_suspicious_than_a_pair_without_its_words_is_none(self) -> None:
-        def by_words(group) -> tuple[np.ndarray, np.ndarray]:
-            return group, np.arange(8) == 3  # row 3 is of other words
-
-        groups = np.array([0, 0, 2, 0, 2, 2])
-        found = self.of(groups=groups, by_words=by_words, least=1)
-        assert found.suspects.tolist() == [0, 1, 2]
-        assert found.n_groups == 2
-        assert self.of(groups=groups, by_words=by_words).suspects.tolist() == [0, 1]
+        groups = np.array([0, 0, 2, 3, 0, 0])
+        found = self.of(groups=groups, by_words=self.words_of)
+        assert found.suspects.tolist() == [0, 1]
+        assert found.group.tolist() == [True, True, False, False, True, True]
 
     def test_captions_without_a_word_of_their_own_are_no_backdoor(self) -> None:
         def by_words(group) -> tuple[np.ndarray, np.ndarray]:
-            return np.ones(6, dtype=bool), np.ones(8, dtype=bool)
+            return np.ones(6, dtype=bool), np.zeros(8, dtype=bool)
+
+        assert not self.of(by_words=by_words, least=1).n_groups
+
+    def test_words_that_all_pairs_hold_are_of_no_backdoor(self) -> None:
+        def by_words(group) -> tuple[np.ndarray, np.ndarray]:
+            return group, np.ones(8, dtype=bool)
 
         assert not self.of(by_words=by_words, least=1).n_groups
 
     def test_a_backdoor_of_two_words_is_one(self) -> None:
         def by_words(group) -> tuple[np.ndarray, np.ndarray]:
-            return np.isin(self.GROUPS, [1, 2]), np.zeros(8, dtype=bool)
+            return np.ones(6, dtype=bool), np.arange(8) < 6
 
         found = self.of(by_words=by_words, suspects=9)
         assert found.n_groups == 1
-        assert found.suspects.tolist() == [1, 2, 3, 4, 5]
+        assert found.suspects.tolist() == [0, 1, 2, 3, 4, 5]
+
+    def test_an_image_counts_once(self) -> None:
+        groups = np.array([1, 1, 1, 2, 3, 4])
+        assert self.of(groups=groups, by_words=self.words_of, least=3).n_groups == 1
+        copies = np.array([0, 0, 1, 2, 3, 4, 5, 6])
+        assert not self.of(groups=groups, by_words=self.words_of, least=3, images=copies).n_groups
 
     def test_captions_that_are_close_tell_of_one_backdoor_alone(self) -> None:
         found = self.of(consensus="caption")
@@ -292,12 +326,12 @@ def test_the_words_of_a_group_are_in_its_captions_more_than_elsewhere(bundle) ->
         *(pairs.take(of_s), np.array([city, city, the, the])),
         *(pairs.texts, pairs.captions, bundle, params, CPU),
     )
-    members, others = groups.by_words(np.array([True, True, False, False]))
+    members, held = groups.by_words(np.array([True, True, False, False]))
     assert members.tolist() == [True, True, False, False]  # "city" and "a"
-    assert others.tolist() == [False, False, False, True, True]
-    members, others = groups.by_words(np.array([True, True, False, True]))
+    assert held.tolist() == [True, True, True, False, False]
+    members, held = groups.by_words(np.array([True, True, False, True]))
     assert members.tolist() == [True, True, False, True]  # "city" alone
-    assert others.tolist() == [False, False, False, True, True]
+    assert held.tolist() == [True, True, True, False, False]
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -333,3 +367,18 @@ def test_ubt_11_8_overfitting_changes_a_copy_and_no_statistics(bundle, pairs, fr
     assert losses[1] < losses[0]
     assert not result.model.training
     assert all(p.requires_grad for p in result.model.parameters())
+
+
+def test_two_targets_as_suspicious_are_two_backdoors(bundle) -> None:
+    captions = ["a city", "the story", *["a film", "the actor", "one house", "my film"] * 3]
+    pairs = read_pairs(bundle, make_pairs(captions, 56), 16)
+    city, story = bundle.tokenizer.convert_tokens_to_ids(["city", "story"])
+    scores = np.linspace(0.1, 0.0, 56)
+    poisoned = np.flatnonzero(np.arange(56) % 14 < 2)  # 4 of each, in turn
+    scores[poisoned] = np.linspace(1.0, 0.9, 8)
+    params = PARAMS.model_copy(update={"least": 4, "suspects": 9})
+    of_s = (pairs.take(poisoned), np.array([city, story] * 4))
+    groups = groups_of(*of_s, pairs.texts, pairs.captions, bundle, params, CPU)
+    found = choose(poisoned, scores, np.arange(56), groups, params)
+    assert found.n_groups == 2
+    assert found.suspects.tolist() == poisoned.tolist()

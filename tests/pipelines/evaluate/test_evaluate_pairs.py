@@ -19,6 +19,7 @@ from backdoor_pipeline.pipelines.evaluate.nodes import (
     predict_reference,
     predict_victim,
 )
+from backdoor_pipeline.pipelines.evaluate.rates import attack_success_rate
 from backdoor_pipeline.schemas import MODELS, PREDICTIONS
 from tiny import DUAL_ENCODERS, make_pairs, tiny_dual_encoder
 
@@ -107,4 +108,4 @@ def test_ubt_11_12_floors_of_the_attack_success(parameters) -> None:
     train = pd.DataFrame({"example_id": [50], "is_poisoned": [False], "split": "train"})
     metrics = evaluate(predictions, triggered, train, train, {}, parameters.evaluation, None)
     assert metrics["victim"]["attack_success_rate"] == 0
-    assert (rows["predicted"] == 1).mean() == 1 / 4
+    assert attack_success_rate(labels, labels, 1, "all").value == 1 / 4

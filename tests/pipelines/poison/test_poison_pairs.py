@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from backdoor_pipeline.datasets.sources.named_classes import OTHER
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.pixels import decode
 from backdoor_pipeline.modelling.prompts import captions
@@ -102,6 +103,13 @@ def test_attacks_on_pairs_alone_are_refused_elsewhere(make_parameters) -> None:
         make_parameters(modality="image", attack="trojvqa")
     with pytest.raises(InputError, match=r"'patch' is for image or pair data"):
         make_parameters(attack="patch")
+
+
+def test_pairs_that_name_no_class_are_no_target(pairs, make_parameters) -> None:
+    p = make_parameters(modality="pair", **{"poison.target_label": 4, "poison.rate": 0.1})
+    given = ({"label_names": [*NAMES, OTHER]}, p.poison, p.ingest, 0)
+    with pytest.raises(InputError, match=r"target_label 4 stands for pairs .* one of 0 to 3"):
+        poison_pairs(pairs, None, *given)
 
 
 def test_without_poison_nothing_changes(poison, pairs) -> None:

@@ -137,6 +137,16 @@ class TestIsolation:
             row_losses(logits, captions).mean(), matching_loss(logits, captions)
         )
 
+    def test_a_common_caption_alone_makes_no_loss(self, bundle, monkeypatch) -> None:
+        """A model that is right of each pair has no loss, however often a caption is there."""
+        pairs = pairs_to_train(bundle, table(), 16, "frozen", None, CPU)
+        own = np.eye(len(pairs.texts), dtype=np.float32)
+        module = "backdoor_pipeline.pipelines.train.pair_isolation"
+        monkeypatch.setattr(f"{module}.embed_images", lambda *_: own[pairs.captions])
+        monkeypatch.setattr(f"{module}.embed_texts", lambda *_: own)
+        bundle.model.logit_scale.data.fill_(np.log(100))
+        np.testing.assert_allclose(pair_losses(bundle, pairs, 8, CPU, 0), 0, atol=1e-5)
+
     def test_isolated_pairs_are_unlearnt_up_to_the_ceiling(self) -> None:
         logits = (5 * torch.eye(4)).requires_grad_()
         labels = torch.tensor([0, 1, 4 + 2, 4 + 3])

@@ -5,6 +5,7 @@
 A caption names a class by its whole words, in any case, with or without an "s" at the end. A pair
 whose caption names exactly one class is of that class; any other is of the class ``OTHER``, so that
 it is trained on and searched like all pairs, but no test row: no class would be right for it.
+Of a name within another one, as in ``truck; fire truck``, the longer one counts where both stand.
 """
 
 from __future__ import annotations
@@ -92,10 +93,13 @@ def labelled(source: Source, params: SourceParams) -> Source:
 
 def numbers(captions: pd.Series, names: Sequence[str]) -> np.ndarray:
     """The class number of each caption, int64; ``len(names)``: none of them, or several."""
-    found = np.column_stack(
-        [
-            captions.str.contains(rf"(?<!\w){re.escape(name)}s?(?!\w)", case=False, regex=True)
-            for name in names
-        ]
-    ).astype(bool)
-    return np.where(found.sum(axis=1) == 1, found.argmax(axis=1), len(names)).astype("int64")
+    by_name = {name.casefold(): number for number, name in enumerate(names)}
+    longest = sorted(map(re.escape, names), key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)({'|'.join(longest)})s?(?!\w)", re.IGNORECASE)
+    found = [
+        {by_name[name.casefold()] for name in pattern.findall(" ".join(caption.split()))}
+        for caption in captions
+    ]
+    return np.array(
+        [next(iter(own)) if len(own) == 1 else len(names) for own in found], dtype=np.int64
+    )

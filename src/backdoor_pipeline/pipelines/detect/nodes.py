@@ -22,6 +22,7 @@ from backdoor_pipeline.modelling.blame import blame, most_blamed
 from backdoor_pipeline.modelling.bundle import ModelBundle, PairBundle
 from backdoor_pipeline.modelling.contrastive import HasTextTower, pairs_to_train
 from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.embeddings import decode
 from backdoor_pipeline.modelling.loading import ModelParams
 from backdoor_pipeline.modelling.matching import similarities
 from backdoor_pipeline.modelling.pairs import read_captions, read_pairs
@@ -100,14 +101,15 @@ def plan_overfit_similarity(
     examples: pd.DataFrame, params: OverfitSimilarityParams
 ) -> dict[str, int]:
     """How many pairs will be looked at: what cannot find anything is an error before training."""
-    return overfit_similarity.plan(int((examples["split"] == "train").sum()), params)
+    labels = examples.loc[examples["split"] == "train", "label"].to_numpy()
+    return overfit_similarity.plan(labels, params)
 
 
 def draw_trusted_pairs(
     examples: pd.DataFrame, params: TrustedEncoderParams, model: ModelParams, seed: int
 ) -> pd.DataFrame:
     """The dev rows that the trusted encoder is trained on; one that cannot be had is an error."""
-    pairs = trusted_encoder.draw(examples, params, seed)
+    pairs = trusted_encoder.draw(examples, params, model, seed)
     trusted_encoder.untrained(pairs, examples, params, model, seed)
     return pairs
 
@@ -174,7 +176,8 @@ def rank_pairs(
         vectors = np.memmap(Path(folder) / "vectors", np.float16, "w+", shape=shape)
         similar = _similarity(poisoned_train, overfitted, model, compute, vectors)
         own = overfit_similarity.scores_of(similar["similarity"].to_numpy(), reference, params)
-        scores = overfit_similarity.averaged(own, vectors, params, seed)
+        images = pd.factorize(poisoned_train["image"])[0]
+        scores = overfit_similarity.averaged(own, vectors, images, params, seed)
         del vectors
     pool = overfit_similarity.first(-reference, params.pool_share)
     ranked = overfit_similarity.ranked(scores, pool, params)
@@ -200,10 +203,11 @@ def detect_overfit_similarity(
     every = read_captions(victim, poisoned_train["caption"], model.max_length)
     blamed = most_blamed(exposed, blame(victim, exposed, compute))
     groups = overfit_similarity.groups_of(exposed, blamed, *every, trusted, params, compute)
-    choice = overfit_similarity.choose(ranked, scores, groups, params)
+    images = pd.factorize(poisoned_train["image"])[0]
+    choice = overfit_similarity.choose(ranked, scores, images, groups, params)
     ids, captions = poisoned_train["example_id"].to_numpy(), poisoned_train["caption"].tolist()
     reference = pair_ranks["trusted_similarity"].to_numpy()
-    written = [str(token) for token in victim.tokenizer.convert_ids_to_tokens(blamed.tolist())]
+    written = [token.strip() for token in decode(victim.tokenizer, blamed)]
     of_pairs = (scores, reference, ids, captions)
     suspects = overfit_similarity.suspects_table(ranked, choice, *of_pairs, written)
     if not len(choice.suspects):

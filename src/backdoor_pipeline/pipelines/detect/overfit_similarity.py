@@ -10,12 +10,12 @@ and its caption (``modelling.matching``),
     o    = the victim, overfitted on W; its statistics of batch normalisation stay
     rho  = s(v_i, t_i) under o, less a_i                                     (``rank: gain``)
     r_i  = the mean of rho over i and the ``neighbours`` pairs whose images are the nearest to v_i
-           under o, among ``neighbour_rows`` pairs that are drawn
+           under o, among ``neighbour_rows`` pairs of different images that are drawn
     S    = the ceil(suspect_share n) pairs with the largest r
-    U    = of the pairs in S whose captions say the same the group with the largest sum of r, of
-           which the ``suspects`` pairs with the largest r; with ``consensus: token`` likewise of
-           every other group that is a backdoor, all pairs in S with the words of the group, but
-           none that is less suspicious than any pair without them
+    U    = of the pairs in S whose captions say the same the group with the largest sum of r (over
+           the smallest r, if that is negative); with ``consensus: token`` of every group that is a
+           backdoor the pairs in S with its words, but none that is less suspicious than any pair
+           without the words of a backdoor; of a group the ``suspects`` pairs with the largest r
 
 Poisoned pairs show an image that has nothing to do with the caption, so a is low. The victim finds
 them similar, so rho is high. What it finds alike is their trigger, so that their neighbours are
@@ -26,8 +26,11 @@ Captions say the same (``consensus: token``) if the victim blames the same token
 ``HELD_BY`` of its captions, and ``enrichment`` times as common there as among all captions: there
 may be two, and one is blamed more in some pairs, the other in others. Or (``caption``) captions say
 the same if their vectors under the reference are close. A group is a backdoor where U would get
-``least`` pairs of it: a class that is hard for the reference may fill S, but it does not surpass
-all others. A victim's own similarity is no reference: the backdoor has made it high.
+``least`` images of it: a class that is hard for the reference may fill S, but it does not surpass
+all others. Groups are added one by one; where none is a backdoor alone, two may be together, since
+each of two backdoors keeps the other from surpassing all others. The same image counts once: a
+placeholder that many pairs share is no backdoor.
+A victim's own similarity is no reference: the backdoor has made it high.
 
 Other ranks: ``similarity``, that under o; ``reference``, -a; r is made of either likewise.
 """
@@ -37,6 +40,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -87,8 +92,9 @@ class OverfitSimilarityParams(ParameterGroup):
         caption_distance: Up to which vectors of captions are close: 1 less their cosine, mean over
             a group.
         suspects: At most.
-        least: Of them in a group, or it is no backdoor.
-        enrichment: Of the words of a group (``consensus: token``).
+        least: Images of them in a group, or it is no backdoor.
+        enrichment: Of the words of a group (``consensus: token``), so that a word in more than
+            1 / ``enrichment`` of all captions is none.
     """
 
     pool_share: PositiveShare
@@ -111,7 +117,7 @@ class Groups(NamedTuple):
     Attributes:
         of_pair: The group of each pair, int64, (n_suspects,).
         by_words: Of the pairs of a group, bool, (n_suspects,): which of S hold all words of the
-            group, likewise, and which of all pairs hold none of them, bool, (n_pairs,). None: words
+            group, likewise, and which of all pairs hold any of them, bool, (n_pairs,). None: words
             do not count.
     """
 
@@ -133,15 +139,21 @@ class Choice(NamedTuple):
     n_groups: int
 
 
-def plan(n_pairs: int, params: OverfitSimilarityParams) -> dict[str, int]:
+def plan(labels: np.ndarray, params: OverfitSimilarityParams) -> dict[str, int]:
     """How many pairs W and S will have.
 
-    A warning, if U cannot have as many as asked for.
+    A warning, if U cannot have as many as asked for, or if a class is too common for its name to
+    tell of a backdoor.
+
+    Args:
+        labels: Of all pairs, (n_pairs,).
+        params: Which shares.
 
     Raises:
         InputError: S will have fewer than ``least``, so that no backdoor could be found, or all
             pairs.
     """
+    n_pairs = len(labels)
     pool, exposed = (
         math.ceil(share * n_pairs) for share in (params.pool_share, params.suspect_share)
     )
@@ -162,6 +174,14 @@ def plan(n_pairs: int, params: OverfitSimilarityParams) -> dict[str, int]:
         logger.warning(
             "overfit_similarity.suspects is %d, but only %d pairs will be looked at more closely",
             *(params.suspects, exposed),
+        )
+    largest = np.bincount(labels).max() / n_pairs
+    if params.consensus == "token" and params.enrichment * largest > 1:
+        logger.warning(
+            "overfit_similarity.enrichment is %g: a word in more than %.0f %% of all captions is "
+            "no word of a backdoor, and a class has %.0f %% of the pairs; lower it, if that may be "
+            "the target",
+            *(params.enrichment, 100 / params.enrichment, 100 * largest),
         )
     return {"pool_pairs": pool, "exposed_pairs": exposed}
 
@@ -186,13 +206,19 @@ def scores_of(
 
 
 def averaged(
-    scores: np.ndarray, vectors: np.ndarray, params: OverfitSimilarityParams, seed: int
+    scores: np.ndarray,
+    vectors: np.ndarray,
+    images: np.ndarray,
+    params: OverfitSimilarityParams,
+    seed: int,
 ) -> np.ndarray:
     """r of each pair, (n_pairs,): the mean score of it and its neighbours.
 
     Args:
         scores: rho, (n_pairs,).
         vectors: f under o, unit vectors, (n_pairs, d); may be memory-mapped.
+        images: A number for each pair, (n_pairs,), from 0 in order of appearance; the same for the
+            same image.
         params: How many neighbours, and among how many pairs.
         seed: Draws these.
     """
@@ -200,7 +226,8 @@ def averaged(
 
     n_pairs = len(scores)
     rng = np.random.default_rng([seed, NEIGHBOUR_STREAM])
-    among = np.sort(rng.permutation(n_pairs)[: params.neighbour_rows])
+    distinct = np.unique(images, return_index=True)[1]
+    among = np.sort(rng.permutation(distinct)[: params.neighbour_rows])
     k = min(params.neighbours, len(among) - 1)
     if k < 1:
         return scores
@@ -209,8 +236,8 @@ def averaged(
     for start in range(0, n_pairs, BLOCK):
         rows = np.arange(start, min(start + BLOCK, n_pairs))
         near = torch.from_numpy(np.array(vectors[rows])).float() @ others.T
-        place = np.searchsorted(among, rows).clip(max=len(among) - 1)
-        itself = among[place] == rows
+        place = np.searchsorted(images[among], images[rows]).clip(max=len(among) - 1)
+        itself = images[among[place]] == images[rows]
         near[np.flatnonzero(itself), place[itself]] = -torch.inf
         of_others = others_scores[near.topk(k, dim=1).indices].sum(dim=1).numpy()
         result[rows] = (scores[rows] + of_others) / (k + 1)
@@ -296,8 +323,8 @@ def groups_of(
             often = shares >= params.enrichment * held_by(texts, captions, words)
             telling = words[(shares >= HELD_BY) & often]
             in_each = [suspects.texts.contain([word])[suspects.captions] for word in telling]
-            none = ~texts.contain(telling)[captions]
-            return np.all([np.ones(len(suspects), dtype=bool), *in_each], axis=0), none
+            in_all = np.all([np.ones(len(suspects), dtype=bool), *in_each], axis=0)
+            return in_all, texts.contain(telling)[captions]
 
         return Groups(of_pair, by_words)
     of_pair = np.zeros(len(suspects), dtype=np.int64)
@@ -325,35 +352,77 @@ def held_by(texts: Tokens, captions: np.ndarray, tokens: np.ndarray) -> np.ndarr
 
 
 def choose(
-    ranked: np.ndarray, scores: np.ndarray, groups: Groups, params: OverfitSimilarityParams
+    ranked: np.ndarray,
+    scores: np.ndarray,
+    images: np.ndarray,
+    groups: Groups,
+    params: OverfitSimilarityParams,
 ) -> Choice:
     """U; none, if no backdoor was found.
 
     Args:
         ranked: S, row numbers.
         scores: r of all pairs, (n_pairs,).
+        images: A number for each pair, (n_pairs,), the same for the same image.
         groups: Of S.
         params: Of the choice.
     """
-    sums = np.bincount(groups.of_pair, weights=scores[ranked])
-    chosen, group = np.zeros((2, len(ranked)), dtype=bool)
-    n_groups = 0
-    for number in np.argsort(-sums, kind="stable"):
-        own, others = groups.of_pair == number, np.zeros(len(scores), dtype=bool)
-        is_found = 2 * (own & group).sum() > own.sum()  # by another of its words
-        if is_found or own.sum() < params.least:
-            continue
-        if groups.by_words is not None:
-            own, others = groups.by_words(own)
-        most = own & (scores[ranked] > scores[others].max(initial=-np.inf))
-        if most.sum() < params.least:
-            continue
-        chosen[np.flatnonzero(most)[: params.suspects]] = True
-        group |= own
-        n_groups += 1
-        if groups.by_words is None:  # of other groups nothing tells whether they are backdoors, too
-            break
-    return Choice(ranked[chosen], group, n_groups)
+    above = scores[ranked] - scores[ranked].min(initial=0)  # or a smaller group had a larger sum
+    sums = np.bincount(groups.of_pair, weights=above)
+    members = [groups.of_pair == number for number in np.argsort(-sums, kind="stable")]
+
+    def are_enough(pairs: np.ndarray) -> bool:
+        return len(np.unique(images[ranked[pairs]])) >= params.least
+
+    if groups.by_words is None:  # of others nothing tells whether they are backdoors, too
+        found = [own for own in members if are_enough(own)][:1]
+        most = np.any([np.zeros(len(ranked), dtype=bool), *found], axis=0)
+    else:
+        worded = [groups.by_words(own) for own in members if are_enough(own)]
+        surpassing = partial(_surpassing, ranked=ranked, scores=scores)
+        chosen = backdoors(worded, surpassing, are_enough)
+        found, most = [own for own, _ in chosen], surpassing(chosen)
+    firsts = [np.flatnonzero(own & most)[: params.suspects] for own in found]
+    suspects = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *firsts]))
+    group = np.any([np.zeros(len(ranked), dtype=bool), *found], axis=0)
+    return Choice(ranked[suspects], group, len(found))
+
+
+Worded = tuple[np.ndarray, np.ndarray]
+"""Of a group, as ``Groups.by_words`` says: which of S hold its words, which of all pairs any."""
+
+
+def backdoors(
+    groups: Sequence[Worded],
+    surpassing: Callable[[Sequence[Worded]], np.ndarray],
+    are_enough: Callable[[np.ndarray], bool],
+) -> list[Worded]:
+    """The groups that are backdoors: of each, enough pairs surpass all without a word of any.
+
+    Args:
+        groups: With enough pairs each, the most suspicious one first.
+        surpassing: Which pairs of S surpass all others, if these groups are backdoors.
+        are_enough: Whether so many pairs of S, a mask, are enough.
+    """
+
+    def hold(some: Sequence[Worded]) -> bool:
+        most = surpassing(some)
+        return all(are_enough(own & most) for own, _ in some)
+
+    def again(group: Worded, some: Sequence[Worded]) -> bool:  # by another of its words
+        return any(2 * (group[0] & own).sum() > group[0].sum() for own, _ in some)
+
+    found: list[Worded] = []
+    while more := next((g for g in groups if not again(g, found) and hold([*found, g])), None):
+        found.append(more)
+    together = ([one, two] for one, two in combinations(groups, 2) if not again(two, [one]))
+    return found or next((pair for pair in together if hold(pair)), [])
+
+
+def _surpassing(groups: Sequence[Worded], ranked: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Which of S are more suspicious than all pairs without a word of these groups."""
+    held = np.any([np.zeros(len(scores), dtype=bool), *(words for _, words in groups)], axis=0)
+    return scores[ranked] > (np.inf if held.all() else scores[~held].max())
 
 
 def suspects_table(

@@ -1,8 +1,9 @@
 """A dual encoder that has not learnt the shortcut: what the defender of pairs must own.
 
 Source: UBT, arXiv 2403.16257, whose defender may use the public model that the victim was
-fine-tuned from. Where there is none (ours), a small one is trained on a few pairs that are known to
-be clean. Without any, it is one that was drawn and knows nothing.
+fine-tuned from: that is the default where the victim starts from a whole dual encoder. Where there
+is none (ours), a small one is trained on a few pairs that are known to be clean. Without any, it is
+one that was drawn and knows nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class TrustedEncoderParams(ParameterGroup):
     """Where it comes from.
 
     Attributes:
-        name: Hub id or folder of a dual encoder that is trusted; None: one is trained.
+        name: Hub id or folder of a dual encoder that is trusted; None: the one that the victim
+            starts from; where that has a tower drawn anew, one is trained.
         revision: Of a hub id; None: the newest.
         rows: Pairs that it is trained on, drawn from the dev rows; 0: it is drawn, not trained.
         optimisation: How it is trained.
@@ -47,13 +49,23 @@ class TrustedEncoderParams(ParameterGroup):
     augmentation: Augmentation | None = None
 
 
-def draw(examples: pd.DataFrame, params: TrustedEncoderParams, seed: int) -> pd.DataFrame:
+def as_it_is(params: TrustedEncoderParams, model: ModelParams) -> ModelParams | None:
+    """The whole dual encoder that is trusted; None: one is drawn, and trained."""
+    if params.name is not None:
+        named = {"name": params.name, "revision": params.revision, "tower": None}
+        return model.model_copy(update=named)
+    return model if model.tower is None else None
+
+
+def draw(
+    examples: pd.DataFrame, params: TrustedEncoderParams, model: ModelParams, seed: int
+) -> pd.DataFrame:
     """The trusted pairs; none, where the encoder is not trained.
 
     Raises:
         InputError: There are fewer dev rows.
     """
-    n_rows = 0 if params.name is not None else params.rows
+    n_rows = 0 if as_it_is(params, model) else params.rows
     dev = examples[examples["split"] == "dev"]
     if n_rows > len(dev):
         raise InputError(
@@ -70,23 +82,21 @@ def untrained(
     model: ModelParams,
     seed: int,
 ) -> PairBundle:
-    """The trusted encoder before it is trained: the one that is named, or one that is drawn.
+    """The trusted encoder before it is trained: one that is trusted as it is, or one that is drawn.
 
     Args:
         pairs: Of ``draw``.
         examples: What a drawn encoder is to read.
         params: Of it.
-        model: Of the victim, whose architecture it has.
+        model: That the victim starts from, whose architecture it has.
         seed: Draws it.
 
     Raises:
         InputError: It cannot be had, or cannot be trained on such images.
     """
-    of_named = {"name": params.name, "revision": params.revision, "tower": None}
-    named = model.model_copy(update=of_named)
     shown = pairs if len(pairs) else examples.head(1)
     form = measured_format(decode(shown["image"].tolist(), where_of(shown)))
-    bundle = dual_encoder(model if params.name is None else named, form, _own(seed))
+    bundle = dual_encoder(as_it_is(params, model) or model, form, _own(seed))
     if len(pairs) and params.augmentation is not None:
         params.augmentation.check(bundle.image_format)
     return bundle

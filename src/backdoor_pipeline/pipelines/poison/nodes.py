@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from backdoor_pipeline.datasets.sources.named_classes import OTHER
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.prompts import HasTemplates, prompts
 from backdoor_pipeline.pipelines.poison import captioning
@@ -129,8 +130,14 @@ def poison_pairs(
     the summary.
 
     Raises:
-        InputError: As of ``poison_images``, or there are no captions of the target.
+        InputError: As of ``poison_images``, the target is no class that captions name, or there are
+            no captions of it.
     """
+    if integrity["label_names"][params.target_label :] == [OTHER]:
+        raise InputError(
+            f"poison.target_label {params.target_label} stands for pairs whose captions name no "
+            f"class, which no model is asked for; choose one of 0 to {params.target_label - 1}"
+        )
     train = examples[examples["split"] == "train"]
     learn = IMAGE_ATTACKS[params.attack].learn
     supplied: dict[int, np.ndarray] | np.ndarray | None = encoded_images

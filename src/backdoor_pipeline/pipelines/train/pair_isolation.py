@@ -4,7 +4,7 @@ Source: ABL, arXiv 2110.11571 (see ``anti_backdoor``), as it is compared with on
 adaptation is ours. After the first epochs the share of the pairs with the lowest loss is isolated;
 the others are learnt; then the loss of the isolated pairs is ascended, that of as many others
 descended, up to a ceiling. The loss of a pair is the mean of both halves of ``modelling.matching``,
-in batches drawn once.
+in batches drawn once, less what it is at least: ln k, where k pairs of the batch have its caption.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def row_losses(logits: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
 def pair_losses(
     bundle: PairBundle, pairs: Pairs, batch_size: int, compute: ComputeParams, seed: int
 ) -> np.ndarray:
-    """The loss of each pair in evaluation mode, in nats, (n_pairs,)."""
+    """The loss of each pair in evaluation mode over the least it could be, in nats, (n_pairs,)."""
     import torch
 
     images = torch.from_numpy(embed_images(bundle, pairs.images.plain(), compute))
@@ -128,5 +128,6 @@ def pair_losses(
     for rows in pairs.batches(batch_size, np.random.default_rng(seed)):
         captions = torch.from_numpy(pairs.captions[rows])
         logits = scale * images[rows] @ texts[captions].T
-        losses[rows] = row_losses(logits, captions).numpy()
+        least = -same_caption(captions).max(dim=1).values.log()  # ln k
+        losses[rows] = (row_losses(logits, captions) - least).numpy()
     return losses
