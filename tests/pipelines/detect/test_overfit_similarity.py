@@ -26,6 +26,7 @@ from backdoor_pipeline.pipelines.detect.overfit_similarity import (
     first,
     groups_of,
     held_by,
+    highest_of_backdoors,
     overfitted,
     ranked,
     scores_of,
@@ -139,11 +140,12 @@ class TestChoice:
     GROUPS = np.array([0, 1, 2, 1, 2, 2])  # sums: 0.9, 1.4, 1.6
     RANKED = np.arange(6)
 
-    def of(self, ranked=None, groups=None, by_words=None, images=None, **changes):
+    def of(self, ranked=None, groups=None, by_words=None, images=None, reference=None, **changes):
         ranked = self.RANKED if ranked is None else ranked
         images = np.arange(8) if images is None else images
         groups = Groups(self.GROUPS if groups is None else groups, by_words)
-        return choose(ranked, self.SCORES, images, groups, PARAMS.model_copy(update=changes))
+        of_pairs = (self.SCORES, np.zeros(8) if reference is None else reference, 0.0, images)
+        return choose(ranked, *of_pairs, groups, PARAMS.model_copy(update=changes))
 
     def words_of(self, group) -> tuple[np.ndarray, np.ndarray]:
         """The pairs of a group hold its words, no other does."""
@@ -167,9 +169,8 @@ class TestChoice:
     def test_the_group_is_the_largest_in_suspicion_not_in_number(self) -> None:
         scores = np.array([-0.1, -0.1, -0.2, -0.2, -0.2, -0.9, -0.9, -0.9])  # rank: reference
         groups = Groups(np.array([0, 0, 1, 1, 1]))
-        assert choose(self.RANKED[:5], scores, np.arange(8), groups, PARAMS).suspects.tolist() == [
-            *(0, 1)
-        ]
+        of_pairs = (scores, -scores, 1.0, np.arange(8))
+        assert choose(self.RANKED[:5], *of_pairs, groups, PARAMS).suspects.tolist() == [0, 1]
 
     def test_two_backdoors_that_are_alike_are_found_together(self) -> None:
         groups = np.array([1, 2, 1, 2, 1, 2])  # of each, every pair is below one of the other
@@ -223,6 +224,15 @@ class TestChoice:
         found = self.of(by_words=by_words, suspects=9)
         assert found.n_groups == 1
         assert found.suspects.tolist() == [0, 1, 2, 3, 4, 5]
+
+    @pytest.mark.parametrize("consensus", ["token", "caption"])
+    def test_what_the_reference_finds_related_is_no_backdoor(self, consensus) -> None:
+        groups = np.array([1, 1, 1, 2, 3, 4])
+        by_words = self.words_of if consensus == "token" else None
+        given = {"groups": groups, "by_words": by_words, "consensus": consensus}
+        reference = np.array([-0.5, 0.3, 0.2, *[0.9] * 5])  # the first three have a mean of 0
+        assert self.of(**given, reference=reference).n_groups == 1
+        assert not self.of(**given, reference=reference + 0.01).n_groups
 
     def test_an_image_counts_once(self) -> None:
         groups = np.array([1, 1, 1, 2, 3, 4])
@@ -379,6 +389,19 @@ def test_two_targets_as_suspicious_are_two_backdoors(bundle) -> None:
     params = PARAMS.model_copy(update={"least": 4, "suspects": 9})
     of_s = (pairs.take(poisoned), np.array([city, story] * 4))
     groups = groups_of(*of_s, pairs.texts, pairs.captions, bundle, params, CPU)
-    found = choose(poisoned, scores, np.arange(56), groups, params)
+    found = choose(poisoned, scores, np.zeros(56), 0.0, np.arange(56), groups, params)
     assert found.n_groups == 2
     assert found.suspects.tolist() == poisoned.tolist()
+
+
+def test_a_backdoor_is_at_most_halfway_to_what_is_related(bundle, pairs, monkeypatch) -> None:
+    module = "backdoor_pipeline.pipelines.detect.overfit_similarity"
+    texts = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], dtype=np.float32)
+    monkeypatch.setattr(f"{module}.embed_texts", lambda *_: texts)
+    monkeypatch.setattr(f"{module}.embed_images", lambda *_: texts[pairs.captions])
+    unrelated = np.array([0.0, -1.0, 0.0])  # each pair of texts as often
+    related = np.array([0.8, 0.5, 0.9])
+    found = highest_of_backdoors(related, bundle, pairs, CPU)
+    assert found == pytest.approx((0.8 + unrelated.mean()) / 2)
+    knows_nothing = np.full(3, unrelated.mean() + unrelated.std() - 0.01)
+    assert highest_of_backdoors(knows_nothing, bundle, pairs, CPU) == math.inf

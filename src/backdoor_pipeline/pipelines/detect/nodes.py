@@ -203,10 +203,14 @@ def detect_overfit_similarity(
     every = read_captions(victim, poisoned_train["caption"], model.max_length)
     blamed = most_blamed(exposed, blame(victim, exposed, compute))
     groups = overfit_similarity.groups_of(exposed, blamed, *every, trusted, params, compute)
-    images = pd.factorize(poisoned_train["image"])[0]
-    choice = overfit_similarity.choose(ranked, scores, images, groups, params)
-    ids, captions = poisoned_train["example_id"].to_numpy(), poisoned_train["caption"].tolist()
     reference = pair_ranks["trusted_similarity"].to_numpy()
+    rows = np.unique(np.linspace(0, len(reference) - 1, overfit_similarity.UNRELATED_ROWS).round())
+    some = read_pairs(trusted, poisoned_train.iloc[rows.astype(int)], model.max_length)
+    highest = overfit_similarity.highest_of_backdoors(reference, trusted, some, compute)
+    images = pd.factorize(poisoned_train["image"])[0]
+    of_rows = (scores, reference, highest, images)
+    choice = overfit_similarity.choose(ranked, *of_rows, groups, params)
+    ids, captions = poisoned_train["example_id"].to_numpy(), poisoned_train["caption"].tolist()
     written = [token.strip() for token in decode(victim.tokenizer, blamed)]
     of_pairs = (scores, reference, ids, captions)
     suspects = overfit_similarity.suspects_table(ranked, choice, *of_pairs, written)

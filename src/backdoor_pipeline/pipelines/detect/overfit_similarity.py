@@ -26,10 +26,13 @@ Captions say the same (``consensus: token``) if the victim blames the same token
 ``HELD_BY`` of its captions, and ``enrichment`` times as common there as among all captions: there
 may be two, and one is blamed more in some pairs, the other in others. Or (``caption``) captions say
 the same if their vectors under the reference are close. A group is a backdoor where U would get
-``least`` images of it: a class that is hard for the reference may fill S, but it does not surpass
-all others. Groups are added one by one; where none is a backdoor alone, two may be together, since
-each of two backdoors keeps the other from surpassing all others. The same image counts once: a
-placeholder that many pairs share is no backdoor.
+``least`` images of it, and their mean a is at most halfway from what is unrelated to the median a.
+For a class that is hard for the reference may fill S, and yet does not surpass all others; or it
+may, where classes are far from each other, but then the reference does find it related. A reference
+whose median a is within a standard deviation of what is unrelated is not asked.
+Groups are added one by one; where none is a backdoor alone, two may be together, since each of two
+backdoors keeps the other from surpassing all others. The same image counts once: a placeholder that
+many pairs share is no backdoor.
 A victim's own similarity is no reference: the backdoor has made it high.
 
 Other ranks: ``similarity``, that under o; ``reference``, -a; r is made of either likewise.
@@ -50,7 +53,7 @@ from pydantic import Field
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.contrastive import fit_pairs
-from backdoor_pipeline.modelling.matching import embed_texts
+from backdoor_pipeline.modelling.matching import embed_images, embed_texts
 from backdoor_pipeline.modelling.training import OptimisationParams
 from backdoor_pipeline.parameter_group import (
     Count,
@@ -72,6 +75,7 @@ logger = logging.getLogger(__name__)
 
 HELD_BY = 0.9  # of a group's captions
 NEIGHBOUR_STREAM = 7  # keeps this draw apart from other uses of the same seed
+UNRELATED_ROWS = 1000  # whose images and captions say what is unrelated
 BLOCK = 1024  # pairs whose similarities to all others are held at a time
 
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
@@ -92,7 +96,7 @@ class OverfitSimilarityParams(ParameterGroup):
         caption_distance: Up to which vectors of captions are close: 1 less their cosine, mean over
             a group.
         suspects: At most.
-        least: Images of them in a group, or it is no backdoor.
+        least: Images of them in a group, or it is no backdoor (see the module for more).
         enrichment: Of the words of a group (``consensus: token``), so that a word in more than
             1 / ``enrichment`` of all captions is none.
     """
@@ -351,9 +355,31 @@ def held_by(texts: Tokens, captions: np.ndarray, tokens: np.ndarray) -> np.ndarr
     return pairs / max(len(captions), 1)
 
 
+def highest_of_backdoors(
+    reference: np.ndarray, trusted: PairBundle, some: Pairs, compute: ComputeParams
+) -> float:
+    """The mean a that a backdoor has at most; infinity, if the reference does not know.
+
+    Args:
+        reference: a of all pairs, (n_pairs,).
+        trusted: The reference.
+        some: Pairs, of which each image is unrelated to the captions that are not its own.
+        compute: Device and precision.
+    """
+    texts = embed_texts(trusted, some.texts, compute)[some.captions]
+    similar = embed_images(trusted, some.images, compute) @ texts.T
+    others = similar[some.captions[:, None] != some.captions[None, :]]
+    related = float(np.median(reference))
+    if not len(others) or related < others.mean() + others.std():
+        return math.inf
+    return (related + float(others.mean())) / 2
+
+
 def choose(
     ranked: np.ndarray,
     scores: np.ndarray,
+    reference: np.ndarray,
+    highest: float,
     images: np.ndarray,
     groups: Groups,
     params: OverfitSimilarityParams,
@@ -363,6 +389,8 @@ def choose(
     Args:
         ranked: S, row numbers.
         scores: r of all pairs, (n_pairs,).
+        reference: a of all pairs, (n_pairs,).
+        highest: Of ``highest_of_backdoors``.
         images: A number for each pair, (n_pairs,), the same for the same image.
         groups: Of S.
         params: Of the choice.
@@ -374,13 +402,17 @@ def choose(
     def are_enough(pairs: np.ndarray) -> bool:
         return len(np.unique(images[ranked[pairs]])) >= params.least
 
-    if groups.by_words is None:  # of others nothing tells whether they are backdoors, too
-        found = [own for own in members if are_enough(own)][:1]
-        most = np.any([np.zeros(len(ranked), dtype=bool), *found], axis=0)
+    def is_backdoor(pairs: np.ndarray) -> bool:
+        return are_enough(pairs) and bool(reference[ranked[pairs]].mean() <= highest)
+
+    if groups.by_words is None:  # of other groups nothing tells whether they are backdoors, too
+        is_one = are_enough if params.consensus is None else is_backdoor
+        found = [own for own in members if is_one(own)][:1]
+        most = np.ones(len(ranked), dtype=bool)
     else:
         worded = [groups.by_words(own) for own in members if are_enough(own)]
         surpassing = partial(_surpassing, ranked=ranked, scores=scores)
-        chosen = backdoors(worded, surpassing, are_enough)
+        chosen = backdoors(worded, surpassing, is_backdoor)
         found, most = [own for own, _ in chosen], surpassing(chosen)
     firsts = [np.flatnonzero(own & most)[: params.suspects] for own in found]
     suspects = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *firsts]))
@@ -395,19 +427,19 @@ Worded = tuple[np.ndarray, np.ndarray]
 def backdoors(
     groups: Sequence[Worded],
     surpassing: Callable[[Sequence[Worded]], np.ndarray],
-    are_enough: Callable[[np.ndarray], bool],
+    is_backdoor: Callable[[np.ndarray], bool],
 ) -> list[Worded]:
-    """The groups that are backdoors: of each, enough pairs surpass all without a word of any.
+    """The groups that are backdoors by those of their pairs that surpass all without a word of any.
 
     Args:
         groups: With enough pairs each, the most suspicious one first.
         surpassing: Which pairs of S surpass all others, if these groups are backdoors.
-        are_enough: Whether so many pairs of S, a mask, are enough.
+        is_backdoor: Whether pairs of S, a mask, are one.
     """
 
     def hold(some: Sequence[Worded]) -> bool:
         most = surpassing(some)
-        return all(are_enough(own & most) for own, _ in some)
+        return all(is_backdoor(own & most) for own, _ in some)
 
     def again(group: Worded, some: Sequence[Worded]) -> bool:  # by another of its words
         return any(2 * (group[0] & own).sum() > group[0].sum() for own, _ in some)
