@@ -120,7 +120,15 @@ def test_what_is_missing_or_broken_is_told_with_its_row(folder, frame) -> None:
     with pytest.raises(InputError, match=r"row 2: images/0\.png: these 8 bytes are neither"):
         read(params(path))
     frame.assign(title=["a", " ", "c"]).to_csv(path, index=False)
-    with pytest.raises(InputError, match=r"train\.csv, line 3: the text is empty"):
+    with pytest.raises(InputError, match=r"train\.csv, line 3: the caption is empty; [^(]*$"):
         read(params(path))
+    frame.assign(image=["images/0.png", "", "images/1.png"]).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"train\.csv, line 3: the image's path is empty"):
+        read(params(path))
+    for column, parameter in (("image", "source.image"), ("title", "source.caption")):
+        frame.drop(columns=column).to_csv(path, index=False)
+        with pytest.raises(InputError, match=rf"no column '{column}', which {parameter} asks for"):
+            read(params(path))
+    frame.to_csv(path, index=False)
     with pytest.raises(InputError, match=r"source\.caption is not set"):
         read(params(path, caption=None))

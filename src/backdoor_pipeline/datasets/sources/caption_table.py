@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from backdoor_pipeline.datasets.sources import files, images, table
-from backdoor_pipeline.datasets.sources.source import Source
+from backdoor_pipeline.datasets.sources.columns import Content
+from backdoor_pipeline.datasets.sources.source import Finding, Source
 from backdoor_pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from backdoor_pipeline.datasets.sources.source import SourceParams
+
+CAPTIONS = Content("source.caption", "caption")
+IMAGES = Content("source.image", "image's path")
 
 
 def read(params: SourceParams) -> Source:
@@ -30,8 +34,8 @@ def read(params: SourceParams) -> Source:
             image is not there, lies elsewhere, or cannot be read.
     """
     path = Path(params.data or "").expanduser()
-    rows, findings = table.read_file(path, _with_text(params, _caption(params)))
-    names = table.read_file(path, _with_text(params, params.image))[0]["text"]
+    rows, findings = _read(path, params, _caption(params), CAPTIONS)
+    names = _read(path, params, params.image, IMAGES)[0]["text"]
     places = [f"{path}, row {row}: {name}" for row, name in enumerate(names, start=1)]
     contents = [
         _place(path.parent, name, at).read_bytes() for name, at in zip(names, places, strict=True)
@@ -57,7 +61,7 @@ def digest(params: SourceParams) -> str:
     path = Path(params.data or "").expanduser()
     if not path.is_file():
         return files.MISSING
-    names = table.read_file(path, _with_text(params, params.image))[0]["text"]
+    names = _read(path, params, params.image, IMAGES)[0]["text"]
     try:
         named = _named(path.parent, names)
     except InputError:
@@ -73,8 +77,11 @@ def _caption(params: SourceParams) -> str:
     return params.caption
 
 
-def _with_text(params: SourceParams, column: str) -> SourceParams:
-    return params.model_copy(update={"text": column})
+def _read(
+    path: Path, params: SourceParams, column: str, content: Content
+) -> tuple[pd.DataFrame, list[Finding]]:
+    """Returns the table with this column as its ``text``."""
+    return table.read_file(path, params.model_copy(update={"text": column}), content=content)
 
 
 def _place(folder: Path, name: str, where: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
@@ -26,6 +26,16 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+
+
+class Content(NamedTuple):
+    """What a column of texts holds, for messages: the parameter that names it, and a noun."""
+
+    parameter: str
+    noun: str
+
+
+TEXTS = Content("source.text", "text")
 
 _OTHER_SEPARATOR = re.compile(r"[;,|\t]")
 
@@ -60,7 +70,11 @@ def is_missing(label: object) -> bool:
 
 
 def checked_table(
-    path: Path, lines: Sequence[int], columns: Mapping[str, Sequence], skip_blank: bool
+    path: Path,
+    lines: Sequence[int],
+    columns: Mapping[str, Sequence],
+    skip_blank: bool,
+    content: Content = TEXTS,
 ) -> tuple[pd.DataFrame, list[Finding]]:
     """Returns the columns as a table, having checked each text and label.
 
@@ -69,6 +83,7 @@ def checked_table(
         lines: the line of each row, for messages.
         columns: ``text``, ``label`` and others, of equal length.
         skip_blank: leave rows with a blank text out, with a finding, instead of refusing them.
+        content: what the texts are.
 
     Raises:
         InputError: no rows, a blank or over-long text, a missing label.
@@ -82,13 +97,14 @@ def checked_table(
         if not text or text.isspace():
             blank.append(i)
             if not skip_blank:
+                more = " (a known set's name with @repaired leaves such rows out)"
                 raise InputError(
-                    f"{path}, line {line}: the text is empty; fill it in or delete the row (a known"
-                    " set's name with @repaired leaves such rows out)"
+                    f"{path}, line {line}: the {content.noun} is empty; fill it in or delete the "
+                    f"row{more if content is TEXTS else ''}"
                 )
         elif len(text) > MAX_CELL:
             raise InputError(
-                f"{path}, line {line}: the text has {len(text):,} characters, more than "
+                f"{path}, line {line}: the {content.noun} has {len(text):,} characters, more than "
                 f"{MAX_CELL:,}; shorten it, or look for a quote that is never closed"
             )
         if is_missing(label):

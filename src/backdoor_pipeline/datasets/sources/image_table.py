@@ -213,7 +213,8 @@ def _image_column(where: str, schema: pa.Schema) -> str:
     if IMAGE in schema.names:
         raise InputError(
             f"{where}: column {IMAGE!r} holds {schema.field(IMAGE).type}, not the bytes of PNG or "
-            "JPEG files (binary, or a struct with bytes); store them"
+            "JPEG files (binary, or a struct with bytes); store them, or set "
+            "source.dataset=caption_table if it holds paths of images with captions"
         )
     if len(fitting) == 1:
         return fitting[0]

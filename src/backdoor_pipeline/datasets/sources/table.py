@@ -64,7 +64,10 @@ def digest(params: SourceParams) -> str:
 
 
 def read_file(
-    path: Path, params: SourceParams, skip_blank: bool = False
+    path: Path,
+    params: SourceParams,
+    skip_blank: bool = False,
+    content: columns.Content = columns.TEXTS,
 ) -> tuple[pd.DataFrame, list[Finding]]:
     """Returns ``text``, ``label`` and, where they are, ``split``, ``style``, ``syntax`` of a file.
 
@@ -84,18 +87,21 @@ def read_file(
         )
     files.check_file(path)
     if path.suffix == ".parquet":
-        return read_parquet(path, params, skip_blank)
-    lines, values = (_jsonl if path.suffix == ".jsonl" else _delimited)(path, params)
+        return read_parquet(path, params, skip_blank, content)
+    lines, values = (_jsonl if path.suffix == ".jsonl" else _delimited)(path, params, content)
     if "split" in values:
         values["split"] = [
             split_name(f"{path}, line {line}", value)
             for line, value in zip(lines, values["split"], strict=True)
         ]
-    return columns.checked_table(path, lines, values, skip_blank)
+    return columns.checked_table(path, lines, values, skip_blank, content)
 
 
 def read_parquet(
-    path: Path, params: SourceParams, skip_blank: bool = False
+    path: Path,
+    params: SourceParams,
+    skip_blank: bool = False,
+    content: columns.Content = columns.TEXTS,
 ) -> tuple[pd.DataFrame, list[Finding]]:
     """Returns the same of a parquet file, read as columns.
 
@@ -108,16 +114,20 @@ def read_parquet(
     try:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
-        wanted = [names[position] for position in _wanted(path, names, params).values()]
+        wanted = [names[position] for position in _wanted(path, names, params, content).values()]
         raw = file.read(columns=wanted)
     except (pa.ArrowException, OSError) as error:
         brief = str(error).partition("\n")[0][:120]
         raise InputError(f"{path}: is not a readable parquet file ({brief})") from error
-    return from_arrow(path, raw, params, skip_blank)
+    return from_arrow(path, raw, params, skip_blank, content)
 
 
 def from_arrow(
-    where: Path | str, raw: pa.Table, params: SourceParams, skip_blank: bool
+    where: Path | str,
+    raw: pa.Table,
+    params: SourceParams,
+    skip_blank: bool,
+    content: columns.Content = columns.TEXTS,
 ) -> tuple[pd.DataFrame, list[Finding]]:
     """Returns the same of a table in memory, checked without a Python object for each cell.
 
@@ -129,7 +139,7 @@ def from_arrow(
     names = raw.column_names
     arrays = {
         name: plain_column(where, names[position], raw.column(position), is_label=name == "label")
-        for name, position in _wanted(where, names, params).items()
+        for name, position in _wanted(where, names, params, content).items()
         if name not in columns.PARAPHRASES or is_text(raw.column(position).type)
     }
     if raw.num_rows == 0:
@@ -138,13 +148,16 @@ def from_arrow(
     blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(arrays["text"], "")), "")
     if row := _first_true(blank):
         if not skip_blank:
-            raise InputError(f"{where}, row {row}: the text is empty; fill it in or delete the row")
+            raise InputError(
+                f"{where}, row {row}: the {content.noun} is empty; fill it in or delete the row"
+            )
         arrays = {name: array.filter(pc.invert(blank)) for name, array in arrays.items()}
         message = f"{pc.sum(blank).as_py()} rows without text were left out, the first is row {row}"
         findings.append(Finding("warning", Path(where).name, message))
     if row := _first_true(pc.greater(pc.utf8_length(arrays["text"]), cells.MAX_CELL)):
         raise InputError(
-            f"{where}, row {row}: the text has more than {cells.MAX_CELL:,} characters; shorten it"
+            f"{where}, row {row}: the {content.noun} has more than {cells.MAX_CELL:,} characters; "
+            "shorten it"
         )
     table = pd.DataFrame({name: array.to_pandas() for name, array in arrays.items()})
     if missing := [label for label in pd.unique(table["label"]) if columns.is_missing(label)]:
@@ -183,10 +196,12 @@ def _paths(params: SourceParams) -> dict[str, Path]:
     return found
 
 
-def _wanted(path: Path | str, names: list[str], params: SourceParams) -> dict[str, int]:
+def _wanted(
+    path: Path | str, names: list[str], params: SourceParams, content: columns.Content
+) -> dict[str, int]:
     """Returns our name -> position of the columns to read."""
     wanted = {
-        "text": columns.find_column(path, names, params.text, "source.text"),
+        "text": columns.find_column(path, names, params.text, content.parameter),
         "label": columns.find_column(path, names, params.label, params.label_asked_by),
     }
     if params.split_column:
@@ -200,7 +215,9 @@ def _wanted(path: Path | str, names: list[str], params: SourceParams) -> dict[st
     }
 
 
-def _delimited(path: Path, params: SourceParams) -> tuple[list[int], dict[str, list]]:
+def _delimited(
+    path: Path, params: SourceParams, content: columns.Content
+) -> tuple[list[int], dict[str, list]]:
     separator = params.separator or SEPARATORS[path.suffix]
     if len(separator) != 1:
         raise InputError(f"source.separator {separator!r} must be one character")
@@ -208,7 +225,7 @@ def _delimited(path: Path, params: SourceParams) -> tuple[list[int], dict[str, l
     header = next(rows, None)
     if header is None:
         raise InputError(f"{path}: holds no rows; it needs texts and labels")
-    wanted = _wanted(path, header.cells, params)
+    wanted = _wanted(path, header.cells, params, content)
     lines: list[int] = []
     values: dict[str, list] = {name: [] for name in wanted}
     targets = [(values[name].append, position) for name, position in wanted.items()]
@@ -219,7 +236,9 @@ def _delimited(path: Path, params: SourceParams) -> tuple[list[int], dict[str, l
     return lines, values
 
 
-def _jsonl(path: Path, params: SourceParams) -> tuple[list[int], dict[str, list]]:
+def _jsonl(
+    path: Path, params: SourceParams, content: columns.Content
+) -> tuple[list[int], dict[str, list]]:
     lines: list[int] = []
     values: dict[str, list] = {}
     names: dict[str, str] = {}
@@ -231,11 +250,13 @@ def _jsonl(path: Path, params: SourceParams) -> tuple[list[int], dict[str, list]
             record = _record(where, line)
             if not names:
                 keys = list(record)
-                names = {name: keys[i] for name, i in _wanted(path, keys, params).items()}
+                wanted = _wanted(path, keys, params, content)
+                names = {name: keys[i] for name, i in wanted.items()}
                 values = {name: [] for name in names}
             lines.append(number)
             for name, column in names.items():
-                values[name].append(_cell(where, record, column, name))
+                noun = content.noun if name == "text" else name
+                values[name].append(_cell(where, record, column, name, noun))
     return lines, values
 
 
@@ -251,14 +272,14 @@ def _record(where: str, line: str) -> dict:
     return record
 
 
-def _cell(where: str, record: dict, column: str, name: str) -> object:
+def _cell(where: str, record: dict, column: str, name: str, noun: str) -> object:
     if column not in record and name not in columns.PARAPHRASES:
         raise InputError(f"{where}: has no {column!r}; it has {', '.join(map(repr, record))}")
     value = record.get(column)
     if name in columns.PARAPHRASES and not isinstance(value, str):
         return None  # no paraphrase, whatever else the column may be
     if name == "text" and value is None:
-        raise InputError(f"{where}: the text is null; fill it in or delete the row")
+        raise InputError(f"{where}: the {noun} is null; fill it in or delete the row")
     allowed = _SCALARS if name in ("label", "split") else (str, type(None))
     if not isinstance(value, allowed):
         kind = "one value" if name in ("label", "split") else "a text"
