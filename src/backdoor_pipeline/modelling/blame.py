@@ -49,7 +49,9 @@ def blame(bundle: PairBundle, pairs: Pairs, compute: ComputeParams) -> list[np.n
     return deltas
 
 
-def local_texts(pairs: Pairs, deltas: list[np.ndarray], special: np.ndarray, n: int) -> Tokens:
+def local_texts(
+    pairs: Pairs, deltas: list[np.ndarray], special: np.ndarray, n: int, padded: bool = False
+) -> Tokens:
     """t' of each pair: its ``n`` most blamed tokens between the special ones, the first of equals.
 
     Args:
@@ -57,6 +59,7 @@ def local_texts(pairs: Pairs, deltas: list[np.ndarray], special: np.ndarray, n: 
         deltas: Of ``blame``.
         special: Ids of special tokens, which stay.
         n: Tokens at most; a caption of fewer keeps all, one of none stays as it is.
+        padded: Whether padding tokens are in the places of the others.
     """
     kept = []
     for caption, delta in zip(pairs.captions, deltas, strict=True):
@@ -64,7 +67,9 @@ def local_texts(pairs: Pairs, deltas: list[np.ndarray], special: np.ndarray, n: 
         is_special = np.isin(text, special)
         order = np.argsort(-delta, kind="stable")
         chosen = order[: min(n, int((~is_special).sum()))]
-        kept.append(text[np.sort(np.concatenate([np.flatnonzero(is_special), chosen]))])
+        stays = is_special.copy()
+        stays[chosen] = True
+        kept.append(np.where(stays, text, pairs.texts.pad_id) if padded else text[stays])
     return end_to_end(kept, pairs.texts.pad_id)
 
 

@@ -42,7 +42,8 @@ def params(**changes: Any) -> LocalForgettingParams:
         **changes.pop("optimisation", {}),
     }
     base = {
-        **{"tokens": 2, "product": True, "forget_loss": "hinge", "unlearn_target": 0.0},
+        **{"tokens": 2, "mask": "drop", "product": True, "forget_loss": "hinge"},
+        **{"unlearn_target": 0.0},
         **{"forget_weight": 1.0, "keep_weight": 1.0, "keep_rows": 20, "trained": "all"},
         **{"early_stop": False, "max_drift": None, "steps": 20},
     }
@@ -92,7 +93,7 @@ def state(bundle) -> dict[str, torch.Tensor]:
 def test_texts_are_the_blamed_words_which_are_counted() -> None:
     bundle = tiny_dual_encoder("clip")
     pairs = pairs_of(bundle, [*CAPTIONS, CAPTIONS[0]])
-    local, tokens = localised(bundle, pairs, 2, CPU)
+    local, tokens = localised(bundle, pairs, params(), CPU, 0)
     special = np.array(bundle.tokenizer.all_special_ids)
     expected = local_texts(pairs, blame(bundle, pairs, CPU), special, 2)
     counted = Counter()
@@ -102,8 +103,28 @@ def test_texts_are_the_blamed_words_which_are_counted() -> None:
         counted.update(set(bundle.tokenizer.convert_ids_to_tokens(text)) - {"[CLS]", "[SEP]"})
     assert tokens == dict(counted)
     assert list(tokens.values()) == sorted(tokens.values(), reverse=True)
-    whole, _ = localised(bundle, pairs, None, CPU)
+    padded, _ = localised(bundle, pairs, params(mask="pad"), CPU, 0)
+    for row in range(4):
+        text, whole = padded.texts[row], pairs.texts[pairs.captions[row]]
+        assert len(text) == len(whole)
+        assert text[text != pairs.texts.pad_id].tolist() == expected[row].tolist()
+    whole, _ = localised(bundle, pairs, params(tokens=None), CPU, 0)
     assert whole.texts[whole.captions[1]].tolist() == pairs.texts[pairs.captions[1]].tolist()
+
+
+def test_tokens_may_be_drawn() -> None:
+    bundle = tiny_dual_encoder("clip")
+    pairs = pairs_of(bundle, CAPTIONS * 4)
+    one, again, other = (
+        localised(bundle, pairs, params(mask="random_subset"), CPU, seed)[0].texts
+        for seed in (0, 0, 1)
+    )
+    assert one.ids.tolist() == again.ids.tolist() != other.ids.tolist()
+    for row in range(12):
+        whole, text = pairs.texts[pairs.captions[row]].tolist(), one[row].tolist()
+        assert len(text) == 4
+        assert (text[0], text[-1]) == (whole[0], whole[-1])
+        assert set(text) <= set(whole)
 
 
 class TestUnlearn:
@@ -167,7 +188,7 @@ class TestUnlearn:
         assert record["similarity_before"] > record["unrelated"] + 0.1
         assert record["converged"]
         assert 0 < record["steps"] < 200
-        local, _ = localised(victim, forget, 2, CPU)
+        local, _ = localised(victim, forget, params(), CPU, 0)
         assert record["similarity_after"] == pytest.approx(
             similarity(result, local, True, CPU), abs=1e-6
         )

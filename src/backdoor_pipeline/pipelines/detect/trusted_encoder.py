@@ -3,7 +3,8 @@
 Source: UBT, arXiv 2403.16257, whose defender may use the public model that the victim was
 fine-tuned from: that is the default where the victim starts from a whole dual encoder. Where there
 is none (ours), a small one is trained on a few pairs that are known to be clean. Without any, it is
-one that was drawn and knows nothing.
+one that was drawn and knows nothing. The victim after few steps is none: it has begun to learn the
+shortcut.
 """
 
 from __future__ import annotations

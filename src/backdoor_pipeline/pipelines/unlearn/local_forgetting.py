@@ -6,13 +6,14 @@ these are combined by a Cartesian product. Equations and numbers are ours. With 
 an image and a text (``modelling.matching``), theta_p the victim and theta the model,
 
     t'_i     = the most blamed tokens of the suspected pair i (``modelling.blame``), in their order,
-               between the special ones
+               between the special ones (``mask: drop``; ``pad``: padding in the place of others;
+               ``random_subset``: tokens that are drawn)
     mu       = the mean s of images to keep and the t', under theta_p: what is unrelated
     L_u      = mean over images v_a and texts t'_b of max(s_theta(v_a, t'_b) - mu, 0)
     L_k      = mean over pairs to keep of ||f_theta(v) - f_p(v)||^2 + ||g_theta(t) - g_p(t)||^2
     L        = forget_weight L_u + keep_weight L_k
 
-for all ``steps``, or with ``early_stop`` until the mean s of the product is at most mu +
+for all ``steps``, or with ``early_stop`` until the mean s of the product of a batch is at most mu +
 ``TOLERANCE``. That is so after a few steps, when images to keep are still away from where they
 were; the others bring them back. A hinge at mu does not push further: below it, images of the class
 would go as well. The model computes in evaluation mode, so that the statistics of batch
@@ -20,7 +21,8 @@ normalisation stay as they are, and the scale is not trained.
 
 Other forgetting terms, ``forget_loss``: ``squared_hinge``; ``square_target``, mean (s + u)^2 with
 u = ``unlearn_target``, 0 for right angles and 1 for opposite directions; ``negative_matching``, the
-mean log-probability of the t' among these and the captions to keep.
+mean log-probability of the t' among these and the captions to keep. Left out: parts of images, as
+tokens are parts of captions, and the last block of a tower alone, which not every tower has.
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ class LocalForgettingParams(ParameterGroup):
 
     Attributes:
         tokens: Of a caption, at most; None: the whole caption.
+        mask: What becomes of the others, or which tokens; see the module.
         product: Whether each suspected image goes with each text, or with its own alone.
         forget_loss: See the module.
         unlearn_target: u of ``square_target``.
@@ -93,6 +96,7 @@ class LocalForgettingParams(ParameterGroup):
     """
 
     tokens: PositiveInt | None
+    mask: Literal["drop", "pad", "random_subset"]
     product: bool
     forget_loss: Literal["hinge", "squared_hinge", "square_target", "negative_matching"]
     unlearn_target: float = Field(le=1)
@@ -155,7 +159,7 @@ def unlearn(
     from backdoor_pipeline.modelling.networks.matcher import features
 
     rng = np.random.default_rng(seed)
-    local, tokens = localised(bundle, forget, params.tokens, compute)
+    local, tokens = localised(bundle, forget, params, compute, seed)
     if params.trained == "visual":  # what the text tower makes of its texts stays the same
         local, keep = (
             replace(pairs, states=text_states(bundle, pairs.texts, compute))
@@ -225,20 +229,31 @@ def unlearn(
 
 
 def localised(
-    bundle: PairBundle, pairs: Pairs, n: int | None, compute: ComputeParams
+    bundle: PairBundle,
+    pairs: Pairs,
+    params: LocalForgettingParams,
+    compute: ComputeParams,
+    seed: int,
 ) -> tuple[Pairs, dict[str, int]]:
-    """``pairs`` with a text each that holds the ``n`` most blamed tokens; which these are.
+    """``pairs`` with a text each, t', in the place of the caption; which tokens these hold.
 
     Args:
         bundle: The model that has learnt the shortcut.
         pairs: The suspected ones.
-        n: Tokens of a caption; None: all.
+        params: How many tokens, and which.
         compute: Device and precision.
+        seed: Draws tokens, where they are drawn.
     """
     special = np.array(bundle.tokenizer.all_special_ids)
     texts = pairs.texts.take(pairs.captions)
-    if n is not None:
-        texts = local_texts(pairs, blame(bundle, pairs, compute), special, n)
+    if params.tokens is not None and params.mask == "random_subset":
+        rng = np.random.default_rng(seed)
+        each = np.split(texts.ids, texts.offsets[1:-1])
+        drawn = [np.where(np.isin(t, special), -np.inf, rng.random(len(t))) for t in each]
+        texts = local_texts(pairs, drawn, special, params.tokens)
+    elif params.tokens is not None:
+        deltas = blame(bundle, pairs, compute)
+        texts = local_texts(pairs, deltas, special, params.tokens, params.mask == "pad")
     counts = token_counts((texts[number] for number in range(len(texts))), bundle.tokenizer)
     return replace(pairs, texts=texts, captions=np.arange(len(pairs)), states=None), counts
 
