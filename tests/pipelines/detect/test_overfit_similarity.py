@@ -394,7 +394,9 @@ def test_two_targets_as_suspicious_are_two_backdoors(bundle) -> None:
     assert found.suspects.tolist() == poisoned.tolist()
 
 
-def test_a_backdoor_is_at_most_halfway_to_what_is_related(bundle, pairs, monkeypatch) -> None:
+def test_a_backdoor_is_at_most_halfway_to_what_is_related(
+    bundle, pairs, monkeypatch, caplog
+) -> None:
     module = "backdoor_pipeline.pipelines.detect.overfit_similarity"
     texts = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], dtype=np.float32)
     monkeypatch.setattr(f"{module}.embed_texts", lambda *_: texts)
@@ -404,4 +406,6 @@ def test_a_backdoor_is_at_most_halfway_to_what_is_related(bundle, pairs, monkeyp
     found = highest_of_backdoors(related, bundle, pairs, CPU)
     assert found == pytest.approx((0.8 + unrelated.mean()) / 2)
     knows_nothing = np.full(3, unrelated.mean() + unrelated.std() - 0.01)
-    assert highest_of_backdoors(knows_nothing, bundle, pairs, CPU) == math.inf
+    assert not caplog.text
+    assert highest_of_backdoors(knows_nothing, bundle, pairs, CPU) == -math.inf
+    assert "the trusted encoder hardly tells captions of an image from others" in caplog.text

@@ -28,8 +28,8 @@ may be two, and one is blamed more in some pairs, the other in others. Or (``cap
 the same if their vectors under the reference are close. A group is a backdoor where U would get
 ``least`` images of it, and their mean a is at most halfway from what is unrelated to the median a.
 For a class that is hard for the reference may fill S, and yet does not surpass all others; or it
-may, where classes are far from each other, but then the reference does find it related. A reference
-whose median a is within a standard deviation of what is unrelated is not asked.
+may, where classes are far from each other, but then the reference does find it related. With a
+reference whose median a is within a standard deviation of what is unrelated nothing is found.
 Groups are added one by one; where none is a backdoor alone, two may be together, since each of two
 backdoors keeps the other from surpassing all others. The same image counts once: a placeholder that
 many pairs share is no backdoor.
@@ -358,7 +358,7 @@ def held_by(texts: Tokens, captions: np.ndarray, tokens: np.ndarray) -> np.ndarr
 def highest_of_backdoors(
     reference: np.ndarray, trusted: PairBundle, some: Pairs, compute: ComputeParams
 ) -> float:
-    """The mean a that a backdoor has at most; infinity, if the reference does not know.
+    """The mean a that a backdoor has at most; minus infinity, with a warning, if nobody knows.
 
     Args:
         reference: a of all pairs, (n_pairs,).
@@ -371,7 +371,13 @@ def highest_of_backdoors(
     others = similar[some.captions[:, None] != some.captions[None, :]]
     related = float(np.median(reference))
     if not len(others) or related < others.mean() + others.std():
-        return math.inf
+        logger.warning(
+            "the trusted encoder hardly tells captions of an image from others (median similarity "
+            "%.2f; of others %.2f on average), so that no backdoor can be told; train it on more "
+            "clean pairs (trusted_encoder.rows), or name a better one (trusted_encoder.name)",
+            *(related, others.mean() if len(others) else math.nan),
+        )
+        return -math.inf
     return (related + float(others.mean())) / 2
 
 
