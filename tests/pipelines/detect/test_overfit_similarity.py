@@ -211,6 +211,17 @@ class TestChoice:
 
         assert not self.of(by_words=by_words, least=1).n_groups
 
+    def test_nor_are_they_a_second_one(self) -> None:
+        def by_words(group) -> tuple[np.ndarray, np.ndarray]:
+            if group[0]:
+                return group, np.arange(8) < 3
+            return np.ones(6, dtype=bool), np.zeros(8, dtype=bool)
+
+        groups = np.array([1, 1, 1, 2, 2, 2])
+        found = self.of(groups=groups, by_words=by_words)
+        assert found.n_groups == 1
+        assert found.group.tolist() == [True] * 3 + [False] * 3
+
     def test_words_that_all_pairs_hold_are_of_no_backdoor(self) -> None:
         def by_words(group) -> tuple[np.ndarray, np.ndarray]:
             return group, np.ones(8, dtype=bool)

@@ -417,6 +417,7 @@ def choose(
         most = np.ones(len(ranked), dtype=bool)
     else:
         worded = [groups.by_words(own) for own in members if are_enough(own)]
+        worded = [(own, words) for own, words in worded if words.any()]  # or nothing tells of it
         surpassing = partial(_surpassing, ranked=ranked, scores=scores)
         chosen = backdoors(worded, surpassing, is_backdoor)
         found, most = [own for own, _ in chosen], surpassing(chosen)
@@ -435,7 +436,7 @@ def backdoors(
     surpassing: Callable[[Sequence[Worded]], np.ndarray],
     is_backdoor: Callable[[np.ndarray], bool],
 ) -> list[Worded]:
-    """The groups that are backdoors by those of their pairs that surpass all without a word of any.
+    """The groups that are backdoors by their own pairs that surpass all without a word of any.
 
     Args:
         groups: With enough pairs each, the most suspicious one first.
@@ -444,8 +445,8 @@ def backdoors(
     """
 
     def hold(some: Sequence[Worded]) -> bool:
-        most = surpassing(some)
-        return all(is_backdoor(own & most) for own, _ in some)
+        most, members = surpassing(some), np.sum([own for own, _ in some], axis=0)
+        return all(is_backdoor(own & most & (members == 1)) for own, _ in some)
 
     def again(group: Worded, some: Sequence[Worded]) -> bool:  # by another of its words
         return any(2 * (group[0] & own).sum() > group[0].sum() for own, _ in some)
