@@ -416,7 +416,7 @@ def test_a_backdoor_is_at_most_halfway_to_what_is_related(
     related = np.array([0.8, 0.5, 0.9])
     found = highest_of_backdoors(related, bundle, pairs, CPU)
     assert found == pytest.approx((0.8 + unrelated.mean()) / 2)
-    knows_nothing = np.full(3, unrelated.mean() + unrelated.std() - 0.01)
+    knows_nothing = np.full(3, unrelated.mean() + unrelated.std() / 2 - 0.01)
     assert not caplog.text
     assert highest_of_backdoors(knows_nothing, bundle, pairs, CPU) == -math.inf
     assert "the trusted encoder hardly tells captions of an image from others" in caplog.text

@@ -29,7 +29,7 @@ the same if their vectors under the reference are close. A group is a backdoor w
 ``least`` images of it, and their mean a is at most halfway from what is unrelated to the median a.
 For a class that is hard for the reference may fill S, and yet does not surpass all others; or it
 may, where classes are far from each other, but then the reference does find it related. With a
-reference whose median a is within a standard deviation of what is unrelated nothing is found.
+reference whose median a is within half a standard deviation of what is unrelated nothing is found.
 Groups are added one by one; where none is a backdoor alone, two may be together, since each of two
 backdoors keeps the other from surpassing all others. The same image counts once: a placeholder that
 many pairs share is no backdoor.
@@ -370,7 +370,7 @@ def highest_of_backdoors(
     similar = embed_images(trusted, some.images, compute) @ texts.T
     others = similar[some.captions[:, None] != some.captions[None, :]]
     related = float(np.median(reference))
-    if not len(others) or related < others.mean() + others.std():
+    if not len(others) or related < others.mean() + others.std() / 2:
         logger.warning(
             "the trusted encoder hardly tells captions of an image from others (median similarity "
             "%.2f; of others %.2f on average), so that no backdoor can be told; train it on more "
