@@ -101,6 +101,6 @@ def test_ubt_11_10_a_patch_on_one_per_cent_is_found_and_forgotten(defended) -> N
 
 def test_ubt_11_11_without_poison_nothing_is_found(defended) -> None:
     suspects, before, after, _ = defended(0.0)
-    unchanged = after["clean_accuracy"] == before["clean_accuracy"]
     assert abs(after["clean_accuracy"] - before["clean_accuracy"]) < 0.01
-    assert unchanged or suspects["flagged"].any()
+    assert after["clean_accuracy"] == before["clean_accuracy"]
+    assert not suspects["flagged"].any()

@@ -144,8 +144,9 @@ class TestChoice:
         ranked = self.RANKED if ranked is None else ranked
         images = np.arange(8) if images is None else images
         groups = Groups(self.GROUPS if groups is None else groups, by_words)
-        of_pairs = (self.SCORES, np.zeros(8) if reference is None else reference, 0.0, images)
-        return choose(ranked, *of_pairs, groups, PARAMS.model_copy(update=changes))
+        reference = np.zeros(8) if reference is None else reference
+        of_ranked = (reference[ranked], 0.0, images[ranked], groups)
+        return choose(ranked, self.SCORES, *of_ranked, PARAMS.model_copy(update=changes))
 
     def words_of(self, group) -> tuple[np.ndarray, np.ndarray]:
         """The pairs of a group hold its words, no other does."""
@@ -169,8 +170,8 @@ class TestChoice:
     def test_the_group_is_the_largest_in_suspicion_not_in_number(self) -> None:
         scores = np.array([-0.1, -0.1, -0.2, -0.2, -0.2, -0.9, -0.9, -0.9])  # rank: reference
         groups = Groups(np.array([0, 0, 1, 1, 1]))
-        of_pairs = (scores, -scores, 1.0, np.arange(8))
-        assert choose(self.RANKED[:5], *of_pairs, groups, PARAMS).suspects.tolist() == [0, 1]
+        of_ranked = (-scores[:5], 1.0, np.arange(5), groups)
+        assert choose(np.arange(5), scores, *of_ranked, PARAMS).suspects.tolist() == [0, 1]
 
     def test_two_backdoors_that_are_alike_are_found_together(self) -> None:
         groups = np.array([1, 2, 1, 2, 1, 2])  # of each, every pair is below one of the other
@@ -400,7 +401,7 @@ def test_two_targets_as_suspicious_are_two_backdoors(bundle) -> None:
     params = PARAMS.model_copy(update={"least": 4, "suspects": 9})
     of_s = (pairs.take(poisoned), np.array([city, story] * 4))
     groups = groups_of(*of_s, pairs.texts, pairs.captions, bundle, params, CPU)
-    found = choose(poisoned, scores, np.zeros(56), 0.0, np.arange(56), groups, params)
+    found = choose(poisoned, scores, np.zeros(8), 0.0, np.arange(8), groups, params)
     assert found.n_groups == 2
     assert found.suspects.tolist() == poisoned.tolist()
 

@@ -207,9 +207,9 @@ def detect_overfit_similarity(
     rows = np.unique(np.linspace(0, len(reference) - 1, overfit_similarity.UNRELATED_ROWS).round())
     some = read_pairs(trusted, poisoned_train.iloc[rows.astype(int)], model.max_length)
     highest = overfit_similarity.highest_of_backdoors(reference, trusted, some, compute)
-    images = pd.factorize(poisoned_train["image"])[0]
-    of_rows = (scores, reference, highest, images)
-    choice = overfit_similarity.choose(ranked, *of_rows, groups, params)
+    images = pd.factorize(poisoned_train["image"].iloc[ranked])[0]
+    of_exposed = (reference[ranked], highest, images, groups)
+    choice = overfit_similarity.choose(ranked, scores, *of_exposed, params)
     ids, captions = poisoned_train["example_id"].to_numpy(), poisoned_train["caption"].tolist()
     written = [token.strip() for token in decode(victim.tokenizer, blamed)]
     of_pairs = (scores, reference, ids, captions)

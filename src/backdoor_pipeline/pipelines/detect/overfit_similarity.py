@@ -395,9 +395,9 @@ def choose(
     Args:
         ranked: S, row numbers.
         scores: r of all pairs, (n_pairs,).
-        reference: a of all pairs, (n_pairs,).
+        reference: a of S, (n_suspects,).
         highest: Of ``highest_of_backdoors``.
-        images: A number for each pair, (n_pairs,), the same for the same image.
+        images: A number for each of S, (n_suspects,), the same for the same image.
         groups: Of S.
         params: Of the choice.
     """
@@ -406,10 +406,10 @@ def choose(
     members = [groups.of_pair == number for number in np.argsort(-sums, kind="stable")]
 
     def are_enough(pairs: np.ndarray) -> bool:
-        return len(np.unique(images[ranked[pairs]])) >= params.least
+        return len(np.unique(images[pairs])) >= params.least
 
     def is_backdoor(pairs: np.ndarray) -> bool:
-        return are_enough(pairs) and bool(reference[ranked[pairs]].mean() <= highest)
+        return are_enough(pairs) and bool(reference[pairs].mean() <= highest)
 
     if groups.by_words is None:  # of other groups nothing tells whether they are backdoors, too
         is_one = are_enough if params.consensus is None else is_backdoor
