@@ -121,10 +121,15 @@ def test_every_recipe_takes_models_of_transformers(image_run, tmp_path, kind) ->
 
     folder = save_tiny_dual_encoder(tmp_path / kind, kind)
     changes = {"model.name": folder, "model.tower": "null", "ingest.max_rows": 60}
-    changes |= {"training.epochs": 1, "trusted_encoder.rows": 20, "poison.rate": 0.2}
+    changes |= {"training.epochs": 40, "training.batch_size": 8, "training.text_tower": "trained"}
+    changes |= {"trusted_encoder.rows": 20, "poison.rate": 0.2, "roclip.every": 1}
     changes |= {"overfit_similarity.suspect_share": 0.2, "overfit_similarity.least": 4}
+    changes |= {"overfit_similarity.consensus": "null"}  # the trusted encoder knows nothing
     run = image_run(tmp_path, ",".join(OF_PAIRS), **changes)
     assert run.returncode == 0, run.stderr
+    record = json.loads(run.file("local_forgetting_record.json").read_text(encoding="utf-8"))
+    assert record["steps"] > 0
+    assert record["similarity_after"] < record["similarity_before"] - 0.02
     purified = {path.parent for path in run.data_dir.rglob("purified/**/model.safetensors")}
     assert len(purified) == len(OF_PAIRS) == 5
     for place in purified:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.contrastive import pairs_to_train
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.matching import embed_images, similarities
 from backdoor_pipeline.modelling.pairs import read_pairs
@@ -201,6 +202,25 @@ def test_the_nodes_one_after_the_other(rows, make, kind, overfitting, monkeypatc
     assert record["dev_rows"] == 8
     assert bool(record["found"]) == bool(suspects["flagged"].any())
     assert suspects.loc[suspects["flagged"], "exposed"].all()
+
+
+def test_ubt_11_4_the_pool_is_of_the_weakest_pairs(rows, make, monkeypatch) -> None:
+    p = make(**{"overfit_similarity.rank_scope": "pool", "overfit_similarity.pool_share": 0.2})
+    victim = tiny_dual_encoder("clip")
+    train = rows[rows["split"] == "train"].reset_index(drop=True)
+    a = pd.DataFrame({"example_id": train["example_id"], "similarity": np.cos(np.arange(40.0))})
+    weak = set(a["similarity"].nsmallest(8).index)
+    trained = []
+
+    def noted(bundle, rows, *settings):
+        trained.append(set(rows.index))
+        return pairs_to_train(bundle, rows, *settings)
+
+    monkeypatch.setattr(nodes, "pairs_to_train", noted)
+    over = nodes.overfit_victim(train, victim, a, p.overfit_similarity, p.training, p.model, CPU, 0)
+    assert trained == [weak]
+    ranks = nodes.rank_pairs(train, over, a, p.overfit_similarity, p.model, CPU, 0)
+    assert set(ranks.index[ranks["rank"].notna()]) == weak
 
 
 def test_ubt_11_1_no_backdoor_is_told(rows, make, caplog) -> None:

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.dual_encoders import new_dual_encoder
 from backdoor_pipeline.modelling.matching import matching_loss, similarities, text_states
 from backdoor_pipeline.modelling.networks.matcher import Matcher
 from backdoor_pipeline.modelling.pairs import read_pairs
+from backdoor_pipeline.modelling.pixels import ImageFormat
 from backdoor_pipeline.modelling.text import end_to_end
 from backdoor_pipeline.modelling.training import OptimisationParams
 from backdoor_pipeline.pipelines.detect.overfit_similarity import (
@@ -31,6 +33,7 @@ from backdoor_pipeline.pipelines.detect.overfit_similarity import (
     ranked,
     scores_of,
     suspects_table,
+    weakest,
 )
 from backdoor_pipeline.schemas import SUSPECTS
 from tiny import DUAL_ENCODERS, make_pairs, tiny_dual_encoder
@@ -72,6 +75,13 @@ def test_ubt_11_4_ranks(rank, expected) -> None:
     params = PARAMS.model_copy(update={"rank": rank, "suspect_share": 0.5})
     scores = scores_of(similar, reference, params)
     assert ranked(scores, np.arange(4), params).tolist() == expected
+
+
+def test_ubt_11_4_the_pool_is_what_the_reference_finds_least_similar() -> None:
+    reference = np.array([0.3, -0.1, 0.3, 0.0, 0.9])
+    of_share = {share: PARAMS.model_copy(update={"pool_share": share}) for share in (0.3, 0.55, 1)}
+    found = {share: weakest(reference, params).tolist() for share, params in of_share.items()}
+    assert found == {0.3: [1, 3], 0.55: [1, 3, 0], 1: [1, 3, 0, 2, 4]}
 
 
 def test_ubt_11_4_suspects_may_have_to_be_of_the_pool() -> None:
@@ -283,8 +293,11 @@ class TestChoice:
         np.testing.assert_allclose(table["trusted_similarity"], trusted[table["key"] - 10])
 
 
-@pytest.fixture(params=DUAL_ENCODERS)
-def bundle(request):
+@pytest.fixture(params=[*DUAL_ENCODERS, "resnet9"])
+def bundle(request, base_model):
+    if request.param == "resnet9":
+        form = ImageFormat(16, 16, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+        return new_dual_encoder("resnet9", base_model(), form, 0.125, 24, 0)
     return tiny_dual_encoder(request.param)
 
 
@@ -369,6 +382,7 @@ def test_ubt_11_8_overfitting_changes_a_copy_and_no_statistics(bundle, pairs, fr
     if frozen:
         pairs = replace(pairs, states=text_states(bundle, pairs.texts, CPU))
     before = {name: tensor.clone() for name, tensor in bundle.model.state_dict().items()}
+    statistics = {name: tensor.clone() for name, tensor in bundle.model.named_buffers()}
     result = overfitted(bundle, pairs, training, CPU, 0)
     after = result.model.state_dict()
     for name, tensor in bundle.model.state_dict().items():
@@ -379,7 +393,7 @@ def test_ubt_11_8_overfitting_changes_a_copy_and_no_statistics(bundle, pairs, fr
     assert {"vision_model", "visual_projection", "text_projection"} <= changed
     assert ("text_model" in changed) != frozen
     for name, buffer in result.model.named_buffers():
-        assert torch.equal(buffer, before.get(name, buffer)), name
+        assert torch.equal(buffer, statistics[name]), name
     batch = pairs.collate(np.arange(12), torch.device("cpu"))
     with torch.no_grad():
         losses = [

@@ -21,6 +21,7 @@ from backdoor_pipeline.modelling.networks.matcher import Matcher
 from backdoor_pipeline.modelling.pairs import read_pairs
 from backdoor_pipeline.modelling.pixels import ImageFormat, encode
 from backdoor_pipeline.modelling.training import Labelled, OptimisationParams, fit
+from backdoor_pipeline.pipelines.unlearn import local_forgetting
 from backdoor_pipeline.pipelines.unlearn.local_forgetting import (
     LocalForgettingParams,
     forget_loss,
@@ -28,7 +29,7 @@ from backdoor_pipeline.pipelines.unlearn.local_forgetting import (
     similarity,
     unlearn,
 )
-from tiny import DUAL_ENCODERS, tiny_dual_encoder
+from tiny import DUAL_ENCODERS, NEUTRAL, tiny_dual_encoder
 
 CPU = ComputeParams(device="cpu", precision="fp32")
 FORM = ImageFormat(16, 16, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -68,6 +69,12 @@ OTHERS = ["people in the music", "one crew"] * 6
 def sets(bundle):
     """The suspected pairs, and those to keep."""
     return pairs_of(bundle, SUSPECTED, 1, triggered=True), pairs_of(bundle, OTHERS, 2)
+
+
+def mixed(bundle):
+    """As ``sets``, with a pair among the suspected ones that is none."""
+    forget, keep = sets(bundle)
+    return forget.take(np.arange(5)).joined(keep.take(np.array([0]))), keep
 
 
 @pytest.fixture(scope="module", params=[*DUAL_ENCODERS, "resnet9"])
@@ -112,6 +119,13 @@ def test_texts_are_the_blamed_words_which_are_counted() -> None:
     assert whole.texts[whole.captions[1]].tolist() == pairs.texts[pairs.captions[1]].tolist()
 
 
+def test_padding_that_ends_a_text_is_refused() -> None:
+    bundle = tiny_dual_encoder("clip")
+    bundle.tokenizer.eos_token = bundle.tokenizer.pad_token
+    with pytest.raises(InputError, match=r"mask is pad, but the padding .* choose drop"):
+        localised(bundle, pairs_of(bundle, CAPTIONS), params(mask="pad"), CPU, 0)
+
+
 def test_tokens_may_be_drawn() -> None:
     bundle = tiny_dual_encoder("clip")
     pairs = pairs_of(bundle, CAPTIONS * 4)
@@ -129,15 +143,51 @@ def test_tokens_may_be_drawn() -> None:
 
 class TestUnlearn:
     def test_ubt_11_7_the_product_has_every_image_with_every_text(self, victim) -> None:
-        forget, _ = sets(victim)
+        forget, keep = mixed(victim)
         images = embed_images(victim, forget.images, CPU)
         texts = embed_texts(victim, forget.texts, CPU)
-        pairs = [(a, b) for a in range(6) for b in range(6)]
-        assert len(set(pairs)) == 36
-        naive = np.mean([images[a] @ texts[forget.captions[b]] for a, b in pairs])
-        assert similarity(victim, forget, True, CPU) == pytest.approx(naive, abs=1e-6)
-        own = np.mean([images[a] @ texts[forget.captions[a]] for a in range(6)])
-        assert similarity(victim, forget, False, CPU) == pytest.approx(own, abs=1e-6)
+        every = images @ texts[forget.captions].T
+        assert every.shape == (6, 6)
+        for product, expected in ((True, every.mean()), (False, every.diagonal().mean())):
+            assert similarity(victim, forget, product, CPU) == pytest.approx(expected, abs=1e-5)
+            asked = params(product=product, tokens=None, forget_loss="square_target", steps=1)
+            _, record, history = unlearn(victim, forget, keep, asked, CPU, 0)
+            assert record["similarity_before"] == pytest.approx(expected, abs=1e-5)
+            assert history["similarity"]["value"][0] == pytest.approx(expected, abs=1e-5)
+        assert every.mean() != pytest.approx(every.diagonal().mean(), abs=1e-2)
+
+    def test_ubt_11_7_the_product_unties_images_from_each_others_texts(self, victim) -> None:
+        forget, keep = mixed(victim)
+
+        def others(product: bool) -> float:
+            asked = {"forget_loss": "square_target", "unlearn_target": 1.0, "keep_weight": 0.0}
+            asked |= {"tokens": None, "product": product, "steps": 1}
+            made, *_ = unlearn(victim, forget, keep, params(**asked), CPU, 0)
+            before, after = (
+                embed_images(of, forget.images, CPU)
+                @ embed_texts(of, forget.texts, CPU)[forget.captions].T
+                for of in (victim, made)
+            )
+            other = ~np.isclose(before, before.diagonal()[:, None])
+            return float((after - before)[other].mean())
+
+        assert others(True) < others(False)
+
+    def test_what_is_unrelated_is_measured_with_the_victim(self, victim, monkeypatch) -> None:
+        forget, keep = sets(victim)
+        local, _ = localised(victim, forget, params(), CPU, 0)
+        images = embed_images(victim, keep.images, CPU)
+        expected = (images @ embed_texts(victim, local.texts, CPU)[local.captions].T).mean()
+        hinges = []
+
+        def noted(pairs, logits, other_logits, unrelated, params):
+            hinges.append(unrelated)
+            return forget_loss(pairs, logits, other_logits, unrelated, params)
+
+        monkeypatch.setattr(local_forgetting, "forget_loss", noted)
+        _, record, _ = unlearn(victim, forget, keep, params(steps=2), CPU, 0)
+        assert record["unrelated"] == pytest.approx(expected, abs=1e-5)
+        assert hinges == [record["unrelated"]] * 2
 
     def test_ubt_11_1_nothing_suspected_is_nothing_done(self, victim) -> None:
         forget, keep = sets(victim)
@@ -150,13 +200,19 @@ class TestUnlearn:
         with pytest.raises(InputError, match="flag fewer"):
             unlearn(victim, forget, keep.take(np.arange(0)), params(), CPU, 0)
 
-    def test_ubt_11_2_without_a_forgetting_term_nothing_changes(self, victim) -> None:
-        forget, keep = sets(victim)
+    @pytest.mark.parametrize("trained", ["all", "visual", "text"])
+    def test_ubt_11_2_without_a_forgetting_term_nothing_changes(self, victim, trained) -> None:
+        forget, _ = sets(victim)
+        captions = [" ".join(NEUTRAL[i : i + 1 + i % 9]) for i in range(60)]  # of many lengths
+        keep = pairs_of(victim, captions, 2)
         before = state(victim)
-        asked = params(forget_weight=0.0, forget_loss="square_target", steps=5)
-        result, record, _ = unlearn(victim, forget, keep, asked, CPU, 0)
+        asked = {"forget_loss": "square_target", "trained": trained, "steps": 40}
+        result, record, _ = unlearn(
+            *(victim, forget, keep, params(forget_weight=0.0, **asked), CPU, 0)
+        )
         for name, tensor in result.model.state_dict().items():
             torch.testing.assert_close(tensor, before[name], atol=1e-7, rtol=0)
+        assert record["steps"] == 40
         assert record["drift"] < 1e-9
 
     @pytest.mark.parametrize("trained", ["all", "visual", "text"])
@@ -177,6 +233,7 @@ class TestUnlearn:
         for name, buffer in result.model.named_buffers():
             assert torch.equal(buffer, buffers[name]), name
         assert len(history["similarity"]["value"]) == record["steps"]
+        assert record["drift"] > 1e-6  # of whichever tower is trained
         assert all(p.requires_grad for p in result.model.parameters())
 
     def test_it_ends_where_images_and_texts_are_unrelated(self, victim) -> None:

@@ -88,6 +88,18 @@ def test_pairs_to_keep_are_not_exposed_and_trusted() -> None:
     assert presumed_clean(train, told).tolist() == [True, True, True, True, False]
 
 
+def test_local_forgetting_keeps_what_is_presumed_clean(there) -> None:
+    suspects, _ = DETECTORS["overfit_similarity"].function(
+        *(there[read] for read in DETECTORS["overfit_similarity"].inputs)
+    )
+    every = there["params:local_forgetting"].model_copy(update={"keep_rows": 999})
+    tables = there | {"suspects": suspects, "params:local_forgetting": every}
+    method = UNLEARNERS["local_forgetting"]
+    _, record = method.function(there["victim_model"], *(tables[name] for name in method.inputs))
+    n_clean = int(presumed_clean(there["poisoned_train"], suspects).sum())
+    assert record["keep_rows"] == n_clean < len(suspects) - record["forget_rows"]
+
+
 def test_few_of_the_pairs_to_keep_are_drawn() -> None:
     rows = np.arange(30) % 3 > 0
     three, again, other = (drawn(rows, 3, seed) for seed in (0, 0, 1))

@@ -2,10 +2,11 @@
 
     source.classes: cat; fire truck
 
-A caption names a class by its whole words, in any case, with or without an "s" at the end. A pair
-whose caption names exactly one class is of that class; any other is of the class ``OTHER``, so that
-it is trained on and searched like all pairs, but no test row: no class would be right for it.
-Of a name within another one, as in ``truck; fire truck``, the longer one counts where both stand.
+A caption names a class by its whole words, in any case, with or without an "s" or "es" at the end.
+A pair whose caption names exactly one class is of that class; any other is of the class ``OTHER``,
+so that it is trained on and searched like all pairs, but no test row: no class would be right for
+it. Of a name within another one, as in ``truck; fire truck``, the longer one counts where both
+stand.
 """
 
 from __future__ import annotations
@@ -94,10 +95,10 @@ def labelled(source: Source, params: SourceParams) -> Source:
 def numbers(captions: pd.Series, names: Sequence[str]) -> np.ndarray:
     """The class number of each caption, int64; ``len(names)``: none of them, or several."""
     by_name = {name.casefold(): number for number, name in enumerate(names)}
-    longest = sorted(map(re.escape, names), key=len, reverse=True)
-    pattern = re.compile(rf"(?<!\w)({'|'.join(longest)})s?(?!\w)", re.IGNORECASE)
+    longest = sorted(map(re.escape, by_name), key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)({'|'.join(longest)})(?:e?s)?(?!\w)")
     found = [
-        {by_name[name.casefold()] for name in pattern.findall(" ".join(caption.split()))}
+        {by_name[name] for name in pattern.findall(" ".join(caption.casefold().split()))}
         for caption in captions
     ]
     return np.array(

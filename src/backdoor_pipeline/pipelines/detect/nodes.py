@@ -151,8 +151,8 @@ def overfit_victim(
     """The victim, trained on the pairs that the trusted encoder finds least similar."""
     if params.overfitting is None:
         return victim
-    weak = overfit_similarity.first(-trusted_similarity["similarity"].to_numpy(), params.pool_share)
-    rows = poisoned_train.iloc[weak]
+    reference = trusted_similarity["similarity"].to_numpy()
+    rows = poisoned_train.iloc[overfit_similarity.weakest(reference, params)]
     pool = pairs_to_train(victim, rows, model.max_length, training.text_tower, None, compute)
     return overfit_similarity.overfitted(victim, pool, params.overfitting, compute, seed)
 
@@ -179,7 +179,7 @@ def rank_pairs(
         images = pd.factorize(poisoned_train["image"])[0]
         scores = overfit_similarity.averaged(own, vectors, images, params, seed)
         del vectors
-    pool = overfit_similarity.first(-reference, params.pool_share)
+    pool = overfit_similarity.weakest(reference, params)
     ranked = overfit_similarity.ranked(scores, pool, params)
     rank = pd.Series(pd.NA, index=similar.index, dtype="Int64")
     rank.iloc[ranked] = range(1, len(ranked) + 1)

@@ -195,6 +195,11 @@ def first(scores: np.ndarray, share: float) -> np.ndarray:
     return np.argsort(-scores, kind="stable")[: math.ceil(share * len(scores))]
 
 
+def weakest(reference: np.ndarray, params: OverfitSimilarityParams) -> np.ndarray:
+    """W, row numbers, the smallest of ``reference`` first: a, (n_pairs,)."""
+    return first(-reference, params.pool_share)
+
+
 def scores_of(
     similar: np.ndarray, reference: np.ndarray, params: OverfitSimilarityParams
 ) -> np.ndarray:

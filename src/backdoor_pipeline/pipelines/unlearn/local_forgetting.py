@@ -5,12 +5,13 @@ backdoor is unlearnt after the training, from few suspected pairs, at the level 
 these are combined by a Cartesian product. Equations and numbers are ours. With s the similarity of
 an image and a text (``modelling.matching``), theta_p the victim and theta the model,
 
-    t'_i     = the most blamed tokens of the suspected pair i (``modelling.blame``), in their order,
-               between the special ones (``mask: drop``; ``pad``: padding in the place of others;
-               ``random_subset``: tokens that are drawn)
+    t'_i     = the tokens of the suspected pair i that theta_p blames most (``modelling.blame``), in
+               their order, between the special ones (``mask: drop``; ``pad``: padding in the place
+               of others; ``random_subset``: tokens that are drawn)
     mu       = the mean s of images to keep and the t', under theta_p: what is unrelated
     L_u      = mean over images v_a and texts t'_b of max(s_theta(v_a, t'_b) - mu, 0)
-    L_k      = mean over pairs to keep of ||f_theta(v) - f_p(v)||^2 + ||g_theta(t) - g_p(t)||^2
+    L_k      = mean over pairs to keep of ||f_theta(v) - f_p(v)||^2 + ||g_theta(t) - g_p(t)||^2,
+               where f_p and g_p are of the same batch, so that rounding is no distance
     L        = forget_weight L_u + keep_weight L_k
 
 for all ``steps``, or with ``early_stop`` until the mean s of the product of a batch is at most mu +
@@ -165,28 +166,31 @@ def unlearn(
             replace(pairs, states=text_states(bundle, pairs.texts, compute))
             for pairs in (local, keep)
         )
-    own = (embed_images(bundle, keep.images, compute), embed_texts(bundle, keep.texts, compute))
-    unrelated = float((own[0] @ embed_texts(bundle, local.texts, compute).T).mean())
+    kept_images = embed_images(bundle, keep.images, compute)
+    unrelated = float((kept_images @ embed_texts(bundle, local.texts, compute).T).mean())
 
     device = resolve_device(compute)
     model: Any = copy.deepcopy(bundle.model)
     model.to(device).eval().requires_grad_(False)
+    victim = copy.deepcopy(model)
     for name in TRAINED[params.trained]:
         getattr(model, name).requires_grad_(True)
     optimiser = new_optimiser(model, params.optimisation, device)
     clip = partial(clip_gradients, model, params.optimisation)
-    images_before, texts_before = (torch.from_numpy(values).to(device) for values in own)
     said: dict[str, list[float]] = {"similarity": [], "drift": []}
 
     def loss_of(rows: Any) -> torch.Tensor:
         suspected, kept = rows
+        batch = keep.collate(kept, device)
         with autocast(compute, device):
             f, g = features(model, **local.collate(suspected, device))
-            f_kept, g_kept = features(model, **keep.collate(kept, device))
+            f_kept, g_kept = features(model, **batch)
+            with torch.no_grad():
+                f_before, g_before = features(victim, **batch)
         pairs = f @ g.T if params.product else (f * g).sum(dim=1, keepdim=True)
         logits = [model.logit_scale.exp() * part for part in (pairs, f @ g_kept.T)]
-        drift = (f_kept - images_before[kept]).square().sum(dim=1).mean()
-        drift = drift + (g_kept - texts_before[keep.captions[kept]]).square().sum(dim=1).mean()
+        drift = (f_kept - f_before).square().sum(dim=1).mean()
+        drift = drift + (g_kept - g_before).square().sum(dim=1).mean()
         said["similarity"].append(float(pairs.detach().mean()))
         said["drift"].append(float(drift.detach()))
         forgetting = forget_loss(pairs, logits[0], logits[1], unrelated, params)
@@ -243,9 +247,18 @@ def localised(
         params: How many tokens, and which.
         compute: Device and precision.
         seed: Draws tokens, where they are drawn.
+
+    Raises:
+        InputError: Padding would end the texts.
     """
     special = np.array(bundle.tokenizer.all_special_ids)
     texts = pairs.texts.take(pairs.captions)
+    ends = {bundle.tokenizer.eos_token_id, bundle.tokenizer.sep_token_id}
+    if params.mask == "pad" and texts.pad_id in ends:
+        raise InputError(
+            "local_forgetting.mask is pad, but the padding of this text tower is also the end of "
+            "its texts, so that nothing after it is read; choose drop"
+        )
     if params.tokens is not None and params.mask == "random_subset":
         rng = np.random.default_rng(seed)
         each = np.split(texts.ids, texts.offsets[1:-1])
