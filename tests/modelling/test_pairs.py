@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -70,6 +72,10 @@ def test_they_are_taken_and_joined(bundle) -> None:
     captions = [both.texts[i].tolist() for i in both.captions]
     assert captions == [pairs.texts[i].tolist() for i in (2, 0, 1)]
     assert np.array_equal(both.images.values, pairs.images.values[[4, 0, 1]])
+    assert both.states is None
+    made = [replace(of, states=torch.rand(len(of.texts), 3)) for of in (some, pairs)]
+    assert torch.equal(made[0].joined(made[1]).states, torch.cat([of.states for of in made]))
+    assert made[0].joined(pairs).states is None
 
 
 def test_no_pairs(bundle) -> None:

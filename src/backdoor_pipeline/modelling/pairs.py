@@ -43,9 +43,17 @@ class Pairs:
         return replace(self, images=self.images.take(rows), captions=self.captions[rows])
 
     def joined(self, others: Pairs) -> Pairs:
-        """These pairs, then ``others``; what both have of captions stands twice."""
+        """These pairs, then ``others``; what both have of captions stands twice.
+
+        The ``states`` are joined likewise, where both have them.
+        """
+        import torch
+
         captions = np.concatenate([self.captions, others.captions + len(self.texts)])
-        return Pairs(self.images.joined(others.images), self.texts.joined(others.texts), captions)
+        images, texts = self.images.joined(others.images), self.texts.joined(others.texts)
+        if self.states is None or others.states is None:
+            return Pairs(images, texts, captions)
+        return Pairs(images, texts, captions, torch.cat([self.states, others.states]))
 
     def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
         """As those of ``Pixels``."""

@@ -10,8 +10,7 @@ an image and a text (``modelling.matching``), theta_p the victim and theta the m
                of others; ``random_subset``: tokens that are drawn)
     mu       = the mean s of images to keep and the t', under theta_p: what is unrelated
     L_u      = mean over images v_a and texts t'_b of max(s_theta(v_a, t'_b) - mu, 0)
-    L_k      = mean over pairs to keep of ||f_theta(v) - f_p(v)||^2 + ||g_theta(t) - g_p(t)||^2,
-               where f_p and g_p are of the same batch, so that rounding is no distance
+    L_k      = mean over pairs to keep of ||f_theta(v) - f_p(v)||^2 + ||g_theta(t) - g_p(t)||^2
     L        = forget_weight L_u + keep_weight L_k
 
 for all ``steps``, or with ``early_stop`` until the mean s of the product of a batch is at most mu +
@@ -85,7 +84,7 @@ class LocalForgettingParams(ParameterGroup):
         product: Whether each suspected image goes with each text, or with its own alone.
         forget_loss: See the module.
         unlearn_target: u of ``square_target``.
-        forget_weight: Of L_u.
+        forget_weight: Of L_u; 0: nothing changes.
         keep_weight: Of L_k.
         keep_rows: Pairs to keep, at most, of those that are presumed clean.
         trained: Which tower, with its projection.
@@ -166,38 +165,38 @@ def unlearn(
             replace(pairs, states=text_states(bundle, pairs.texts, compute))
             for pairs in (local, keep)
         )
-    kept_images = embed_images(bundle, keep.images, compute)
-    unrelated = float((kept_images @ embed_texts(bundle, local.texts, compute).T).mean())
+    own = (embed_images(bundle, keep.images, compute), embed_texts(bundle, keep.texts, compute))
+    unrelated = float((own[0] @ embed_texts(bundle, local.texts, compute).T).mean())
 
     device = resolve_device(compute)
     model: Any = copy.deepcopy(bundle.model)
     model.to(device).eval().requires_grad_(False)
-    victim = copy.deepcopy(model)
     for name in TRAINED[params.trained]:
         getattr(model, name).requires_grad_(True)
     optimiser = new_optimiser(model, params.optimisation, device)
     clip = partial(clip_gradients, model, params.optimisation)
+    images_before, texts_before = (torch.from_numpy(values).to(device) for values in own)
     said: dict[str, list[float]] = {"similarity": [], "drift": []}
+    every = local.joined(keep)
 
     def loss_of(rows: Any) -> torch.Tensor:
         suspected, kept = rows
-        batch = keep.collate(kept, device)
+        batch = every.collate(np.concatenate([suspected, len(local) + kept]), device)
         with autocast(compute, device):
-            f, g = features(model, **local.collate(suspected, device))
-            f_kept, g_kept = features(model, **batch)
-            with torch.no_grad():
-                f_before, g_before = features(victim, **batch)
+            vectors = features(model, **batch)
+        (f, f_kept), (g, g_kept) = (v.split([len(suspected), len(kept)]) for v in vectors)
         pairs = f @ g.T if params.product else (f * g).sum(dim=1, keepdim=True)
         logits = [model.logit_scale.exp() * part for part in (pairs, f @ g_kept.T)]
-        drift = (f_kept - f_before).square().sum(dim=1).mean()
-        drift = drift + (g_kept - g_before).square().sum(dim=1).mean()
+        drift = (f_kept - images_before[kept]).square().sum(dim=1).mean()
+        drift = drift + (g_kept - texts_before[keep.captions[kept]]).square().sum(dim=1).mean()
         said["similarity"].append(float(pairs.detach().mean()))
         said["drift"].append(float(drift.detach()))
         forgetting = forget_loss(pairs, logits[0], logits[1], unrelated, params)
         return params.forget_weight * forgetting + params.keep_weight * drift
 
     before = similarity(bundle, local, params.product, compute)
-    n_steps = params.steps if before > unrelated + TOLERANCE else 0
+    forgets = params.forget_weight > 0 and before > unrelated + TOLERANCE
+    n_steps = params.steps if forgets else 0  # or steps would follow the rounding errors of L_k
     size = params.optimisation.batch_size
     for _ in track(range(n_steps), "forget"):
         rows: Any = tuple(
