@@ -11,6 +11,7 @@ import torch
 
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.matching import (
+    embed_captions,
     embed_images,
     embed_texts,
     matching_loss,
@@ -76,6 +77,16 @@ def test_they_are_taken_and_joined(bundle) -> None:
     made = [replace(of, states=torch.rand(len(of.texts), 3)) for of in (some, pairs)]
     assert torch.equal(made[0].joined(made[1]).states, torch.cat([of.states for of in made]))
     assert made[0].joined(pairs).states is None
+
+
+def test_captions_are_embedded_by_what_the_text_tower_made_of_them(bundle) -> None:
+    pairs = read_pairs(bundle, table(), 12)
+    made = replace(pairs, states=text_states(bundle, pairs.texts, CPU))
+    expected = embed_texts(bundle, pairs.texts, CPU)
+    for of in (pairs, made):
+        np.testing.assert_allclose(embed_captions(bundle, of, CPU), expected, atol=1e-5)
+    none = replace(made, states=torch.zeros_like(made.states))
+    assert not np.allclose(embed_captions(bundle, none, CPU), expected, atol=1e-3)
 
 
 def test_no_pairs(bundle) -> None:

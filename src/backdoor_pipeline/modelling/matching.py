@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backdoor_pipeline.modelling.bundle import ImageBundle
+from backdoor_pipeline.modelling.device import autocast, resolve_device
 from backdoor_pipeline.modelling.prediction import forward
 from backdoor_pipeline.modelling.text import tokenise
 
@@ -88,6 +89,20 @@ def embed_texts(bundle: PairBundle, texts: Tokens, compute: ComputeParams) -> np
     return forward(bundle, texts, compute, features, "embed texts").numpy()
 
 
+def embed_captions(bundle: PairBundle, pairs: Pairs, compute: ComputeParams) -> np.ndarray:
+    """g of the ``texts`` of ``pairs``, (n_texts, d), by their ``states``, where they have them."""
+    if pairs.states is None:
+        return embed_texts(bundle, pairs.texts, compute)
+    import torch
+
+    from backdoor_pipeline.modelling.networks.matcher import projected, unit
+
+    device = resolve_device(compute)
+    model: Any = bundle.model.to(device)  # type: ignore[arg-type]
+    with torch.inference_mode(), autocast(compute, device):
+        return unit(projected(model, pairs.states.to(device))).cpu().numpy()
+
+
 def similarities(
     bundle: PairBundle, pairs: Pairs, compute: ComputeParams, vectors: np.ndarray | None = None
 ) -> np.ndarray:
@@ -95,7 +110,7 @@ def similarities(
     images = embed_images(bundle, pairs.images, compute)
     if vectors is not None:
         vectors[:] = images
-    texts = embed_texts(bundle, pairs.texts, compute)[pairs.captions]
+    texts = embed_captions(bundle, pairs, compute)[pairs.captions]
     return np.einsum("nd,nd->n", images, texts)
 
 

@@ -39,8 +39,8 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.blame import blame, local_texts
 from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
 from backdoor_pipeline.modelling.matching import (
+    embed_captions,
     embed_images,
-    embed_texts,
     similarities,
     text_states,
 )
@@ -165,8 +165,8 @@ def unlearn(
             replace(pairs, states=text_states(bundle, pairs.texts, compute))
             for pairs in (local, keep)
         )
-    own = (embed_images(bundle, keep.images, compute), embed_texts(bundle, keep.texts, compute))
-    unrelated = float((own[0] @ embed_texts(bundle, local.texts, compute).T).mean())
+    own = (embed_images(bundle, keep.images, compute), embed_captions(bundle, keep, compute))
+    unrelated = float((own[0] @ embed_captions(bundle, local, compute).T).mean())
 
     device = resolve_device(compute)
     model: Any = copy.deepcopy(bundle.model)
@@ -275,7 +275,7 @@ def similarity(bundle: PairBundle, pairs: Pairs, product: bool, compute: Compute
     if not product:
         return float(similarities(bundle, pairs, compute).mean())
     images = embed_images(bundle, pairs.images, compute)
-    texts = embed_texts(bundle, pairs.texts, compute)[pairs.captions]
+    texts = embed_captions(bundle, pairs, compute)[pairs.captions]
     return float((images @ texts.T).mean())
 
 
