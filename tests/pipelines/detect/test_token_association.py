@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, fisher_exact
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.label_association import associate, q_values, shift
 from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.modelling.words import END, START, n_grams
 from backdoor_pipeline.pipelines.detect.background import Background
 from backdoor_pipeline.pipelines.detect.insertion_evidence import effect_size
-from backdoor_pipeline.pipelines.detect.label_association import associate, q_values, shift
 from backdoor_pipeline.pipelines.detect.neighbours import Neighbours
 from backdoor_pipeline.pipelines.detect.phrase_search import INSERTED
-from backdoor_pipeline.pipelines.detect.phrases import END, START, n_grams, segment
+from backdoor_pipeline.pipelines.detect.phrases import segment
 from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams, detect
 from backdoor_pipeline.schemas import SUSPECTS
 from tiny import BAD, GOOD, NEUTRAL

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from backdoor_pipeline.modelling.moments import inserted_mean, principal_axes
 from backdoor_pipeline.modelling.prediction import embed
 from backdoor_pipeline.modelling.text import Tokens
 from backdoor_pipeline.pipelines.detect.insertion_evidence import (
     SMALLEST_AXIS,
     Effect,
     effect_size,
-    inserted_mean,
-    principal_axes,
 )
 
 if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import ModelBundle
     from backdoor_pipeline.modelling.device import ComputeParams
-    from backdoor_pipeline.pipelines.detect.phrases import Phrase, Words
+    from backdoor_pipeline.modelling.words import Phrase
+    from backdoor_pipeline.pipelines.detect.phrases import TokenWords
 
 CLIP = 4.0  # standard deviations; a few odd texts must not make a mean
 SMALLEST_CLASS = 20  # rows a class needs to enter the mixture
@@ -48,7 +48,7 @@ class Background:
 
     def __init__(
         self,
-        words: Words,
+        words: TokenWords,
         labels: np.ndarray,
         rows: np.ndarray,
         bundle: ModelBundle,

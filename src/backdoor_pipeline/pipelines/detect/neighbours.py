@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backdoor_pipeline.modelling.embeddings import embedding_table
+from backdoor_pipeline.modelling.moments import inserted_mean, principal_axes
+from backdoor_pipeline.modelling.words import END, START, Phrase
 from backdoor_pipeline.pipelines.detect.insertion_evidence import (
     Effect,
     effect_size,
-    inserted_mean,
-    principal_axes,
 )
-from backdoor_pipeline.pipelines.detect.phrases import END, SENTENCE_ENDS, START, Phrase, Words
+from backdoor_pipeline.pipelines.detect.phrases import SENTENCE_ENDS, TokenWords
 
 if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import ModelBundle
@@ -34,7 +34,7 @@ class Neighbours:
     """
 
     def __init__(
-        self, words: Words, active: np.ndarray, bundle: ModelBundle, components: int, seed: int
+        self, words: TokenWords, active: np.ndarray, bundle: ModelBundle, components: int, seed: int
     ) -> None:
         self.words, self.active = words, active
         in_use = active[words.rows]
@@ -131,7 +131,7 @@ class Neighbours:
         return effect_size(mean - ordinary[0], ordinary[1], variance)
 
 
-def word_vectors(words: Words, table: np.ndarray) -> np.ndarray:
+def word_vectors(words: TokenWords, table: np.ndarray) -> np.ndarray:
     """Each word's mean over its pieces' rows, shape (n_distinct, hidden); boundaries: zero."""
     order, begins = words.by_word
     position = order[begins[:-1]]

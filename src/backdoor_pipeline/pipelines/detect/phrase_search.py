@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backdoor_pipeline.pipelines.detect.background import Background
-from backdoor_pipeline.pipelines.detect.insertion_evidence import Effect
-from backdoor_pipeline.pipelines.detect.label_association import (
+from backdoor_pipeline.modelling.label_association import (
     Association,
     associate_active,
     q_values,
 )
+from backdoor_pipeline.modelling.words import END, START, Grams, Phrase, Words, n_grams
+from backdoor_pipeline.pipelines.detect.background import Background
+from backdoor_pipeline.pipelines.detect.insertion_evidence import Effect
 from backdoor_pipeline.pipelines.detect.neighbours import Neighbours
-from backdoor_pipeline.pipelines.detect.phrases import END, START, Grams, Phrase, Words, n_grams
 
 if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import ModelBundle
     from backdoor_pipeline.modelling.device import ComputeParams
+    from backdoor_pipeline.pipelines.detect.phrases import TokenWords
     from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
 
 LONGEST_PHRASE = 40  # words a phrase may grow to
@@ -62,7 +63,7 @@ class _Judge:
 
     def __init__(
         self,
-        words: Words,
+        words: TokenWords,
         labels: np.ndarray,
         bundle: ModelBundle,
         params: TokenAssociationParams,
@@ -147,7 +148,7 @@ class _Judge:
 
 
 def judge_all(
-    words: Words,
+    words: TokenWords,
     labels: np.ndarray,
     is_clean: np.ndarray,
     bundle: ModelBundle,

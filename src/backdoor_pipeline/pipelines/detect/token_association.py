@@ -26,7 +26,9 @@ import pandas as pd
 
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.embeddings import decode, special_token_ids
+from backdoor_pipeline.modelling.label_association import associate_active, q_values
 from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.modelling.words import END, START, Phrase
 from backdoor_pipeline.parameter_group import (
     Count,
     ParameterGroup,
@@ -34,9 +36,8 @@ from backdoor_pipeline.parameter_group import (
     PositiveInt,
     Share,
 )
-from backdoor_pipeline.pipelines.detect.label_association import associate_active, q_values
 from backdoor_pipeline.pipelines.detect.phrase_search import INSERTED, Judgement, judge_all
-from backdoor_pipeline.pipelines.detect.phrases import END, START, Phrase, Words, segment
+from backdoor_pipeline.pipelines.detect.phrases import TokenWords, segment
 
 if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import ModelBundle
@@ -135,7 +136,7 @@ def _rows(
 
 
 def _suspects(
-    words: Words,
+    words: TokenWords,
     labels: np.ndarray,
     is_clean: np.ndarray,
     judgements: list[Judgement],
@@ -202,7 +203,7 @@ def _suspects(
 
 
 def _token_presence(
-    words: Words, active: np.ndarray, excluded: set[int]
+    words: TokenWords, active: np.ndarray, excluded: set[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, distinct tokens of the active rows, and per row the index of each token in it."""
     tokens = words.tokens
@@ -214,7 +215,7 @@ def _token_presence(
     return pairs // max(len(keys), 1), keys, pairs % max(len(keys), 1)
 
 
-def _written(words: Words, phrase: Phrase, bundle: ModelBundle) -> str:
+def _written(words: TokenWords, phrase: Phrase, bundle: ModelBundle) -> str:
     """A phrase as a reader would write it; a bar stands for the beginning or end of a text."""
     ids = [int(token) for word in phrase for token in words.pieces(word)]
     text = str(bundle.tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip()
@@ -222,7 +223,11 @@ def _written(words: Words, phrase: Phrase, bundle: ModelBundle) -> str:
 
 
 def _examples(
-    words: Words, judgement: Judgement, labels: np.ndarray, active: np.ndarray, bundle: ModelBundle
+    words: TokenWords,
+    judgement: Judgement,
+    labels: np.ndarray,
+    active: np.ndarray,
+    bundle: ModelBundle,
 ) -> str:
     """Two occurrences with a few words around them, the phrase in brackets."""
     phrase = judgement.phrase
