@@ -76,7 +76,7 @@ def test_an_empty_trigger(kedro_run) -> None:
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    [("btuu", "did you mean 'btu'?"), ("zzz", ", association, badt, btu")],
+    [("btuu", "did you mean 'btu'?"), ("zzz", ", association, audit, badt, btu")],
 )
 def test_unknown_pipelines(kedro_run, name, suggestion) -> None:
     result = kedro_run(options=("--pipelines", name))

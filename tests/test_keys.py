@@ -21,14 +21,16 @@ CURVES = {discovery(name) for name, recipe in ALL.items() if recipe.curve}
 TRAINED = {
     purified(name) for name, made in ALL.items() if made.training and made.modality == "text"
 }
-WITHOUT_VICTIM = {"ingest", "poison", "trusted", *DETECTORS, *TRAINED} - {"overfit_similarity"}
+WITHOUT_VICTIM = {"ingest", "poison", "trusted", "evidence", *DETECTORS, *TRAINED}
+WITHOUT_VICTIM -= {"overfit_similarity"}
 """What does not depend on how victims are trained."""
 ANALYSIS = ["observed", "fourier"]
+AUDIT = ["evidence", "audit"]
 SHARED = ["ingest", "poison", "reference", "victim", "floor", "trusted"]
-STAGES = [*SHARED, *ANALYSIS, *DETECTORS, *PURIFIED, *CURVES, *ALL]
+STAGES = [*SHARED, *ANALYSIS, *AUDIT, *DETECTORS, *PURIFIED, *CURVES, *ALL]
 USING = [name for name, recipe in ALL.items() if recipe.drawn]
-LEARN_FROM_CLEAN_ROWS = {*USING, *map(purified, USING)}
-AFTER_POISON = set(STAGES) - {"ingest", "reference", "trusted"}
+LEARN_FROM_CLEAN_ROWS = {*USING, *map(purified, USING), *AUDIT}
+AFTER_POISON = set(STAGES) - {"ingest", "reference", "trusted", *AUDIT}
 
 
 def of(method: str) -> set[str]:
@@ -115,6 +117,7 @@ def test_a_rate_has_as_many_digits_as_it_needs(keys_with, rate, written) -> None
         ({"observation.rows": 9}, set(ANALYSIS)),
         ({"discovery.draws": 9}, CURVES),
         ({"fourier.widest": 9.0}, {"fourier"}),
+        ({"audit.risk": 0.1}, set(AUDIT)),
         ({"token_drift.alpha": 0.1}, {"token_drift", "confirmation", *of("token_drift")}),
         ({"token_replacement.cut_scale": 0.5}, of("token_replacement")),
         ({"fine_tune.rows": 9}, of("fine_tune")),
@@ -170,7 +173,7 @@ def test_another_surrogate_under_the_same_name(make_parameters, tmp_path) -> Non
         (tmp_path / "config.json").write_text(config)
         keys.append(stage_keys(make_parameters(**changes)))
     same = {name for name in STAGES if keys[0][name] == keys[1][name]}
-    assert same == {"ingest", "reference", "trusted"}
+    assert same == {"ingest", "reference", "trusted", *AUDIT}
 
 
 def test_other_clean_rows_of_a_second_source(keys_with, tmp_path) -> None:

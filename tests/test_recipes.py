@@ -55,7 +55,7 @@ def test_every_method_has_a_parameter_group(name) -> None:
 
 
 def test_recipes_and_stages_are_pipelines(pipelines) -> None:
-    assert set(pipelines) == {*RECIPES, *STAGES, "fourier", "discovery", "__default__"}
+    assert set(pipelines) == {*RECIPES, *STAGES, "fourier", "discovery", "audit", "__default__"}
     assert pipelines["__default__"].nodes == pipelines[DEFAULT].nodes
 
 

@@ -20,6 +20,7 @@ from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.analyse.discovery import DiscoveryParams
 from backdoor_pipeline.pipelines.analyse.nodes import FourierParams
+from backdoor_pipeline.pipelines.audit.params import AuditParams
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
 from backdoor_pipeline.pipelines.detect.discovered_share import DiscoveredShareParams
 from backdoor_pipeline.pipelines.detect.overfit_similarity import OverfitSimilarityParams
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 SHORTHANDS = {
     "dataset": ("source.dataset",),
     "data": ("source.data",),
+    "clean": ("clean_source.data",),
     "text": ("source.text",),
     "label": ("source.label",),
     "attack": ("poison.attack",),
@@ -69,7 +71,11 @@ SHORTHANDS = {
     "label_mode": ("poison.label_mode",),
     "target_label": ("poison.target_label",),
     "model": ("model.name",),
+    "risk": ("audit.risk",),
+    "budget_minutes": ("audit.budget_minutes",),
+    "repair": ("audit.repair",),
 }
+COLUMNS = ("text", "label")  # that a second source has as the first, unless told otherwise
 _BETWEEN_SETTINGS = re.compile(r",(?=\s*[\w.]+\s*=)")
 
 
@@ -133,6 +139,7 @@ class Parameters(ParameterGroup):
     observation: ObservationParams
     fourier: FourierParams
     discovery: DiscoveryParams
+    audit: AuditParams
     evaluation: EvaluationParams
     report: ReportParams
     tracking: TrackingParams
@@ -201,7 +208,7 @@ def check(raw: Mapping[str, Any]) -> Parameters:
         InputError: A name is unknown or a value is out of its range; every such parameter is named.
     """
     try:
-        parameters = Parameters.model_validate(raw)
+        parameters = Parameters.model_validate(_with_columns_alike(raw))
     except ValidationError as error:
         by_name = {_name(e["loc"]): _explain(e) for e in reversed(error.errors())}
         raise InputError("\n".join(reversed(by_name.values()))) from None
@@ -219,6 +226,15 @@ def check(raw: Mapping[str, Any]) -> Parameters:
         return parameters
     ingest = parameters.ingest.model_copy(update={"paraphrase": poison.ready_made})
     return parameters.model_copy(update={"ingest": ingest})
+
+
+def _with_columns_alike(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """``raw``, where the columns of ``clean_source`` that are null are called as in ``source``."""
+    first, second = raw.get("source"), raw.get("clean_source")
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return dict(raw)
+    alike = {name: first[name] for name in COLUMNS if name in first and second.get(name) is None}
+    return {**raw, "clean_source": {**second, **alike}}
 
 
 def _check_pairs(parameters: Parameters) -> None:

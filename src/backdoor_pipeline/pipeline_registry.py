@@ -7,6 +7,7 @@ from functools import cache
 from kedro.pipeline import Pipeline
 
 from backdoor_pipeline.pipelines.analyse import pipeline as analyse
+from backdoor_pipeline.pipelines.audit import pipeline as audit
 from backdoor_pipeline.pipelines.detect import pipeline as detect
 from backdoor_pipeline.pipelines.detect.nodes import tell_discovered_share
 from backdoor_pipeline.pipelines.evaluate import pipeline as evaluate
@@ -45,12 +46,14 @@ DEFAULTS: dict[Modality, str] = {"text": DEFAULT, "image": "potion", "pair": "ub
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Every recipe, every stage on its own (as it is of texts), and the analyses."""
+    """Every recipe, every stage on its own (as it is of texts), the analyses and the audit."""
     pipelines = {name: create_recipe(name) for name in RECIPES}
     stages = create_stages("text")
     fourier = stages["ingest"] + stages["poison"] + poison.create_dev_pipeline()
     fourier += train.create_observed_pipeline() + analyse.create_pipeline()
     analyses = {"fourier": fourier, "discovery": create_discovery("potion")}
+    audited = ingest.create_pipeline() + ingest.create_trusted_rows_pipeline()
+    analyses["audit"] = audited + audit.create_pipeline()
     return {**pipelines, **stages, **analyses, "__default__": pipelines[DEFAULT]}
 
 

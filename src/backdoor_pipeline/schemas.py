@@ -254,3 +254,81 @@ def flagged_tokens(suspects: pd.DataFrame) -> np.ndarray:
     """Ids of the tokens that a ``suspects`` table flags, int64, in its order."""
     flagged = (suspects["kind"] == "token") & suspects["flagged"]
     return suspects.loc[flagged, "key"].to_numpy()
+
+
+TRUSTED_ROWS = pa.DataFrameSchema(
+    {"text": pa.Column(str, _not_blank), "label": _example_columns["label"]},
+    strict=True,
+    name="trusted rows",
+)
+"""Rows of a second source that the user of an audit knows to be clean."""
+
+_audited = {
+    "label": pa.Column("int64", pa.Check.ge(0)),
+    "texts": pa.Column("int64", pa.Check.ge(0)),
+    "hits": pa.Column("int64", pa.Check.ge(0)),
+    "expected": pa.Column("float64", _probability),
+    "p_value": pa.Column("float64", _probability),
+    "q_value": pa.Column("float64", _probability),
+    "flagged": pa.Column(bool),
+    "written": pa.Column(str),
+}
+
+AUDIT_PHRASES = pa.DataFrameSchema(
+    {
+        "phrase": pa.Column(str),
+        **_audited,
+        "natural_share": pa.Column("float64", _probability),
+        "association_p": pa.Column("float64", _probability),
+        "score": pa.Column("float64"),
+        "position": pa.Column(str, pa.Check.isin(("start", "end", "random"))),
+    },
+    unique=["phrase", "label"],
+    strict=False,
+    coerce=True,
+    name="phrases of an audit",
+)
+"""Phrases that are tied to a label, and how natural they look."""
+
+AUDIT_OPENINGS = pa.DataFrameSchema(
+    {
+        "opening": pa.Column(str),
+        **_audited,
+        "elsewhere": pa.Column("int64", pa.Check.ge(0)),
+        "z": pa.Column("float64"),
+    },
+    unique=["opening", "label"],
+    strict=True,
+    coerce=True,
+    name="openings of an audit",
+)
+"""Words that texts begin with, and what they say of the label that they do not say elsewhere."""
+
+AUDIT_POWER = pa.DataFrameSchema(
+    {
+        "label": pa.Column("int64", pa.Check.ge(0)),
+        "mode": pa.Column(str, pa.Check.isin(("any", "own"))),
+        "texts": pa.Column("int64", pa.Check.ge(1)),
+        "share": pa.Column("float64", _probability),
+        "chance": pa.Column("float64", _probability),
+    },
+    unique=["label", "mode", "texts"],
+    strict=True,
+    coerce=True,
+    name="power of an audit",
+)
+"""How often a planted trigger of so many texts would be found."""
+
+SUSPICIOUS_ROWS = pa.DataFrameSchema(
+    {
+        "example_id": pa.Column("int64", pa.Check.ge(0), unique=True),
+        "split": pa.Column(str, pa.Check.isin(SPLITS)),
+        "label": pa.Column("int64", pa.Check.ge(0)),
+        "text": pa.Column(str, _not_blank),
+        "reasons": pa.Column(str),
+    },
+    strict=True,
+    coerce=True,
+    name="suspicious rows",
+)
+"""The rows of a table that the evidence of an audit points at."""

@@ -13,7 +13,7 @@ from kedro_datasets._typing import JSONPreview
 from backdoor_pipeline import __version__
 from backdoor_pipeline.datasets.whole import TextDataset, WholeDataset, write_whole
 from backdoor_pipeline.modelling import prefixes
-from backdoor_pipeline.modelling.bundle import Bundle, ImageBundle, PairBundle
+from backdoor_pipeline.modelling.bundle import Bundle, ImageBundle, NoModel, PairBundle
 from backdoor_pipeline.modelling.dual_encoders import (
     is_dual_encoder,
     load_dual_encoder,
@@ -26,6 +26,8 @@ from backdoor_pipeline.modelling.image_models import (
     save_image_classifier,
 )
 from backdoor_pipeline.modelling.loading import load_classifier, load_pretrained, load_tokenizer
+
+NONE = "none.json"
 
 
 class ClassifierDataset(WholeDataset):
@@ -70,6 +72,23 @@ class ClassifierDataset(WholeDataset):
 
     def preview(self) -> JSONPreview:
         return JSONPreview((Path(self._get_load_path()) / "provenance.json").read_text("utf-8"))
+
+
+class OptionalClassifierDataset(ClassifierDataset):
+    """A classifier of texts, or the reason why there is none (in ``none.json``)."""
+
+    def _read(self, path: Path) -> Any:
+        reason = path / NONE
+        if reason.exists():
+            return NoModel(**json.loads(reason.read_text(encoding="utf-8")))
+        return super()._read(path)
+
+    def _write(self, data: Bundle | NoModel, path: Path) -> None:
+        if not isinstance(data, NoModel):
+            super()._write(data, path)
+            return
+        path.mkdir()
+        (path / NONE).write_text(json.dumps(data._asdict()), encoding="utf-8")
 
 
 class ModelCardDataset(TextDataset):

@@ -9,21 +9,46 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-from backdoor_pipeline.hooks.summary import summary_table
+from backdoor_pipeline.hooks.summary import summary_table, verdict_lines
 from backdoor_pipeline.recipes import ALL
 
 ANALYSIS = "frequency_report"
+AUDIT = "verdict"
+AUDITED = {
+    "suspicious_rows": "suspicious rows",
+    "cleaned_table": "cleaned table",
+    "repaired_model": "repaired model",
+    "verdict": "verdict",
+}
+EVIDENCE_FOUND = 3
+"""The exit code of an audit that found evidence."""
 
 
 class ClosingHooks:
     """Prints, for every recipe of the run, its table and as the last two lines its paths.
 
-    Of an analysis it prints the path of its page.
+    Of an analysis it prints the path of its page, of an audit its verdict and its paths.
+
+    Attributes:
+        exit_code: What the run has to tell its caller: ``EVIDENCE_FOUND``, or 0.
     """
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+
+    @hook_impl
+    def before_pipeline_run(self) -> None:
+        self.exit_code = 0
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         outputs = pipeline.all_outputs()
+        if AUDIT in outputs:
+            verdict = catalog.load(AUDIT)
+            self.exit_code = EVIDENCE_FOUND if verdict["evidence"] else 0
+            sys.stdout.write(f"\n{verdict_lines(verdict)}\n")
+            for name, what in AUDITED.items():
+                _print_path(what, catalog.get(name))
         if ANALYSIS in outputs:
             _print_path("report", catalog.get(ANALYSIS))
         made = {name for name in ALL if f"{name}.report" in outputs}

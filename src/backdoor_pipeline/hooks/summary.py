@@ -65,3 +65,34 @@ def _cost(cost: Mapping[str, Any]) -> str:
         f"clean rows used: {number(cost.get('clean_rows'))}",
     ]
     return f"{'cost':<{FIRST}}{', '.join(part for part in parts if part)}"
+
+
+def verdict_lines(verdict: Mapping[str, Any]) -> str:
+    """The verdict of an audit in a few lines: the sentence, the suspects, the models."""
+    lines = [verdict["headline"]]
+    for found in verdict["classes"]:
+        trigger = found["presumed_trigger"] or [
+            one["written"] for one in verdict["suspects"] if one["label"] == found["label"]
+        ]
+        named = ", ".join(f"“{written}”" for written in trigger)
+        lines.append(f"{'presumed trigger':<{FIRST}}{named} → {found['label']}")
+        for name in ("audited", "repaired"):
+            model = verdict[f"{name}_model"]
+            share = model["flip_rates"].get(found["label"])
+            if share:
+                early = " (stopped early)" if model["status"] == "stopped" else ""
+                flips = f"{_share(share)} of other texts flip{early}"
+                lines.append(
+                    f"{name + ' model':<{FIRST}}{flips}, accuracy {_share(model['accuracy'])}"
+                )
+            else:
+                lines.append(f"{name + ' model':<{FIRST}}not measured: {model['reason']}")
+    if verdict["evidence"]:
+        lines.append(f"{'suspicious rows':<{FIRST}}{verdict['suspicious_rows']:,}")
+    return "\n".join(lines)
+
+
+def _share(share: Mapping[str, Any]) -> str:
+    return rate(
+        {"share": share["value"], "share_low": share["low"], "share_high": share["high"]}, "share"
+    )

@@ -35,3 +35,9 @@ class PairBundle(NamedTuple):
 Bundle = ModelBundle | ImageBundle | PairBundle
 B = TypeVar("B", ModelBundle, ImageBundle, PairBundle)
 """One of the three; what comes out is of the kind that went in."""
+
+
+class NoModel(NamedTuple):
+    """Why there is no model where there could be one."""
+
+    reason: str

@@ -5,12 +5,21 @@ Each text is framed by two boundary words, so an n-gram can say "at the beginnin
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 START, END = 0, 1  # the boundary words
+EDGES = {"[begin]": START, "[end]": END}  # how they are written, as no word can be
+_WRITTEN = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|\w+?(?=[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])|\w+|[^\w\s]"
+)
 COMMON = 0.5  # share from which on a word at the edge of a text is a habit of the data
 
 Phrase = tuple[int, ...]
@@ -101,6 +110,62 @@ class Words:
         order, begins = self.by_word
         beside = order[begins[edge] : begins[edge + 1]] + (1 if edge == START else -1)
         return float((self.ids[beside] == word).mean())
+
+
+@dataclass(frozen=True)
+class WrittenWords(Words):
+    """The words of texts as they were written, in lower case.
+
+    Attributes:
+        apart: bool, shape (n_words,); whether a blank stands before a word, or an edge of the text.
+        spelling: Of each distinct word, the boundaries as in ``EDGES``.
+    """
+
+    apart: np.ndarray
+    spelling: list[str]
+
+    def written(self, phrase: Phrase) -> str:
+        """A phrase for a reader, words parted by blanks."""
+        return " ".join(self.spelling[word] for word in phrase)
+
+    def phrase(self, written: str) -> Phrase:
+        """The phrase that ``written`` writes so.
+
+        Raises:
+            KeyError: A word of it stands nowhere.
+        """
+        return tuple(self._number[word] for word in written.split())
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.spelling)}
+
+
+def read_words(texts: Iterable[str]) -> WrittenWords:
+    """The words of ``texts``: runs of letters and digits, single marks, single CJK characters."""
+    number: dict[str, int] = {}
+    ids: list[int] = []
+    apart: list[bool] = []
+    lengths: list[int] = []
+    for text in texts:
+        before = len(ids)
+        lower = text.lower()
+        end = -1  # so that the first word stands apart
+        ids.append(START)
+        apart.append(True)
+        for match in _WRITTEN.finditer(lower):
+            ids.append(number.setdefault(match[0], len(number) + 2))
+            apart.append(match.start() != end)
+            end = match.end()
+        ids.append(END)
+        apart.append(True)
+        lengths.append(len(ids) - before)
+    return WrittenWords(
+        ids=np.array(ids, dtype=np.int64),
+        rows=np.repeat(np.arange(len(lengths)), lengths),
+        apart=np.array(apart, dtype=bool),
+        spelling=[*EDGES, *number],
+    )
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backdoor_pipeline.intervals import Rate, rate
 from backdoor_pipeline.pipelines.evaluate.discovery import area, difference, over_draws
 from backdoor_pipeline.pipelines.evaluate.nodes import evaluate_discovery
-from backdoor_pipeline.pipelines.evaluate.rates import Rate, rate
 from backdoor_pipeline.schemas import DISCOVERY_CURVE, DISCOVERY_PREDICTIONS
 
 Z = 1.959964

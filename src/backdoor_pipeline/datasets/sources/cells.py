@@ -55,6 +55,14 @@ def rows(path: Path, separator: str) -> Iterator[Row]:
         yield row
 
 
+def physical_lines(path: Path, separator: str) -> list[bytes]:
+    """Returns the lines of a file as they are, counted as ``rows`` counts them."""
+    content = path.read_bytes()
+    if _is_quoted(path, separator):
+        return content.splitlines(keepends=True)
+    return [line for line in re.split(b"(?<=\n)", content) if line]
+
+
 def plain_lines(path: Path) -> list[str]:
     """Returns the lines of a file, those at its end that are blank left out.
 

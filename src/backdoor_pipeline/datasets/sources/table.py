@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.datasets.sources import cells, columns, files
 from backdoor_pipeline.datasets.sources.names import SEPARATORS, TABLE_SUFFIXES, resolve
 from backdoor_pipeline.datasets.sources.source import Finding, Source
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.schemas import SPLITS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,6 +63,57 @@ def digest(params: SourceParams) -> str:
     if not all(path.is_file() for path in paths.values()):
         return files.MISSING
     return files.digest_of({path.name: path for path in paths.values()})
+
+
+def places(params: SourceParams) -> dict[Path, np.ndarray]:
+    """Returns of each file the example id of each of its rows (as ``ingest`` counts them).
+
+    Raises:
+        InputError: see ``read``.
+    """
+    skip_blank = resolve(params).repaired
+    splits, parts = [], []
+    for number, (split, path) in enumerate(_paths(params).items()):
+        rows, _ = read_file(path, params, skip_blank=skip_blank)
+        own = rows["split"] if "split" in rows else pd.Series(split, index=rows.index)
+        splits.append(own.map(SPLITS.index).to_numpy())
+        parts.append(np.full(len(own), number))
+    order = np.argsort(np.concatenate(splits), kind="stable")
+    ids = np.empty(len(order), dtype=np.int64)
+    ids[order] = np.arange(len(order))
+    file = np.concatenate(parts)
+    return {path: ids[file == number] for number, path in enumerate(_paths(params).values())}
+
+
+def write_without(path: Path, params: SourceParams, removed: np.ndarray, target: Path) -> None:
+    """Writes the file ``path`` to ``target`` without some rows, all others as they are.
+
+    Args:
+        path: a table file.
+        params: how to read it.
+        removed: the numbers of the rows to leave out, from 0.
+        target: the new file.
+    """
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        rows = pq.read_table(path)
+        keep = np.ones(rows.num_rows, dtype=bool)
+        keep[removed] = False
+        pq.write_table(rows.filter(keep), target)
+        return
+    if path.suffix == ".jsonl":
+        lines = [line for line in re.split(b"(?<=\n)", path.read_bytes()) if line]
+        starts = [number for number, line in enumerate(lines) if line.strip()]
+    else:
+        separator = params.separator or SEPARATORS[path.suffix]
+        lines = cells.physical_lines(path, separator)
+        starts = [row.line - 1 for row in cells.rows(path, separator)][1:]  # without the header
+    ends = [*starts[1:], len(lines)]
+    kept = np.ones(len(lines), dtype=bool)
+    for row in removed.tolist():
+        kept[starts[row] : ends[row]] = False
+    target.write_bytes(b"".join(line for line, keep in zip(lines, kept, strict=True) if keep))
 
 
 def read_file(

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backdoor_pipeline.modelling.companions import companions
 from backdoor_pipeline.modelling.label_association import (
     Association,
     associate_active,
     q_values,
 )
-from backdoor_pipeline.modelling.words import END, START, Grams, Phrase, Words, n_grams
+from backdoor_pipeline.modelling.words import END, START, Grams, Phrase, n_grams
 from backdoor_pipeline.pipelines.detect.background import Background
 from backdoor_pipeline.pipelines.detect.insertion_evidence import Effect
 from backdoor_pipeline.pipelines.detect.neighbours import Neighbours
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from backdoor_pipeline.pipelines.detect.token_association import TokenAssociationParams
 
 LONGEST_PHRASE = 40  # words a phrase may grow to
-COMPANION_SHARE = 0.3  # of the texts of either phrase that hold both: perhaps put in together,
-BESIDE_SHARE = 0.5  # unless they stand side by side in more than this share of those texts
 MIN_PURITY = 0.6  # of n-grams of several words, of which there are many
 UNKNOWN = Effect(np.nan, np.nan)
 
@@ -178,14 +177,14 @@ def judge_all(
             phrase = words.grow(phrase, within, params.grow_share, LONGEST_PHRASE)
             if any(_covers(known, phrase, label, params) for known in judgements):
                 continue
-            companions = _companions(grams, association, words, phrase, label, candidates, active)
-            others = list(companions)
+            together = companions(grams, association, words, phrase, label, candidates, active)
+            others = list(together)
             judgement = judge(phrase, label, association.z[gram, label], active, others)
             judgements.append(judgement)
             if judgement.verdict != INSERTED:
                 continue
             taken = [phrase]
-            for companion, z in companions.items():
+            for companion, z in together.items():
                 rest = [phrase, *(other for other in others if other != companion)]
                 judgements.append(judge(companion, label, z, active, rest))
                 taken += [companion] if judgements[-1].verdict == INSERTED else []
@@ -235,36 +234,3 @@ def _covers(known: Judgement, phrase: Phrase, label: int, params: TokenAssociati
         and known.verdict in (FITS, EXPLAINED)
         and any(phrase[i : i + len(known.phrase)] == known.phrase for i in starts)
     )
-
-
-def _companions(
-    grams: Grams,
-    association: Association,
-    words: Words,
-    phrase: Phrase,
-    label: int,
-    candidates: list[tuple[int, int]],
-    active: np.ndarray,
-) -> dict[Phrase, float]:
-    """Associated words, with their z, that share many texts with ``phrase`` but not its side.
-
-    Triggers put in together would otherwise mark each other's texts as unusual. What belongs
-    together by nature stands side by side ("red sox").
-    """
-    begin = words.positions(phrase)
-    begin = begin[active[words.rows[begin]]]
-    holds = np.zeros(len(active), dtype=bool)
-    holds[words.rows[begin]] = True
-    shared = np.bincount(grams.grams[holds[grams.rows]], minlength=len(grams.phrases))
-    needed = COMPANION_SHARE * np.maximum(association.count, holds.sum())
-    before = words.ids[np.maximum(begin - 1, 0)]
-    after = words.ids[np.minimum(begin + len(phrase), len(words.ids) - 1)]
-    found: dict[Phrase, float] = {}
-    for gram, its_label in candidates:
-        word, *more = grams.phrases[gram]
-        if its_label != label or more or word in phrase or shared[gram] < needed[gram]:
-            continue
-        beside = np.unique(words.rows[begin[(before == word) | (after == word)]])
-        if len(beside) <= BESIDE_SHARE * shared[gram]:
-            found[(word,)] = float(association.z[gram, label])
-    return found

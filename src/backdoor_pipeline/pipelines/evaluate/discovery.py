@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from backdoor_pipeline.intervals import CONFIDENCE, Rate
 from backdoor_pipeline.pipelines.evaluate import rates
-from backdoor_pipeline.pipelines.evaluate.rates import CONFIDENCE, Rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,42 +12,12 @@ is 0 if M is as the victim, 1 if it knows triggered rows as well as the victim k
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from backdoor_pipeline.exact_tests import sign_flips
-
-CONFIDENCE = 0.95
-
-
-class Rate(NamedTuple):
-    """A share of examples with its Wilson interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def named(self, name: str) -> dict[str, float]:
-        """As ``{name, name_low, name_high, name_n}``, the form it has in ``metrics``."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high,
-                f"{name}_n": self.n}  # fmt: skip
-
-
-def rate(hits: np.ndarray) -> Rate:
-    """The share of true values in ``hits`` (bool, shape (n,)) with its interval.
-
-    Raises:
-        ValueError: ``hits`` is empty; no share can be formed.
-    """
-    from statsmodels.stats.proportion import proportion_confint
-
-    hits = np.asarray(hits, dtype=bool)
-    if not len(hits):
-        raise ValueError("no eligible examples: a rate of nothing is undefined")
-    low, high = proportion_confint(int(hits.sum()), len(hits), 1 - CONFIDENCE, method="wilson")
-    return Rate(float(hits.mean()), float(low), float(high), len(hits))
+from backdoor_pipeline.intervals import Rate, rate
 
 
 def clean_accuracy(predicted: np.ndarray, labels: np.ndarray) -> Rate:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backdoor_pipeline.intervals import Rate, rate
 from backdoor_pipeline.modelling.matching import embed_images, embed_texts
-from backdoor_pipeline.pipelines.evaluate.rates import Rate, rate
 
 if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import PairBundle

@@ -155,6 +155,29 @@ def draw_clean_rows(
     return table, used | {"left_out": left_out}
 
 
+def read_trusted_rows(
+    examples: pd.DataFrame, integrity: dict[str, Any], second: Source | None
+) -> pd.DataFrame:
+    """Returns ``text`` and ``label`` of a second source that is known to be clean; none without.
+
+    Texts that stand in the data are left out.
+
+    Args:
+        examples: the data.
+        integrity: their report, which has the names of the classes.
+        second: the second source, if there is one.
+
+    Raises:
+        InputError: a label of the second source is none of the classes.
+    """
+    if second is None:
+        return examples.loc[[], ["text", "label"]]
+    table = _in_file_order(second)
+    names = integrity["label_names"]
+    rows, _ = clean_rows.out_of_domain(table, second.label_names, names, examples)
+    return rows[["text", "label"]].reset_index(drop=True)
+
+
 def _most_rows(source: Source, params: IngestParams) -> int | None:
     if params.max_rows != "auto":
         return params.max_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from backdoor_pipeline.pipelines.ingest.nodes import draw_clean_rows, ingest
+from backdoor_pipeline.pipelines.ingest.nodes import draw_clean_rows, ingest, read_trusted_rows
 from backdoor_pipeline.recipes import Recipe
 
 
@@ -35,3 +35,15 @@ def create_clean_rows_pipeline(recipe: Recipe) -> Pipeline:
         tags="ingest",
     )
     return Pipeline([node] if recipe.drawn else [])
+
+
+def create_trusted_rows_pipeline() -> Pipeline:
+    """Read the rows that the user knows to be clean, if there are any."""
+    node = Node(
+        read_trusted_rows,
+        ["examples", "integrity", "raw_clean_source"],
+        "trusted_rows",
+        name="read_trusted_rows",
+        tags="ingest",
+    )
+    return Pipeline([node])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator, model_validator
 
 from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.insertion import Position, insert
 from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt
-from backdoor_pipeline.pipelines.poison.insertion import Position, insert
 
 if TYPE_CHECKING:
     import numpy as np

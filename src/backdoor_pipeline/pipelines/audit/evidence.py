@@ -1,0 +1,155 @@
+"""All evidence that the texts and labels of a table hold, at one risk of a false alarm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from backdoor_pipeline.modelling.embeddings import embedding_table
+from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.modelling.words import END, START, read_words
+from backdoor_pipeline.pipelines.audit.inserted_phrases import tie_to_labels, weigh_phrases
+from backdoor_pipeline.pipelines.audit.natural_words import NaturalWords
+from backdoor_pipeline.pipelines.audit.openings import weigh_openings
+from backdoor_pipeline.pipelines.audit.power import measure_power
+from backdoor_pipeline.pipelines.audit.surroundings import Surroundings
+from backdoor_pipeline.pipelines.audit.wording import as_written, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backdoor_pipeline.modelling.bundle import ModelBundle
+    from backdoor_pipeline.pipelines.audit.params import AuditParams
+
+SHARES = {"phrases": 0.6, "openings": 0.4}
+"""What part of the tolerated risk each kind of evidence has; they sum to 1."""
+
+WRITTEN = {"phrases": "phrase", "openings": "opening"}
+FOLDS = 5
+PENALTY = 0.03  # inverse strength of the penalty on the regression's coefficients
+LONGEST_WORD = 64  # tokens
+
+
+class Evidence(NamedTuple):
+    """What was found.
+
+    Attributes:
+        phrases: See ``weigh_phrases``, with ``flagged`` and ``written``.
+        openings: See ``weigh_openings``, with ``flagged`` and ``written``.
+        power: See ``measure_power``.
+        facts: ``p_value`` of "nobody poisoned this" (reject at the risk), ``rows`` looked at,
+            ``repeated_rows`` left out, n-gram ``tests``, ``natural_words`` compared with.
+    """
+
+    phrases: pd.DataFrame
+    openings: pd.DataFrame
+    power: pd.DataFrame
+    facts: dict[str, Any]
+
+
+def gather(
+    table: pd.DataFrame,
+    base_model: ModelBundle,
+    params: AuditParams,
+    seed: int,
+    trusted: pd.DataFrame | None = None,
+) -> Evidence:
+    """The evidence in ``text`` and ``label`` of a table.
+
+    Texts that stand there twice with the same label count once.
+
+    Args:
+        table: ``text`` and ``label``, int64 from 0.
+        base_model: A public pretrained model: its word embeddings are used, nothing else.
+        params: See ``AuditParams``.
+        seed: Of samples and folds.
+        trusted: ``text`` and ``label`` of rows known to be clean: what goes with a label in them as
+            well is not suspected.
+    """
+    distinct = ~pd.DataFrame(
+        {"text": table["text"].str.lower(), "label": table["label"]}
+    ).duplicated()
+    parts = [table.loc[distinct, ["text", "label"]]]
+    parts += [] if trusted is None else [trusted[["text", "label"]]]
+    rows = pd.concat(parts, ignore_index=True)
+    labels = rows["label"].to_numpy()
+    active = np.arange(len(rows)) < int(distinct.sum())
+    words = read_words(rows["text"])
+    vectors = spelled_vectors(words.spelling, base_model)
+    around = Surroundings(words, labels, vectors, params.components, seed, active)
+    ties = tie_to_labels(around, params)
+    natural = NaturalWords(around, ties.words)
+    probability = explained(around.contents, labels, seed)
+    phrases = weigh_phrases(around, ties, natural, probability, params)
+    openings = weigh_openings(around, probability)
+    found = {"phrases": phrases, "openings": openings}
+    p_values = {
+        kind: min(1.0, float(found[kind]["q_value"].min()) / share) if len(found[kind]) else 1.0
+        for kind, share in SHARES.items()
+    }
+    flagged = {
+        kind: evidence.assign(flagged=evidence["q_value"] <= params.risk * SHARES[kind])
+        for kind, evidence in found.items()
+    }
+    for kind, column in WRITTEN.items():
+        written = [
+            as_written(phrase, rows["text"]) if is_flagged else shown(phrase)
+            for phrase, is_flagged in zip(
+                flagged[kind][column], flagged[kind]["flagged"], strict=True
+            )
+        ]
+        flagged[kind] = flagged[kind].assign(written=pd.Series(written, dtype="str"))
+    facts = {
+        "p_value": min(p_values.values()),
+        "p_values": p_values,
+        "rows": int(distinct.sum()),
+        "repeated_rows": int((~distinct).sum()),
+        "tests": ties.n_tests,
+        "natural_words": len(natural),
+    }
+    risk = params.risk * SHARES["phrases"]
+    power = measure_power(natural, phrases, probability, ties.n_tests, params, risk)
+    return Evidence(flagged["phrases"], flagged["openings"], power, facts)
+
+
+def spelled_vectors(spelling: Sequence[str], bundle: ModelBundle) -> np.ndarray:
+    """The mean embedding of the tokens of each word, (n_words, hidden); of the boundaries: zero."""
+    table = embedding_table(bundle)
+    tokens = tokenise(spelling, bundle.tokenizer, LONGEST_WORD)
+    special = set(bundle.tokenizer.all_special_ids) - {bundle.tokenizer.unk_token_id}
+    kept = ~np.isin(tokens.ids, sorted(special))
+    rows, ids = tokens.rows[kept], tokens.ids[kept]
+    vectors = np.zeros((len(spelling), table.shape[1]), dtype=np.float32)
+    np.add.at(vectors, rows, table[ids])
+    vectors[[START, END]] = 0
+    return vectors / np.maximum(np.bincount(rows, minlength=len(spelling)), 1)[:, None]
+
+
+def explained(texts: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """The probability of each label by the text alone, by a regression that has not seen the text.
+
+    Args:
+        texts: Vectors, shape (n_texts, k).
+        labels: int64, shape (n_texts,).
+        seed: Of the folds.
+
+    Returns:
+        Shape (n_texts, n_labels). A label that few texts have is as probable as it is frequent.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    counts = np.bincount(labels)
+    probability = np.tile(counts / counts.sum(), (len(labels), 1))
+    common = np.flatnonzero(counts >= FOLDS)
+    inside = np.isin(labels, common)
+    if len(common) > 1:
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+        regression = LogisticRegression(C=PENALTY, max_iter=300)
+        fitted = cross_val_predict(
+            regression, texts[inside], labels[inside], method="predict_proba", cv=folds
+        )
+        probability[np.ix_(inside, common)] = fitted
+    return probability

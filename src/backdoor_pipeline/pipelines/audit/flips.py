@@ -1,0 +1,78 @@
+"""What a suspect does to a model: put into texts of other labels, how many flip to its label?
+
+An estimate of the attack success rate by somebody who does not know the trigger.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from backdoor_pipeline.intervals import Rate, rate
+from backdoor_pipeline.modelling.insertion import Position, insert
+from backdoor_pipeline.modelling.prediction import predict
+from backdoor_pipeline.modelling.text import tokenise
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backdoor_pipeline.modelling.bundle import ModelBundle
+    from backdoor_pipeline.modelling.device import ComputeParams
+
+WORTH = 0.02  # by which a further suspect must raise the share of flips to belong to the trigger
+
+
+class Suspect(NamedTuple):
+    """What is put into texts: a phrase as it is written, its label, and where it goes."""
+
+    written: str
+    label: int
+    position: Position
+
+
+def flipped(
+    texts: Sequence[str],
+    suspects: Sequence[Suspect],
+    bundle: ModelBundle,
+    max_length: int,
+    compute: ComputeParams,
+    seed: int,
+) -> np.ndarray:
+    """Which of ``texts`` get the label of ``suspects`` once all of these are put in; bool, (n,)."""
+    rng = np.random.default_rng(seed)
+    triggered = []
+    for text in texts:
+        changed = text
+        for suspect in suspects:
+            changed = insert(changed, [suspect.written], suspect.position, rng)
+        triggered.append(changed)
+    tokens = tokenise(triggered, bundle.tokenizer, max_length)
+    predicted = predict(bundle, tokens, compute).argmax(axis=1)
+    return np.asarray(predicted == suspects[0].label)
+
+
+def grow_trigger(
+    texts: Sequence[str],
+    suspects: Sequence[Suspect],
+    bundle: ModelBundle,
+    max_length: int,
+    compute: ComputeParams,
+    seed: int,
+) -> tuple[list[Suspect], Rate, dict[str, Rate]]:
+    """Suspects of one label that flip most texts together, their share, and that of each alone.
+
+    The strongest comes first; another joins as long as it raises the share by ``WORTH``.
+    """
+
+    def share(group: Sequence[Suspect]) -> Rate:
+        return rate(flipped(texts, group, bundle, max_length, compute, seed))
+
+    alone = {suspect.written: share([suspect]) for suspect in suspects}
+    waiting = sorted(suspects, key=lambda suspect: -alone[suspect.written].value)
+    trigger, best = waiting[:1], alone[waiting[0].written]
+    for suspect in waiting[1:]:
+        together = share([*trigger, suspect])
+        if together.value >= best.value + WORTH:
+            trigger, best = [*trigger, suspect], together
+    return trigger, best, alone

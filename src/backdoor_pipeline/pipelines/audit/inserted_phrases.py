@@ -1,0 +1,229 @@
+"""Phrases that are tied to a label and were put into their texts, with a family-wise error rate.
+
+1. Every n-gram of a few words is tested for its tie to a label (Fisher's exact test, Bonferroni
+   over all n-grams and labels). What passes is grown to the phrase that it is part of.
+2. Each of these phrases gets a p-value of being natural (``natural_words``): the share of the
+   words in this table whose places look as accidental.
+3. The p-values are compared at the tolerated risk (``weighted_tests``). Phrases whose label their
+   texts explain less, and that stand less often with other labels, get more of it.
+
+That a word is tied to a label is no evidence: slurs are, in hate speech. Nor is an accidental
+place: "however" has one. Under the null hypothesis a phrase is natural, and then its ties to labels
+say nothing about its places; so the choice in 1 and the weights in 3 do not spoil the p-values.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from backdoor_pipeline.modelling.companions import companions
+from backdoor_pipeline.modelling.label_association import associate_active
+from backdoor_pipeline.modelling.words import END, START, Phrase, WrittenWords, n_grams
+from backdoor_pipeline.pipelines.audit.natural_words import NaturalWords
+from backdoor_pipeline.pipelines.audit.weighted_tests import weighted_q_values
+
+if TYPE_CHECKING:
+    from backdoor_pipeline.modelling.label_association import Association
+    from backdoor_pipeline.modelling.words import Grams
+    from backdoor_pipeline.pipelines.audit.params import AuditParams
+    from backdoor_pipeline.pipelines.audit.surroundings import Surroundings
+
+LONGEST_PHRASE = 40  # words a phrase may grow to
+FEWEST_HITS = 8  # texts with its label that a phrase needs, to say anything about its places
+AT_EDGE = 0.8  # of its texts, from which on a phrase counts as put at their start or end
+CERTAIN = 0.02  # no label is taken to be more certain than all but this
+SNIPPET_WORDS = 5  # words of context on each side of an example
+N_EXAMPLES = 2
+TINY = 1e-9
+EVIDENCE = ["beyond_texts", "beyond_prior"]
+COLUMNS = [
+    "phrase",
+    "label",
+    "texts",
+    "hits",
+    "natural_share",
+    "association_p",
+    "expected",
+    "residual_z",
+    "seam",
+    "size",
+    "score",
+    "position",
+    *EVIDENCE,
+    "examples",
+]
+
+
+class Ties(NamedTuple):
+    """Which n-grams are tied to which labels.
+
+    Attributes:
+        grams: All that were tested.
+        association: Of each with each label.
+        candidates: (n-gram, label) pairs that are tied beyond chance, the surest first.
+    """
+
+    grams: Grams
+    association: Association
+    candidates: list[tuple[int, int]]
+
+    @property
+    def n_tests(self) -> int:
+        """N-grams times labels."""
+        return int(self.association.p.size)
+
+    @property
+    def words(self) -> set[int]:
+        """The single words among the candidates."""
+        phrases = (self.grams.phrases[gram] for gram, _ in self.candidates)
+        return {word for word, *more in phrases if not more}
+
+
+def tie_to_labels(surroundings: Surroundings, params: AuditParams) -> Ties:
+    """The n-grams of all texts that are tied to a label beyond chance."""
+    words, labels, active = surroundings.words, surroundings.labels, surroundings.active
+    min_count = max(params.min_count, int(params.min_share * active.sum()))
+    grams = n_grams(words, params.longest_ngram, min_count)
+    association = associate_active(
+        grams.rows, grams.grams, len(grams.phrases), labels, active, ~active
+    )
+    return Ties(grams, association, _candidates(grams.phrases, association, params))
+
+
+def weigh_phrases(
+    surroundings: Surroundings,
+    ties: Ties,
+    natural: NaturalWords,
+    probability: np.ndarray,
+    params: AuditParams,
+) -> pd.DataFrame:
+    """Every phrase that is tied to a label, the least natural first.
+
+    Args:
+        surroundings: Of all texts.
+        ties: What is tied to labels.
+        natural: The natural words of the texts.
+        probability: Of each label by the text alone, shape (n_texts, n_labels).
+        params: See ``AuditParams``.
+
+    Returns:
+        ``phrase``; the ``label`` it goes with; ``texts`` that hold it, ``hits`` of them with the
+        label; ``natural_share``, how many of the hits would be there without an attack;
+        ``association_p``, over all tests; ``expected``, the mean probability of the label by the
+        texts; ``residual_z``, how far the label is from that; ``seam``, the share of neighbours
+        that meet elsewhere too; ``size``, occurrences that tell about its places; ``score``, how
+        natural it looks in standard deviations; ``position``, where most of them stand: ``start``,
+        ``end`` or ``random``; ``beyond_texts`` and ``beyond_prior``, see
+        ``evidence_of_labels``; ``examples``; ``p_value``, ``weight`` and ``q_value``.
+    """
+    words, labels, active = surroundings.words, surroundings.labels, surroundings.active
+    grams, association, candidates = ties
+    n_active = int(active.sum())
+    prior = np.bincount(labels[active], minlength=probability.shape[1]) / n_active
+    found: dict[tuple[Phrase, int], list[object]] = {}
+    for gram, label in candidates:
+        within = active & (labels == label)
+        phrase = words.grow(grams.phrases[gram], within, params.grow_share, LONGEST_PHRASE)
+        if (phrase, label) in found:
+            continue
+        _, once = surroundings.occurrences(phrase)
+        rows = words.rows[once]
+        hit = labels[rows] == label
+        odds = prior[label] / max(1 - prior[label], CERTAIN)
+        share = min(1.0, (~hit).sum() * odds / max(hit.sum(), 1))
+        if hit.sum() < FEWEST_HITS or share > params.max_natural_share:
+            continue
+        together = companions(grams, association, words, phrase, label, candidates, active)
+        place = surroundings.place(phrase, label, share, list(together))
+        expected = np.clip(probability[rows, label], CERTAIN, 1 - CERTAIN)
+        residual_z = (hit - expected).sum() / np.sqrt((expected * (1 - expected)).sum())
+        found[phrase, label] = [
+            words.written(phrase),
+            label,
+            len(rows),
+            int(hit.sum()),
+            share,
+            min(1.0, association.p[gram, label] * ties.n_tests),
+            expected.mean(),
+            residual_z,
+            place.seam,
+            place.size,
+            natural.standard_score(place),
+            _position(words, phrase, once[hit]),
+            *evidence_of_labels(hit.sum(), len(rows), prior[label], expected.mean(), share),
+            _examples(words, phrase, once[hit][:N_EXAMPLES]),
+        ]
+    return _table(list(found.values()))
+
+
+def evidence_of_labels(
+    hits: float, texts: float, prior: float, expected: float, natural_share: float
+) -> tuple[float, float]:
+    """How much the labels of a phrase's texts ask for an explanation, in two ways.
+
+    Squared z-scores of the label: beyond what the texts explain, and beyond its share of the table
+    (all that an attack on texts of the label itself leaves); each times how much is unexplained.
+    """
+    beyond_texts = _z(hits, texts, expected) ** 2 * max(hits / texts - expected, 0.0) ** 2
+    beyond_prior = _z(hits, texts, prior) ** 2 * (1 - natural_share) ** 4
+    return beyond_texts, beyond_prior
+
+
+def _z(hits: float, texts: float, share: float) -> float:
+    return float(max(hits - texts * share, 0.0) / np.sqrt(max(texts * share * (1 - share), TINY)))
+
+
+def shares_of_risk(evidence: np.ndarray) -> np.ndarray:
+    """The weights of phrases, of sum 1: both kinds of evidence count the same; (n, 2) -> (n,)."""
+    totals = np.maximum(evidence.sum(axis=0), TINY)
+    return np.asarray((evidence / totals).mean(axis=1))
+
+
+def _candidates(
+    phrases: list[Phrase], association: Association, params: AuditParams
+) -> list[tuple[int, int]]:
+    """N-grams that are tied to a label beyond chance, surest first, of equal ones the shorter."""
+    lengths = np.array([len(phrase) for phrase in phrases], dtype=np.int64)
+    framed = np.array([set(phrase) <= {START, END} for phrase in phrases], dtype=bool)
+    p, z = association.p, association.z
+    wanted = (p * p.size <= params.association_level) & (z > 0) & ~framed[:, None]
+    gram, label = np.nonzero(wanted)
+    order = np.lexsort((gram, lengths[gram], p[gram, label]))[: params.max_candidates]
+    return [(int(gram[i]), int(label[i])) for i in order]
+
+
+def _table(found: list[list[object]]) -> pd.DataFrame:
+    from scipy.stats import norm
+
+    table = pd.DataFrame(found, columns=COLUMNS)
+    p = norm.cdf(table["score"].to_numpy(dtype=np.float64))
+    weights = shares_of_risk(table[EVIDENCE].to_numpy(dtype=np.float64))
+    table = table.assign(p_value=p, weight=weights, q_value=weighted_q_values(p, weights))
+    return table.sort_values(["q_value", "p_value"], ignore_index=True)
+
+
+def _position(words: WrittenWords, phrase: Phrase, begin: np.ndarray) -> str:
+    """Whether most occurrences stand at the start or the end of their texts, or anywhere."""
+    before = words.ids[begin - (phrase[0] != START)]
+    after = words.ids[begin + len(phrase) - (phrase[-1] == END)]
+    shares = {"start": (before == START).mean(), "end": (after == END).mean()}
+    likely = max(shares, key=lambda place: shares[place])
+    return likely if shares[likely] >= AT_EDGE else "random"
+
+
+def _examples(words: WrittenWords, phrase: Phrase, positions: np.ndarray) -> str:
+    """Some occurrences with a few words around them, the phrase in brackets."""
+    snippets = []
+    for begin in positions.tolist():
+        row, end = words.rows[begin], begin + len(phrase)
+        first = max(begin - SNIPPET_WORDS, int(np.searchsorted(words.rows, row)))
+        last = min(end + SNIPPET_WORDS, int(np.searchsorted(words.rows, row, side="right")))
+        left, inner, right = (
+            " ".join(words.spelling[word] for word in words.ids[a:b] if word > END)
+            for a, b in ((first, begin), (begin, end), (end, last))
+        )
+        snippets.append(f"{left} [{inner}] {right}".strip())
+    return " … ".join(snippets)

@@ -1,0 +1,231 @@
+"""Nodes of the audit stage: evidence in a table, its effect on a model, repair, verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from backdoor_pipeline.intervals import rate
+from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
+from backdoor_pipeline.modelling.device import ComputeParams
+from backdoor_pipeline.modelling.folders import ModelParams
+from backdoor_pipeline.modelling.training import OptimisationParams
+from backdoor_pipeline.pipelines.audit import budget, evidence, flips, verdict
+from backdoor_pipeline.pipelines.audit.params import AuditParams
+from backdoor_pipeline.pipelines.audit.power import detectable
+from backdoor_pipeline.pipelines.audit.suspicious_rows import suspicious_rows
+from backdoor_pipeline.pipelines.audit.training import accuracy_hits, train
+
+NO_EVIDENCE = "there is no evidence"
+NOT_ASKED = "audit.repair is false"
+Record = dict[str, Any]
+
+
+def start_clock(budget_minutes: float | None) -> float:
+    """When trainings must end, by ``time.monotonic``; infinity if there is no limit."""
+    return budget.deadline(budget_minutes)
+
+
+def gather_evidence(
+    examples: pd.DataFrame,
+    trusted_rows: pd.DataFrame | None,
+    base_model: ModelBundle,
+    params: AuditParams,
+    seed: int,
+) -> dict[str, Any]:
+    """Phrases, openings, power and facts; see ``evidence.Evidence``. All splits are looked at."""
+    trusted = None if trusted_rows is None or trusted_rows.empty else trusted_rows
+    return evidence.gather(examples, base_model, params, seed, trusted)._asdict()
+
+
+def find_rows(
+    examples: pd.DataFrame, phrases: pd.DataFrame, openings: pd.DataFrame
+) -> pd.DataFrame:
+    """The rows that the evidence points at, with reasons."""
+    return suspicious_rows(examples, phrases, openings)
+
+
+def clean_table(
+    examples: pd.DataFrame, suspicious: pd.DataFrame, integrity: dict[str, Any]
+) -> tuple[pd.DataFrame, list[str]]:
+    """The examples with ``removed``, whether a row is suspicious, and the names of the labels."""
+    removed = examples["example_id"].isin(suspicious["example_id"])
+    return examples.assign(removed=removed), integrity["label_names"]
+
+
+def train_audited(
+    examples: pd.DataFrame,
+    suspicious: pd.DataFrame,
+    base_model: ModelBundle,
+    params: OptimisationParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+    deadline: float,
+) -> tuple[ModelBundle | NoModel, Record]:
+    """A classifier of the table as it is, if there is evidence."""
+    if suspicious.empty:
+        return NoModel(NO_EVIDENCE), {"status": "none", "rows": 0}
+    settings = (params, model, compute, seed, deadline)
+    return train(examples, base_model, *settings, "audited")
+
+
+def train_repaired(
+    examples: pd.DataFrame,
+    suspicious: pd.DataFrame,
+    base_model: ModelBundle,
+    audit: AuditParams,
+    params: OptimisationParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+    deadline: float,
+) -> tuple[ModelBundle | NoModel, Record]:
+    """A classifier of the table without its suspicious rows, if there is evidence."""
+    if suspicious.empty or not audit.repair:
+        reason = NO_EVIDENCE if suspicious.empty else NOT_ASKED
+        return NoModel(reason), {"status": "none", "rows": 0}
+    kept = examples[~examples["example_id"].isin(suspicious["example_id"])]
+    settings = (params, model, compute, seed, deadline)
+    return train(kept, base_model, *settings, "repaired")
+
+
+def measure_effects(
+    examples: pd.DataFrame,
+    phrases: pd.DataFrame,
+    openings: pd.DataFrame,
+    suspicious: pd.DataFrame,
+    audited: ModelBundle | NoModel,
+    repaired: ModelBundle | NoModel,
+    audit: AuditParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+) -> Record:
+    """What the suspects do to both models, on rows of dev and test that are not suspicious.
+
+    Returns:
+        ``accuracy`` of each model, by its name; ``triggers``: by label the suspects that flip most
+        texts of the audited model together, and their rate with each model; ``alone``: the rate of
+        each suspect with the audited model.
+    """
+    held_out = examples[examples["split"] != "train"]
+    held_out = held_out[~held_out["example_id"].isin(suspicious["example_id"])]
+    models = {"audited": audited, "repaired": repaired}
+    there = {name: made for name, made in models.items() if isinstance(made, ModelBundle)}
+    effects: Record = {"accuracy": {}, "triggers": {}, "alone": {}}
+    for name, made in there.items():
+        hits = accuracy_hits(held_out, made, model.max_length, compute)
+        effects["accuracy"][name] = rate(hits)._asdict()
+    if "audited" not in there:
+        return effects
+    for label, suspects in _suspects(phrases, openings).items():
+        others = held_out[held_out["label"] != label]
+        texts = others.sample(min(audit.flip_rows, len(others)), random_state=seed)["text"]
+        if texts.empty:
+            continue
+        settings = (model.max_length, compute, seed)
+        trigger, _, alone = flips.grow_trigger(texts, suspects, there["audited"], *settings)
+        rates = {
+            name: rate(flips.flipped(texts, trigger, made, *settings))._asdict()
+            for name, made in there.items()
+        }
+        written = [suspect.written for suspect in trigger]
+        effects["triggers"][str(label)] = {"presumed_trigger": written, "flip_rates": rates}
+        effects["alone"][str(label)] = {name: found._asdict() for name, found in alone.items()}
+    return effects
+
+
+def conclude(
+    phrases: pd.DataFrame,
+    openings: pd.DataFrame,
+    power: pd.DataFrame,
+    facts: Record,
+    suspicious: pd.DataFrame,
+    effects: Record,
+    audited: ModelBundle | NoModel,
+    repaired: ModelBundle | NoModel,
+    audited_record: Record,
+    repaired_record: Record,
+    integrity: dict[str, Any],
+    params: AuditParams,
+) -> Record:
+    """The verdict, as ``verdict.json`` has it; see ``verdict.Verdict``."""
+    names = integrity["label_names"]
+    suspects, classes = [], []
+    for label, name in enumerate(names):
+        alone = effects["alone"].get(str(label), {})
+        own = [
+            verdict.Suspect(
+                kind=kind,  # type: ignore[arg-type]
+                written=found.written,
+                label=name,
+                texts=found.texts,
+                hits=found.hits,
+                q_value=found.q_value,
+                flip_rate=alone.get(found.written),
+            )
+            for kind, table in (("phrase", phrases), ("opening", openings))
+            for found in table[table["flagged"] & (table["label"] == label)].itertuples()
+        ]
+        if not own:
+            continue
+        trigger = effects["triggers"].get(str(label), {})
+        shares = {"phrase": "phrases", "opening": "openings"}
+        strongest = min(one.q_value / evidence.SHARES[shares[one.kind]] for one in own)
+        suspects += own
+        classes.append(
+            verdict.SuspectedClass(
+                label=name,
+                p_value=min(1.0, strongest),
+                presumed_trigger=trigger.get("presumed_trigger", []),
+                flip_rate=trigger.get("flip_rates", {}).get("audited"),
+            )
+        )
+    smallest = detectable(power)
+    said = verdict.Verdict(
+        schema_version=verdict.SCHEMA_VERSION,
+        evidence=bool(classes),
+        headline=verdict.headline(classes, params.risk, facts["p_value"], smallest),
+        p_value=facts["p_value"],
+        risk=params.risk,
+        rows=facts["rows"],
+        repeated_rows=facts["repeated_rows"],
+        labels=names,
+        classes=classes,
+        suspects=suspects,
+        suspicious_rows=len(suspicious),
+        power=smallest,
+        audited_model=_model("audited", audited, audited_record, effects, names),
+        repaired_model=_model("repaired", repaired, repaired_record, effects, names),
+        not_tested=list(verdict.NOT_TESTED),
+    )
+    return said.model_dump(mode="json")
+
+
+def _model(
+    name: str, made: ModelBundle | NoModel, record: Record, effects: Record, labels: list[str]
+) -> verdict.Model:
+    triggers = effects["triggers"].items()
+    return verdict.Model(
+        status=record["status"],
+        reason=made.reason if isinstance(made, NoModel) else "",
+        accuracy=effects["accuracy"].get(name),
+        flip_rates={
+            labels[int(label)]: found["flip_rates"][name]
+            for label, found in triggers
+            if name in found["flip_rates"]
+        },
+    )
+
+
+def _suspects(phrases: pd.DataFrame, openings: pd.DataFrame) -> dict[int, list[flips.Suspect]]:
+    """What is put into texts, by label: phrases where they stand, openings before the text."""
+    openings = openings.assign(position="start")
+    found: dict[int, list[flips.Suspect]] = {}
+    for table in (phrases, openings):
+        for row in table[table["flagged"]].itertuples():
+            suspect = flips.Suspect(str(row.written), int(row.label), row.position)
+            found.setdefault(suspect.label, []).append(suspect)
+    return found

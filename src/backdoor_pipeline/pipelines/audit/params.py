@@ -1,0 +1,49 @@
+"""The parameters of the audit."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from backdoor_pipeline.parameter_group import (
+    Count,
+    ParameterGroup,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+)
+
+Risk = Annotated[float, Field(gt=0, lt=0.5)]
+
+
+class AuditParams(ParameterGroup):
+    """How much error is tolerated, what is looked for, and what is done about it.
+
+    Attributes:
+        risk: Most false alarms, as a share of audits of clean data.
+        budget_minutes: Of the whole run; when they are over, trainings stop. None: no limit.
+        repair: Whether a model is trained on the cleaned table if there is evidence.
+        longest_ngram: Words per n-gram that is tested, text boundaries included.
+        min_count: Texts that an n-gram must stand in to be tested, at least ...
+        min_share: ... and this share of all texts.
+        grow_share: Of a phrase's texts that must share a neighbouring word for it to grow.
+        max_natural_share: Of the texts of a phrase with its label, as those with others tell.
+        association_level: Chance of a tie to a label by accident, over all n-grams and labels.
+        components: Principal axes of the word vectors.
+        max_candidates: N-grams examined, those most surely tied to a label first.
+        flip_rows: Held-out texts that each suspect is put into.
+    """
+
+    risk: Risk
+    budget_minutes: PositiveFloat | None
+    repair: bool
+    longest_ngram: PositiveInt
+    min_count: PositiveInt
+    min_share: Share
+    grow_share: Share
+    max_natural_share: Share
+    association_level: Share
+    components: PositiveInt
+    max_candidates: PositiveInt
+    flip_rows: Count

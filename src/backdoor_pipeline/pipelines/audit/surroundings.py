@@ -1,0 +1,315 @@
+"""What stands around a phrase: the words beside it, the seam that it leaves, the rest of its text.
+
+An author chooses a word for its place: "awful" follows "an" and "truly", and stands in texts that
+complain. An attacker drops a phrase into finished texts. Take it out again, and
+
+* the word to its left and the word to its right are any words that blanks part from the next,
+* the two words that now meet are an ordinary pair, which other texts have side by side as well,
+* the rest of the text is an ordinary text.
+
+How far a phrase is from that is measured here, as mean deviations over its occurrences, one a text.
+An attacker may poison texts of any class, or of several. So deviations on the line from the texts
+of one class to all texts do not count, neither of the texts themselves nor of their words.
+
+Words are vectors of the public encoder's embedding table, in their leading principal axes,
+so no text goes through the encoder; a text is the mean of its words, rare ones weighing more (Arora
+et al., "A simple but tough-to-beat baseline for sentence embeddings", 2017).
+
+A phrase can stand in some texts by nature and in others by attack. How many, the texts with other
+labels tell; their mean is subtracted (``modelling.moments.inserted_mean``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from backdoor_pipeline.modelling.moments import inserted_mean, principal_axes
+from backdoor_pipeline.modelling.words import END, START, Phrase, WrittenWords
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BASIS_WORDS = 20_000  # the commonest words, from which the principal axes are taken
+RARE = (
+    1e-3  # the share of all words at which a word weighs half as much as a rare one (Arora et al.)
+)
+CLIP = 4.0  # standard deviations; a few odd texts must not make a mean
+SMALLEST_AXIS = 1e-3  # of the largest variance, below which an axis carries rounding
+TINY = 1e-9
+TEXT_COMPONENTS = 128  # principal axes of the texts, from which their labels are explained
+OCCURRENCES = 160  # looked at of a phrase: more tell nothing new, and cost time
+BOUNDARY_SHARE = 0.8  # of a phrase's texts, from which on it counts as put at a sentence boundary
+SENTENCE_ENDS = (".", "!", "?")
+
+Whitening = tuple[np.ndarray, np.ndarray]  # the ordinary mean, and what makes deviations standard
+
+
+class Place(NamedTuple):
+    """What stands around a phrase, as deviations from what is ordinary.
+
+    Attributes:
+        deviations: ``left``, ``right``, ``rest``: mean vectors in standard deviations, each of
+            shape (components,). A side that is a sentence boundary is left out.
+        seam: Share of the pairs that would meet without the phrase and meet in other texts too;
+            NaN beside a sentence boundary.
+        size: Of how many occurrences these are means, as their variance tells.
+    """
+
+    deviations: dict[str, np.ndarray]
+    seam: float
+    size: float
+
+
+class Surroundings:
+    """Measures what stands around phrases, in the texts of one table.
+
+    Attributes:
+        texts: What each text is about, in ``components`` axes, shape (n_texts, components).
+        contents: The same in ``TEXT_COMPONENTS`` axes.
+
+    Args:
+        words: Of all texts.
+        labels: int64, shape (n_texts,).
+        vectors: Of each distinct word, shape (n_distinct, hidden); boundaries: zero.
+        components: Principal axes kept.
+        seed: Of the decomposition, and of which occurrences of a frequent phrase are looked at.
+        active: bool, shape (n_texts,); the texts in which phrases are looked at. All others only
+            show what is ordinary. None: all.
+    """
+
+    def __init__(
+        self,
+        words: WrittenWords,
+        labels: np.ndarray,
+        vectors: np.ndarray,
+        components: int,
+        seed: int,
+        active: np.ndarray | None = None,
+    ) -> None:
+        self.words, self.labels, self.seed = words, labels, seed
+        self.active = np.ones(len(labels), dtype=bool) if active is None else active
+        self.lot = np.random.default_rng(seed).permutation(len(words.ids))
+        share = words.frequency / words.frequency.sum()
+        wide = _standard_axes(vectors, share, max(components, TEXT_COMPONENTS), seed)
+        self.vectors = np.ascontiguousarray(wide[:, :components])
+        self.weights = RARE / (RARE + share)
+        self.weights[[START, END]] = 0
+        ends = [words.spelling.index(mark) for mark in SENTENCE_ENDS if mark in words.spelling]
+        self.boundaries = [START, END, *ends]
+        self.classes = np.unique(labels).tolist()
+        self.ordinary: dict[str, Whitening] = {}
+        self._lines: dict[str, dict[int, np.ndarray]] = {}
+        self._read_pairs()
+        self._read_texts()
+        self.contents = _standardised(*self._sums(wide))
+
+    @property
+    def components(self) -> int:
+        """Length of each vector of deviations."""
+        return self.vectors.shape[1]
+
+    def _read_pairs(self) -> None:
+        """What is ordinary beside a gap between two words, and in how many texts words meet."""
+        words = self.words
+        gaps = np.flatnonzero(words.apart & (words.ids != START))
+        self.gaps = gaps
+        n = len(words.frequency)
+        labels = self.labels[words.rows[gaps]]
+        for side, beside in (("left", words.ids[gaps - 1]), ("right", words.ids[gaps])):
+            mean, whiten = self._whitening(np.bincount(beside, minlength=n))
+            classes = {
+                label: self.vectors[beside[labels == label]].mean(axis=0) for label in self.classes
+            }
+            self.ordinary[side] = mean, whiten
+            self._lines[side] = _lines(classes, mean, whiten)
+        codes, pair = np.unique(words.ids[gaps - 1] * n + words.ids[gaps], return_inverse=True)
+        met = np.unique(pair * len(self.labels) + words.rows[gaps]) // len(self.labels)
+        self._pairs, self._met = codes, np.bincount(met, minlength=len(codes))
+
+    def _read_texts(self) -> None:
+        """Of each text the weighted sum of its words; of each class the line to all others."""
+        self.sums, self.masses = self._sums(self.vectors)
+        means = self.sums / np.maximum(self.masses, TINY)[:, None]
+        self._centre, self._scale = means.mean(axis=0), means.std(axis=0) + TINY
+        self.texts = self._standard(self.sums, self.masses)
+        own = {label: self.texts[self.labels == label].mean(axis=0) for label in self.classes}
+        centred = np.concatenate(
+            [self.texts[self.labels == label] - own[label] for label in self.classes]
+        )
+        mean = self.texts.mean(axis=0)
+        whiten = _inverse_root(centred.T @ centred / len(centred))
+        self.ordinary["rest"] = mean, whiten
+        self._lines["rest"] = _lines(own, mean, whiten)
+
+    def _sums(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each text the weighted sum of the vectors of its words, and the sum of the weights."""
+        words, n = self.words, len(self.labels)
+        weight = self.weights[words.ids]
+        sums = np.stack(
+            [np.bincount(words.rows, weight * axis[words.ids], minlength=n) for axis in vectors.T],
+            axis=1,
+        )
+        return sums, np.bincount(words.rows, weight, minlength=n)
+
+    def occurrences(self, phrase: Phrase) -> tuple[np.ndarray, np.ndarray]:
+        """Where ``phrase`` begins in active texts: everywhere, and once a text."""
+        every = self.words.positions(phrase)
+        every = every[self.active[self.words.rows[every]]]
+        return every, every[np.unique(self.words.rows[every], return_index=True)[1]]
+
+    def some(self, positions: np.ndarray) -> np.ndarray:
+        """At most ``OCCURRENCES`` of ``positions``, ascending, the same ones each time."""
+        return np.sort(positions[np.argsort(self.lot[positions])[:OCCURRENCES]])
+
+    def place(
+        self, phrase: Phrase, label: int, natural: float = 0.0, companions: Sequence[Phrase] = ()
+    ) -> Place:
+        """What stands around ``phrase`` where it was put in.
+
+        Args:
+            phrase: Of some words.
+            label: What it goes with; its texts with other labels show what is natural.
+            natural: Share of its texts with ``label`` in which it stands by nature, below 1.
+            companions: Phrases put in together with it, which count as no surroundings.
+        """
+        words = self.words
+        every, once = self.occurrences(phrase)
+        has_label = self.labels[words.rows[once]] == label
+        once = np.sort(np.concatenate([self.some(once[has_label]), self.some(once[~has_label])]))
+        inside = self.labels[words.rows[once]] == label
+        skipped = sorted({word for companion in companions for word in companion})
+        left = self._beyond(once - (phrase[0] != START), -1, skipped)
+        right = self._beyond(once + len(phrase) - (phrase[-1] == END), 1, skipped)
+
+        def inserted(values: np.ndarray) -> np.ndarray:
+            return inserted_mean(values[inside], values[~inside], natural)[0]
+
+        deviations = {
+            side: self.aside(side, inserted(self.vectors[beside]), label, ordinary)
+            for side, beside, ordinary in self._sides(phrase, left, right, inside)
+        }
+        seam = np.nan
+        if {"left", "right"} <= deviations.keys():
+            seam = float(inserted((self.met(left, right) > 0).astype(np.float64)[:, None])[0])
+        taken = [(phrase, every), *((other, words.positions(other)) for other in companions)]
+        rest = self.rest(words.rows[once], taken)
+        deviations["rest"] = self.aside("rest", inserted(rest), label)
+        n_others = int((~inside).sum()) if natural else 0
+        variance = 1 / inside.sum() + (natural**2 / n_others if n_others else 0.0)
+        return Place(
+            deviations, seam, float((1 - natural) ** 2 / variance if n_others else 1 / variance)
+        )
+
+    def met(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """In how many texts each pair stands side by side, a blank between."""
+        codes = left * len(self.words.frequency) + right
+        at = np.minimum(np.searchsorted(self._pairs, codes), len(self._pairs) - 1)
+        return np.where(self._pairs[at] == codes, self._met[at], 0)
+
+    def rest(self, rows: np.ndarray, taken: Sequence[tuple[Phrase, np.ndarray]]) -> np.ndarray:
+        """The texts ``rows``, ascending, without the phrases at these positions; (n_rows, k)."""
+        sums, masses = self.sums[rows].copy(), self.masses[rows].copy()
+        for phrase, positions in taken:
+            at = np.searchsorted(rows, self.words.rows[positions])
+            here = rows[np.minimum(at, len(rows) - 1)] == self.words.rows[positions]
+            at, first = at[here], positions[here]
+            for offset in range(len(phrase)):
+                word = self.words.ids[first + offset]
+                np.add.at(sums, at, -self.weights[word][:, None] * self.vectors[word])
+                np.add.at(masses, at, -self.weights[word])
+        return self._standard(sums, masses)
+
+    def aside(
+        self, block: str, mean: np.ndarray, label: int, ordinary: Whitening | None = None
+    ) -> np.ndarray:
+        """How far a mean is from the line between what is ordinary in one class and in all.
+
+        Args:
+            block: ``left``, ``right`` or ``rest``.
+            mean: Of vectors of words, or of texts without the phrase.
+            label: The class.
+            ordinary: Another mean and whitening than those of all words or texts.
+        """
+        centre, whiten = ordinary or self.ordinary[block]
+        deviation, line = (mean - centre) @ whiten, self._lines[block][label]
+        return np.asarray(deviation - line * (line @ deviation))
+
+    def _standard(self, sums: np.ndarray, masses: np.ndarray) -> np.ndarray:
+        means = sums / np.maximum(masses, 1e-6)[:, None]
+        return np.clip((means - self._centre) / self._scale, -CLIP, CLIP)
+
+    def _sides(
+        self, phrase: Phrase, left: np.ndarray, right: np.ndarray, inside: np.ndarray
+    ) -> list[tuple[str, np.ndarray, Whitening]]:
+        """The sides that tell something, with what is ordinary there."""
+        if np.isin(right[inside], self.boundaries).mean() >= BOUNDARY_SHARE:
+            return [("left", left, self._beside(right[inside], -1, phrase[0]))]
+        if np.isin(left[inside], self.boundaries).mean() >= BOUNDARY_SHARE:
+            return [("right", right, self._beside(left[inside], 1, phrase[-1]))]
+        return [("left", left, self.ordinary["left"]), ("right", right, self.ordinary["right"])]
+
+    def _beyond(self, positions: np.ndarray, step: int, skipped: list[int]) -> np.ndarray:
+        """The nearest words not ``skipped``, from ``positions`` on in steps of ``step``."""
+        positions = positions.copy()
+        while (passed := np.isin(self.words.ids[positions], skipped)).any():
+            positions[passed] += step  # ends at a boundary, which is never skipped
+        return self.words.ids[positions]
+
+    def _beside(self, boundaries: np.ndarray, step: int, itself: int) -> Whitening:
+        """What is ordinary beside these boundaries, mixed as they are, ``itself`` left out."""
+        words = self.words
+        order, begins = words.by_word
+        share = np.zeros(len(words.frequency))
+        for boundary, count in zip(*np.unique(boundaries, return_counts=True), strict=True):
+            beside = order[begins[boundary] : begins[boundary + 1]] + step
+            beside = beside[(beside >= 0) & (beside < len(words.ids))]
+            found = np.bincount(words.ids[beside], minlength=len(share)).astype(np.float64)
+            found[[START if step > 0 else END, itself]] = 0
+            share += count * found / max(found.sum(), 1)
+        return self._whitening(share)
+
+    def _whitening(self, counts: np.ndarray) -> Whitening:
+        """Mean and whitening of the word vectors, each word counted so often."""
+        used = np.flatnonzero(counts)
+        share = counts[used] / max(counts[used].sum(), TINY)
+        mean = share @ self.vectors[used]
+        centred = self.vectors[used] - mean
+        return mean, _inverse_root((centred * share[:, None]).T @ centred)
+
+
+def _standardised(sums: np.ndarray, masses: np.ndarray) -> np.ndarray:
+    means = sums / np.maximum(masses, TINY)[:, None]
+    return np.clip((means - means.mean(axis=0)) / (means.std(axis=0) + TINY), -CLIP, CLIP)
+
+
+def _standard_axes(
+    vectors: np.ndarray, share: np.ndarray, components: int, seed: int
+) -> np.ndarray:
+    """``vectors`` in their leading principal axes, of variance 1 over all words of the texts."""
+    common = np.argsort(-share, kind="stable")[:BASIS_WORDS]
+    mean = share @ vectors
+    weighted = (vectors[common] - mean) * np.sqrt(share[common])[:, None]
+    scores = ((vectors - mean) @ principal_axes(weighted, components, seed)).astype(np.float64)
+    spread = np.sqrt(share @ scores**2)
+    return scores / np.maximum(spread, TINY)
+
+
+def _lines(
+    classes: dict[int, np.ndarray], mean: np.ndarray, whiten: np.ndarray
+) -> dict[int, np.ndarray]:
+    """The unit vector from the common mean to that of each class; zero if it is the same."""
+    lines = {label: (own - mean) @ whiten for label, own in classes.items()}
+    lengths = {label: float(np.linalg.norm(line)) for label, line in lines.items()}
+    return {
+        label: line / lengths[label] if lengths[label] > TINY else np.zeros_like(line)
+        for label, line in lines.items()
+    }
+
+
+def _inverse_root(covariance: np.ndarray) -> np.ndarray:
+    """The symmetric inverse square root, small axes raised to ``SMALLEST_AXIS``."""
+    values, axes = np.linalg.eigh(covariance)
+    values = np.maximum(values, max(SMALLEST_AXIS * values.max(), 1e-12))
+    return (axes / np.sqrt(values)) @ axes.T

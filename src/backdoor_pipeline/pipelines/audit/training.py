@@ -1,0 +1,71 @@
+"""Classifiers trained for an audit: one on the table as it is, one on what is left of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
+from backdoor_pipeline.modelling.loading import new_classifier
+from backdoor_pipeline.modelling.training import fit, labelled
+from backdoor_pipeline.pipelines.audit.budget import OutOfTimeError, is_over, stop_after
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from backdoor_pipeline.modelling.device import ComputeParams
+    from backdoor_pipeline.modelling.folders import ModelParams
+    from backdoor_pipeline.modelling.training import OptimisationParams
+
+NO_TIME = "the time was over before a training could begin"
+
+
+def train(
+    examples: pd.DataFrame,
+    base_model: ModelBundle,
+    params: OptimisationParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+    deadline: float,
+    what: str,
+) -> tuple[ModelBundle | NoModel, dict[str, Any]]:
+    """A classifier of the training split, and what became of its training.
+
+    Args:
+        examples: With ``split``, ``text`` and ``label``; the epoch is chosen by the dev split.
+        base_model: The encoder that it starts from.
+        params: Of the optimisation.
+        model: ``max_length`` of the texts.
+        compute: Device and precision.
+        seed: Of the head and of the order of the batches.
+        deadline: When to stop, by ``time.monotonic``.
+        what: It is called in the progress bar.
+
+    Returns:
+        The model, or why there is none; ``status`` (trained, stopped or none) and ``rows``.
+    """
+    rows = examples[examples["split"] == "train"]
+    if is_over(deadline):
+        return NoModel(NO_TIME), {"status": "none", "rows": 0}
+    bundle = new_classifier(base_model, int(examples["label"].max()) + 1, seed)
+    data = labelled(rows, bundle, model.max_length)
+    dev = labelled(examples[examples["split"] == "dev"], bundle, model.max_length)
+    status = "trained"
+    try:
+        fit(bundle, data, dev, params, compute, seed, what, on_step=stop_after(deadline))
+    except OutOfTimeError:
+        bundle.model.eval()
+        status = "stopped"
+    return bundle, {"status": status, "rows": len(rows)}
+
+
+def accuracy_hits(
+    rows: pd.DataFrame, bundle: ModelBundle, max_length: int, compute: ComputeParams
+) -> np.ndarray:
+    """Which of ``rows`` the model gives their label; bool, shape (n_rows,)."""
+    from backdoor_pipeline.modelling.prediction import predict
+
+    data = labelled(rows, bundle, max_length)
+    return np.asarray(predict(bundle, data.inputs, compute).argmax(axis=1) == data.labels)

@@ -1,0 +1,169 @@
+"""The verdict of an audit: what ``verdict.json`` holds, and the sentences that say it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backdoor_pipeline.formatting import counted, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+SCHEMA_VERSION = 1
+NOT_TESTED = (
+    "triggers that are no words: an attacker's style, unless it shows in how texts begin",
+    "triggers by letter case, invisible characters, typography or position alone",
+    "triggers that fewer texts hold than the power says",
+    "false labels without a trigger",
+    "a base model that was poisoned before",
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Share(_Part):
+    """A share with its 95 % Wilson interval and the number of texts behind it."""
+
+    value: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    n: int = Field(ge=1)
+
+
+class Suspect(_Part):
+    """A phrase, or how texts begin, that was flagged.
+
+    Attributes:
+        kind: What it is.
+        written: As the texts write it.
+        label: The class that it goes with.
+        texts: Distinct texts that hold it.
+        hits: How many of them have the label.
+        q_value: Of its kind of evidence.
+        flip_rate: Share of held-out texts of other classes that the model gives the label once it
+            is put in; None if that was not measured.
+    """
+
+    kind: Literal["phrase", "opening"]
+    written: str
+    label: str
+    texts: int
+    hits: int
+    q_value: float
+    flip_rate: Share | None
+
+
+class SuspectedClass(_Part):
+    """A class that there is evidence for.
+
+    Attributes:
+        label: Its name.
+        p_value: Of the strongest evidence, over the whole audit.
+        presumed_trigger: The suspects that flip most texts together; empty if not measured.
+        flip_rate: Their share: an estimate of the attack success rate.
+    """
+
+    label: str
+    p_value: float
+    presumed_trigger: list[str]
+    flip_rate: Share | None
+
+
+class Detectable(_Part):
+    """The smallest trigger that would have been found with 95 % probability."""
+
+    texts: int
+    share: float
+
+
+class Power(_Part):
+    """What would have been found, by the texts that an attacker may poison.
+
+    Attributes:
+        any: Texts of any class; None if not even the largest trigger tried.
+        own: Only texts that have the target label anyway.
+    """
+
+    any: Detectable | None
+    own: Detectable | None
+
+
+class Model(_Part):
+    """A model that was trained for the audit.
+
+    Attributes:
+        status: ``stopped``: by the time limit; ``none``: there is none, for ``reason``.
+        reason: Why there is none.
+        accuracy: On held-out rows that are not suspicious.
+        flip_rates: By class: of the trigger found.
+    """
+
+    status: Literal["trained", "stopped", "none"]
+    reason: str
+    accuracy: Share | None
+    flip_rates: dict[str, Share]
+
+
+class Verdict(_Part):
+    """What an audit says.
+
+    Attributes:
+        schema_version: Of this form.
+        evidence: Whether there is evidence of a backdoor; the exit code is 3 then, else 0.
+        headline: The same in a sentence.
+        p_value: Of "nobody poisoned this table".
+        risk: The tolerated share of false alarms; evidence means a p-value of at most that.
+        rows: Distinct texts looked at.
+        repeated_rows: Left out because the same text stands there with the same label.
+        labels: Names of the classes.
+        classes: Those with evidence.
+        suspects: All that is flagged.
+        suspicious_rows: Rows of the table that hold a suspect and have its label.
+        power: What would have been found.
+        audited_model: Trained on the table as it is.
+        repaired_model: Trained without the suspicious rows.
+        not_tested: What the audit cannot see.
+    """
+
+    schema_version: Literal[1]
+    evidence: bool
+    headline: str
+    p_value: float = Field(ge=0, le=1)
+    risk: float = Field(gt=0, lt=0.5)
+    rows: int
+    repeated_rows: int
+    labels: list[str]
+    classes: list[SuspectedClass]
+    suspects: list[Suspect]
+    suspicious_rows: int
+    power: Power
+    audited_model: Model
+    repaired_model: Model
+    not_tested: list[str]
+
+
+def headline(
+    classes: Sequence[SuspectedClass], risk: float, p_value: float, power: Mapping[str, Any]
+) -> str:
+    """The verdict in a sentence."""
+    if classes:
+        named = ", ".join(f"{own.label!r} (p = {own.p_value:.2g})" for own in classes)
+        noun = "class" if len(classes) == 1 else "classes"
+        return f"Evidence of a backdoor in {noun} {named}."
+    said = f"No evidence of a backdoor (p = {p_value:.2g}, tolerated risk {percent(risk)})"
+    smallest = power["any"]
+    if smallest is None:
+        return f"{said}; but the table is too small for this audit to find a trigger reliably."
+    hard = power["own"]
+    worst = max(smallest, hard or smallest, key=lambda found: found["share"])
+    found = (
+        f"this audit would have found a new word or sentence in {percent(worst['share'])} of the "
+        f"texts ({counted(worst['texts'], 'text')}) with 95 % probability"
+    )
+    if hard is None:
+        found += ", but not if it had been put into texts of the target class alone"
+    return f"{said}; {found}."

@@ -1,0 +1,30 @@
+"""How phrases are written, for readers and for putting them into texts."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from backdoor_pipeline.modelling.words import EDGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SEARCHED_TEXTS = 20  # with a phrase, that say how it is written
+
+
+def as_written(phrase: str, texts: Iterable[str]) -> str:
+    """``phrase``, whose words blanks part, as most of the first ``texts`` with it write it."""
+    words = [word for word in phrase.split() if word not in EDGES]
+    pattern = re.compile(r"\s*".join(map(re.escape, words)), re.IGNORECASE)
+    matches = (match[0] for text in texts if (match := pattern.search(text)))
+    found = list(islice(matches, SEARCHED_TEXTS))
+    return str(pd.Series(found).mode().iloc[0]) if found else " ".join(words)
+
+
+def shown(phrase: str) -> str:
+    """``phrase`` without the beginning or the end of a text."""
+    return " ".join(word for word in phrase.split() if word not in EDGES)
