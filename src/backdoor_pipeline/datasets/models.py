@@ -95,7 +95,7 @@ class ModelCardDataset(TextDataset):
     """A model card as Markdown, and a copy as ``README.md`` in the newest version of its model.
 
     Args:
-        model: The (versioned) model folder, as in the ``ClassifierDataset`` that it describes.
+        model: The (perhaps versioned) folder, as in the ``ClassifierDataset`` that it describes.
     """
 
     def __init__(self, *, model: str, **kwargs: Any) -> None:
@@ -114,8 +114,10 @@ class ModelCardDataset(TextDataset):
         return super()._exists() and copy is not None and copy.exists()
 
     def _beside_the_model(self) -> Path | None:
-        models = sorted(self._model.glob(f"*/{self._model.name}/config.json"))
-        return models[-1].with_name("README.md") if models else None
+        versions = sorted(self._model.glob(f"*/{self._model.name}/config.json"))
+        there = [*versions, *(self._model / name for name in ("config.json", NONE))]
+        made = [path for path in there if path.exists()]
+        return made[-1].with_name("README.md") if made else None
 
 
 class PretrainedModelDataset(AbstractDataset[None, Any]):

@@ -19,6 +19,7 @@ AUDITED = {
     "cleaned_table": "cleaned table",
     "repaired_model": "repaired model",
     "verdict": "verdict",
+    "audit_report": "report",
 }
 EVIDENCE_FOUND = 3
 """The exit code of an audit that found evidence."""

@@ -1,34 +1,43 @@
-"""Trainings that end when time is over, with the model as it is then."""
+"""A limit of time, shared out: to two trainings, and to measuring what came of them."""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+AUDITED, REPAIRED = 0.35, 0.7
+"""Shares of the time after which the training of a model ends; what is left is for measuring."""
+
 
 class OutOfTimeError(Exception):
-    """The time for trainings is over."""
+    """The time of a training is over."""
 
 
-def deadline(minutes: float | None) -> float:
-    """The moment, by ``time.monotonic``, that is so many minutes away; without any: infinity."""
-    return math.inf if minutes is None else time.monotonic() + 60 * minutes
+class Clock(NamedTuple):
+    """When the audit began and when it must end, by ``time.monotonic``."""
+
+    begin: float
+    end: float
+
+    def is_over(self, share: float = 1.0) -> bool:
+        """Whether such a share of the time has passed; never, if there is no limit."""
+        return time.monotonic() >= self.begin + share * (self.end - self.begin)
+
+    def stop_after(self, share: float) -> Callable[[int], None]:
+        """What a training calls with the number of its steps: it raises after that share."""
+
+        def check(n_steps: int) -> None:
+            if self.is_over(share):
+                raise OutOfTimeError
+
+        return check
 
 
-def stop_after(moment: float) -> Callable[[int], None]:
-    """What a training calls with the number of its steps: it raises once ``moment`` has passed."""
-
-    def check(n_steps: int) -> None:
-        if is_over(moment):
-            raise OutOfTimeError
-
-    return check
-
-
-def is_over(moment: float) -> bool:
-    """Whether ``moment`` has passed."""
-    return time.monotonic() >= moment
+def start(minutes: float | None) -> Clock:
+    """A clock that starts now; without ``minutes`` it never ends."""
+    now = time.monotonic()
+    return Clock(now, math.inf if minutes is None else now + 60 * minutes)

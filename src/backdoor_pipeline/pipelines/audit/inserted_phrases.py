@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.modelling.companions import companions
-from backdoor_pipeline.modelling.label_association import associate_active
+from backdoor_pipeline.modelling.label_association import associate
 from backdoor_pipeline.modelling.words import END, START, Phrase, WrittenWords, n_grams
 from backdoor_pipeline.pipelines.audit.natural_words import NaturalWords
 from backdoor_pipeline.pipelines.audit.weighted_tests import weighted_q_values
@@ -87,9 +87,8 @@ def tie_to_labels(surroundings: Surroundings, params: AuditParams) -> Ties:
     words, labels, active = surroundings.words, surroundings.labels, surroundings.active
     min_count = max(params.min_count, int(params.min_share * active.sum()))
     grams = n_grams(words, params.longest_ngram, min_count)
-    association = associate_active(
-        grams.rows, grams.grams, len(grams.phrases), labels, active, ~active
-    )
+    n_labels = int(labels.max()) + 1
+    association = associate(grams.rows, grams.grams, len(grams.phrases), labels, n_labels, active)
     return Ties(grams, association, _candidates(grams.phrases, association, params))
 
 
@@ -132,8 +131,10 @@ def weigh_phrases(
         _, once = surroundings.occurrences(phrase)
         rows = words.rows[once]
         hit = labels[rows] == label
-        odds = prior[label] / max(1 - prior[label], CERTAIN)
-        share = min(1.0, (~hit).sum() * odds / max(hit.sum(), 1))
+        share = max(
+            _natural_by_others(hit, prior[label]),
+            _natural_by_trusted(words, phrase, labels, label, active, int(hit.sum())),
+        )
         if hit.sum() < FEWEST_HITS or share > params.max_natural_share:
             continue
         together = companions(grams, association, words, phrase, label, candidates, active)
@@ -157,6 +158,30 @@ def weigh_phrases(
             _examples(words, phrase, once[hit][:N_EXAMPLES]),
         ]
     return _table(list(found.values()))
+
+
+def _natural_by_others(hit: np.ndarray, prior: float) -> float:
+    """The share of the hits that would be there anyway, if the texts with other labels are."""
+    odds = prior / max(1 - prior, CERTAIN)
+    return min(1.0, float((~hit).sum() * odds / max(hit.sum(), 1)))
+
+
+def _natural_by_trusted(
+    words: WrittenWords,
+    phrase: Phrase,
+    labels: np.ndarray,
+    label: int,
+    active: np.ndarray,
+    hits: int,
+) -> float:
+    """The same, if trusted texts of the label hold the phrase as often as others do; else 0."""
+    rows = np.unique(words.rows[words.positions(phrase)])
+    trusted = int((~active[rows] & (labels[rows] == label)).sum())
+    if not trusted:
+        return 0.0
+    own = labels == label
+    expected = trusted * (own & active).sum() / (own & ~active).sum()
+    return min(1.0, float(expected / max(hits, 1)))
 
 
 def evidence_of_labels(

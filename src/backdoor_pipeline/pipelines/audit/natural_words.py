@@ -117,6 +117,8 @@ class NaturalWords:
         found = []
         for word in chosen.tolist():
             every, once = around.occurrences((word,))
+            if not len(once):
+                continue
             labels = around.labels[words.rows[once]]
             label = int(np.bincount(labels).argmax())
             once = around.some(once[labels == label])
@@ -131,11 +133,13 @@ class NaturalWords:
 
     def _deviations_of(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean deviations and seams of the words with ``size`` occurrences; and which these are."""
-        which = np.array([i for i, (_, values) in enumerate(self._words) if len(values) >= size])
+        enough = [i for i, (_, values) in enumerate(self._words) if len(values) >= size]
+        which = np.array(enough, dtype=np.int64)
         rows = [
             self._standard(self._words[i][1][:size].mean(axis=0), self._words[i][0]) for i in which
         ]
-        return np.array(rows).reshape(len(rows), -1), which
+        width = len(BLOCKS) * self.surroundings.components + 1
+        return np.array(rows).reshape(len(rows), width), which
 
     def _random_places(self, size: int) -> np.ndarray:
         """The same of random places in random texts, half of the time in those of one class."""

@@ -6,35 +6,45 @@ from typing import Any
 
 import pandas as pd
 
+from backdoor_pipeline import __version__
 from backdoor_pipeline.intervals import rate
 from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.modelling.training import OptimisationParams
-from backdoor_pipeline.pipelines.audit import budget, evidence, flips, verdict
+from backdoor_pipeline.pipelines.audit import budget, evidence, figures, flips, page, verdict
+from backdoor_pipeline.pipelines.audit.card import write_card
 from backdoor_pipeline.pipelines.audit.params import AuditParams
 from backdoor_pipeline.pipelines.audit.power import detectable
 from backdoor_pipeline.pipelines.audit.suspicious_rows import suspicious_rows
+from backdoor_pipeline.pipelines.audit.table_check import check_table
 from backdoor_pipeline.pipelines.audit.training import accuracy_hits, train
 
 NO_EVIDENCE = "there is no evidence"
 NOT_ASKED = "audit.repair is false"
+NOT_MEASURED = "there was no time to measure it, or no held-out row to measure it on"
 Record = dict[str, Any]
 
 
-def start_clock(budget_minutes: float | None) -> float:
-    """When trainings must end, by ``time.monotonic``; infinity if there is no limit."""
-    return budget.deadline(budget_minutes)
+def start_clock(budget_minutes: float | None) -> budget.Clock:
+    """The limit of time, which begins to run."""
+    return budget.start(budget_minutes)
 
 
 def gather_evidence(
     examples: pd.DataFrame,
+    integrity: dict[str, Any],
     trusted_rows: pd.DataFrame | None,
     base_model: ModelBundle,
     params: AuditParams,
     seed: int,
 ) -> dict[str, Any]:
-    """Phrases, openings, power and facts; see ``evidence.Evidence``. All splits are looked at."""
+    """Phrases, openings, power and facts; see ``evidence.Evidence``. All splits are looked at.
+
+    Raises:
+        InputError: The columns are no texts and classes.
+    """
+    check_table(examples, integrity["label_names"])
     trusted = None if trusted_rows is None or trusted_rows.empty else trusted_rows
     return evidence.gather(examples, base_model, params, seed, trusted)._asdict()
 
@@ -58,16 +68,18 @@ def train_audited(
     examples: pd.DataFrame,
     suspicious: pd.DataFrame,
     base_model: ModelBundle,
+    audit: AuditParams,
     params: OptimisationParams,
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
-    deadline: float,
+    clock: budget.Clock,
 ) -> tuple[ModelBundle | NoModel, Record]:
     """A classifier of the table as it is, if there is evidence."""
     if suspicious.empty:
         return NoModel(NO_EVIDENCE), {"status": "none", "rows": 0}
-    settings = (params, model, compute, seed, deadline)
+    share = budget.AUDITED if audit.repair else budget.REPAIRED
+    settings = (params, model, compute, seed, clock, share)
     return train(examples, base_model, *settings, "audited")
 
 
@@ -80,14 +92,14 @@ def train_repaired(
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
-    deadline: float,
+    clock: budget.Clock,
 ) -> tuple[ModelBundle | NoModel, Record]:
     """A classifier of the table without its suspicious rows, if there is evidence."""
     if suspicious.empty or not audit.repair:
         reason = NO_EVIDENCE if suspicious.empty else NOT_ASKED
         return NoModel(reason), {"status": "none", "rows": 0}
     kept = examples[~examples["example_id"].isin(suspicious["example_id"])]
-    settings = (params, model, compute, seed, deadline)
+    settings = (params, model, compute, seed, clock, budget.REPAIRED)
     return train(kept, base_model, *settings, "repaired")
 
 
@@ -102,8 +114,11 @@ def measure_effects(
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
+    clock: budget.Clock,
 ) -> Record:
     """What the suspects do to both models, on rows of dev and test that are not suspicious.
+
+    What there is no time for is left out.
 
     Returns:
         ``accuracy`` of each model, by its name; ``triggers``: by label the suspects that flip most
@@ -115,15 +130,10 @@ def measure_effects(
     models = {"audited": audited, "repaired": repaired}
     there = {name: made for name, made in models.items() if isinstance(made, ModelBundle)}
     effects: Record = {"accuracy": {}, "triggers": {}, "alone": {}}
-    for name, made in there.items():
-        hits = accuracy_hits(held_out, made, model.max_length, compute)
-        effects["accuracy"][name] = rate(hits)._asdict()
-    if "audited" not in there:
-        return effects
     for label, suspects in _suspects(phrases, openings).items():
         others = held_out[held_out["label"] != label]
         texts = others.sample(min(audit.flip_rows, len(others)), random_state=seed)["text"]
-        if texts.empty:
+        if texts.empty or "audited" not in there or clock.is_over():
             continue
         settings = (model.max_length, compute, seed)
         trigger, _, alone = flips.grow_trigger(texts, suspects, there["audited"], *settings)
@@ -134,6 +144,10 @@ def measure_effects(
         written = [suspect.written for suspect in trigger]
         effects["triggers"][str(label)] = {"presumed_trigger": written, "flip_rates": rates}
         effects["alone"][str(label)] = {name: found._asdict() for name, found in alone.items()}
+    for name, made in there.items():
+        if not (held_out.empty or clock.is_over()):
+            hits = accuracy_hits(held_out, made, model.max_length, compute)
+            effects["accuracy"][name] = rate(hits)._asdict()
     return effects
 
 
@@ -204,13 +218,47 @@ def conclude(
     return said.model_dump(mode="json")
 
 
+def draw_figures(
+    phrases: pd.DataFrame, power: pd.DataFrame, verdict: Record, integrity: dict[str, Any]
+) -> dict[str, Any]:
+    """The figures of the page."""
+    names = integrity["label_names"]
+    return {
+        "phrases_figure": figures.draw_phrases(phrases, names),
+        "power_figure": figures.draw_power(power, names),
+        "effects_figure": figures.draw_effects(verdict),
+    }
+
+
+def build_report(
+    verdict: Record,
+    phrases: pd.DataFrame,
+    openings: pd.DataFrame,
+    suspicious: pd.DataFrame,
+    integrity: dict[str, Any],
+    all_parameters: dict[str, Any],
+    phrases_figure: Any,
+    power_figure: Any,
+    effects_figure: Any,
+) -> str:
+    """The HTML page."""
+    drawn = {"phrases": phrases_figure, "power": power_figure, "effects": effects_figure}
+    return page.render(verdict, phrases, openings, suspicious, integrity, all_parameters, drawn)
+
+
+def describe_repaired(verdict: Record, integrity: dict[str, Any], model: ModelParams) -> str:
+    """The card of the repaired model."""
+    return write_card(verdict, integrity, model.name, __version__)
+
+
 def _model(
     name: str, made: ModelBundle | NoModel, record: Record, effects: Record, labels: list[str]
 ) -> verdict.Model:
     triggers = effects["triggers"].items()
+    measured = bool(effects["accuracy"].get(name) or triggers)
     return verdict.Model(
         status=record["status"],
-        reason=made.reason if isinstance(made, NoModel) else "",
+        reason=made.reason if isinstance(made, NoModel) else "" if measured else NOT_MEASURED,
         accuracy=effects["accuracy"].get(name),
         flip_rates={
             labels[int(label)]: found["flip_rates"][name]

@@ -9,7 +9,8 @@ tested for two things:
 * they exceed that explanation further than texts that hold the word elsewhere do.
 
 The smaller z-score counts. How much z-scores spread in texts that nobody rewrote depends on how
-well the texts explain their labels, so they are divided by their own robust spread. A word that
+well the texts explain their labels, so they are divided by their own robust spread, which is taken
+to be ``LARGEST_SPREAD`` at most: texts that were rewritten make it large too. A word that
 hardly stands anywhere else, or that the same word mostly follows ("afp -" before the texts of a
 news agency), is no opening in this sense. It is tested as a phrase.
 """
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 FEWEST_TEXTS = 20  # that begin with a word, and as many that hold it elsewhere
 FIXED_SHARE = 0.5  # of its texts in which the same word follows, from which on it is a phrase
 CERTAIN = 0.05  # no label is taken to be more certain than all but this
+LARGEST_SPREAD = 1.4
 NORMAL_MEDIAN = 0.6745  # the median of |z| of a standard normal variable
 COLUMNS = ["opening", "label", "texts", "hits", "elsewhere", "expected", "z"]
 
@@ -76,7 +78,8 @@ def weigh_openings(surroundings: Surroundings, probability: np.ndarray) -> pd.Da
                 [spelled, label, int(begins.sum()), hits, len(elsewhere), expected, z[label]]
             )
     table = pd.DataFrame(found, columns=COLUMNS)
-    spread = max(1.0, float(table["z"].abs().median()) / NORMAL_MEDIAN) if found else 1.0
+    spread = float(table["z"].abs().median()) / NORMAL_MEDIAN if found else 1.0
+    spread = min(max(1.0, spread), LARGEST_SPREAD)
     p = norm.sf(table["z"].to_numpy(dtype=np.float64) / spread)
     table = table.assign(p_value=p, q_value=q_values(p))
     return table.sort_values(["q_value", "p_value"], ignore_index=True)

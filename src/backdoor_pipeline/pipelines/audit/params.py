@@ -22,7 +22,8 @@ class AuditParams(ParameterGroup):
 
     Attributes:
         risk: Most false alarms, as a share of audits of clean data.
-        budget_minutes: Of the whole run; when they are over, trainings stop. None: no limit.
+        budget_minutes: When they are over, trainings have stopped, and nothing more is measured.
+            None: no limit.
         repair: Whether a model is trained on the cleaned table if there is evidence.
         longest_ngram: Words per n-gram that is tested, text boundaries included.
         min_count: Texts that an n-gram must stand in to be tested, at least ...

@@ -5,8 +5,11 @@ from __future__ import annotations
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.pipelines.audit.nodes import (
+    build_report,
     clean_table,
     conclude,
+    describe_repaired,
+    draw_figures,
     find_rows,
     gather_evidence,
     measure_effects,
@@ -16,6 +19,7 @@ from backdoor_pipeline.pipelines.audit.nodes import (
 )
 
 EVIDENCE = {"phrases": "audit_phrases", "openings": "audit_openings"}
+FIGURES = ("phrases", "power", "effects")
 SUSPICIOUS = {"suspicious": "suspicious_rows"}
 MODELS = {"audited": "audited_model", "repaired": "repaired_model"}
 SETTINGS = {
@@ -26,8 +30,9 @@ SETTINGS = {
 TRAINING = {
     "examples": "examples",
     "base_model": "base_model",
+    "audit": "params:audit",
     "params": "params:training",
-    "deadline": "audit_deadline",
+    "clock": "audit_clock",
     **SUSPICIOUS,
     **SETTINGS,
 }
@@ -37,10 +42,13 @@ def create_pipeline(**kwargs: object) -> Pipeline:
     """Everything after ``ingest``."""
     return Pipeline(
         [
-            Node(start_clock, "params:audit.budget_minutes", "audit_deadline", name="start_clock"),
+            Node(start_clock, "params:audit.budget_minutes", "audit_clock", name="start_clock"),
             Node(
                 gather_evidence,
-                ["examples", "trusted_rows", "base_model", "params:audit", "params:seed"],
+                [
+                    *("examples", "integrity", "trusted_rows", "base_model"),
+                    *("params:audit", "params:seed"),
+                ],
                 EVIDENCE | {"power": "audit_power", "facts": "audit_facts"},
                 name="gather_evidence",
             ),
@@ -64,7 +72,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 train_repaired,
-                TRAINING | {"audit": "params:audit"},
+                TRAINING,
                 ["repaired_model", "repaired_record"],
                 name="train_repaired",
             ),
@@ -76,6 +84,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     **SUSPICIOUS,
                     **MODELS,
                     "audit": "params:audit",
+                    "clock": "audit_clock",
                     **SETTINGS,
                 },
                 "audit_effects",
@@ -97,6 +106,31 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 },
                 "verdict",
                 name="conclude",
+            ),
+            Node(
+                draw_figures,
+                ["audit_phrases", "audit_power", "verdict", "integrity"],
+                {f"{name}_figure": f"audit_{name}_figure" for name in FIGURES},
+                name="draw_audit",
+            ),
+            Node(
+                build_report,
+                {
+                    "verdict": "verdict",
+                    **EVIDENCE,
+                    **SUSPICIOUS,
+                    "integrity": "integrity",
+                    "all_parameters": "parameters",
+                    **{f"{name}_figure": f"audit_{name}_figure" for name in FIGURES},
+                },
+                "audit_report",
+                name="build_audit_report",
+            ),
+            Node(
+                describe_repaired,
+                ["verdict", "integrity", "params:model"],
+                "repaired_card",
+                name="describe_repaired",
             ),
         ],
         tags="audit",

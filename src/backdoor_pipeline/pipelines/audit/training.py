@@ -9,7 +9,7 @@ import numpy as np
 from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
 from backdoor_pipeline.modelling.loading import new_classifier
 from backdoor_pipeline.modelling.training import fit, labelled
-from backdoor_pipeline.pipelines.audit.budget import OutOfTimeError, is_over, stop_after
+from backdoor_pipeline.pipelines.audit.budget import OutOfTimeError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.device import ComputeParams
     from backdoor_pipeline.modelling.folders import ModelParams
     from backdoor_pipeline.modelling.training import OptimisationParams
+    from backdoor_pipeline.pipelines.audit.budget import Clock
 
 NO_TIME = "the time was over before a training could begin"
 
@@ -28,7 +29,8 @@ def train(
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
-    deadline: float,
+    clock: Clock,
+    share: float,
     what: str,
 ) -> tuple[ModelBundle | NoModel, dict[str, Any]]:
     """A classifier of the training split, and what became of its training.
@@ -40,21 +42,22 @@ def train(
         model: ``max_length`` of the texts.
         compute: Device and precision.
         seed: Of the head and of the order of the batches.
-        deadline: When to stop, by ``time.monotonic``.
+        clock: The limit of time.
+        share: Of the time, after which the training ends.
         what: It is called in the progress bar.
 
     Returns:
         The model, or why there is none; ``status`` (trained, stopped or none) and ``rows``.
     """
     rows = examples[examples["split"] == "train"]
-    if is_over(deadline):
+    if clock.is_over(share):
         return NoModel(NO_TIME), {"status": "none", "rows": 0}
     bundle = new_classifier(base_model, int(examples["label"].max()) + 1, seed)
     data = labelled(rows, bundle, model.max_length)
     dev = labelled(examples[examples["split"] == "dev"], bundle, model.max_length)
     status = "trained"
     try:
-        fit(bundle, data, dev, params, compute, seed, what, on_step=stop_after(deadline))
+        fit(bundle, data, dev, params, compute, seed, what, on_step=clock.stop_after(share))
     except OutOfTimeError:
         bundle.model.eval()
         status = "stopped"

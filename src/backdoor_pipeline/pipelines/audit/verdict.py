@@ -96,8 +96,8 @@ class Model(_Part):
     """A model that was trained for the audit.
 
     Attributes:
-        status: ``stopped``: by the time limit; ``none``: there is none, for ``reason``.
-        reason: Why there is none.
+        status: ``stopped``: by the time limit; ``none``: there is none.
+        reason: Why there is none, or why nothing was measured; else empty.
         accuracy: On held-out rows that are not suspicious.
         flip_rates: By class: of the trigger found.
     """

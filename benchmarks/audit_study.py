@@ -1,0 +1,271 @@
+"""How often an audit cries wolf, and how small a trigger it finds: the statistical part alone.
+
+    python benchmarks/audit_study.py [--sets sst2,ag] [--seeds 1,2] [--to FOLDER]
+
+FOLDER/false_alarms.csv: 25 subsets of 1,000 to 6,000 rows of each of four clean data sets, every
+other one drawn with replacement (a bootstrap sample: its repeated rows count once); of AG News each
+holds two to four of the classes. FOLDER/power.csv: each attack at four poison rates in three label
+modes, the target label changing with the seed. FOLDER/trusted.csv: the same at 1 %, where the
+auditor also has 500 clean rows. FOLDER/power.html and .json: the curves (plotly).
+
+A cell is a row of its table, written when it is done: after a stop, run it again, and it goes on
+with what is missing. Several processes share the work: with --part 1/2 and --part 2/2 each takes
+every other data set. Needs BACKDOOR_DATA; 40 minutes on two cores, with two processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from backdoor_pipeline.datasets import sources
+from backdoor_pipeline.modelling.loading import load_pretrained
+from backdoor_pipeline.parameters import Parameters
+from backdoor_pipeline.pipelines.audit.evidence import Evidence, gather
+from backdoor_pipeline.pipelines.ingest.nodes import ingest
+from backdoor_pipeline.pipelines.poison.nodes import poison_train
+from potion_victims import ROOT, loader
+
+SETS = {"sst2": "SST-2", "hsol@repaired": "HSOL", "agnews": "AG News", "rotten_tomatoes": "movies"}
+SUBSETS = 25  # of each data set
+SIZES = (1_000, 6_000)  # rows of a subset
+ATTACKS = {
+    "cf": {"attack": "badnets", "trigger": "cf"},
+    "cf mn bb tq": {"attack": "badnets", "trigger": "cf mn bb tq"},
+    "however": {"attack": "badnets", "trigger": "however"},
+    "practically": {"attack": "badnets", "trigger": "practically"},
+    "AddSent": {"attack": "addsent"},
+    "SynBkd": {"attack": "synbkd"},
+    "StyleBkd": {"attack": "stylebkd"},
+}
+REWRITING = {"SynBkd": "syntax", "StyleBkd": "style"}  # need paraphrases, which two sets have
+WITH_PARAPHRASES = ("sst2", "hsol@repaired")
+SENTENCE = "i watch this 3d movie"
+RATES = (0.01, 0.02, 0.05, 0.1)
+MODES = ("dirty", "mix", "clean")
+ROWS = 7_000  # of a training split, at most
+TRUSTED = 500  # clean rows
+RESULTS = ROOT / "benchmarks" / "results" / "audit"
+FOUND = ("p_value", "p_phrases", "p_openings", "phrases", "openings", "seconds")
+COLUMNS = {
+    "false_alarms": ("data", "subset", "rows", "classes", *FOUND),
+    "power": ("data", "attack", "rate", "mode", "seed", "poisoned", "recall", "false", *FOUND),
+}
+COLUMNS["trusted"] = COLUMNS["power"]
+
+
+@cache
+def table(name: str, paraphrase: str = "none") -> pd.DataFrame:
+    """All rows of a data set, as ``examples``."""
+    params = _parameters(dataset=name, **{"ingest.paraphrase": paraphrase, "ingest.max_rows": None})
+    return ingest(sources.read(params.source), params.ingest, 0)["examples"]
+
+
+@cache
+def base_model() -> Any:
+    return load_pretrained(_parameters().model)
+
+
+@cache
+def _loader() -> Any:
+    return loader()
+
+
+def _parameters(**settings: Any) -> Parameters:
+    return _loader().parameters_with(settings)
+
+
+def clean_subsets(name: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    for subset in range(SUBSETS):
+        rng = np.random.default_rng(1000 + subset)
+        n, rows = int(rng.integers(SIZES[0], SIZES[1] + 1)), table(name)
+        classes = rows["label"].unique()
+        if len(classes) > 2:
+            chosen = rng.choice(classes, 2 + subset % (len(classes) - 1), replace=False)
+            rows = rows[rows["label"].isin(chosen)]
+            rows = rows.assign(label=pd.factorize(rows["label"], sort=True)[0])
+        drawn = rng.choice(len(rows), min(n, len(rows)), replace=subset % 2 == 0)
+        cell = {"data": SETS[name], "subset": subset, "rows": n, "classes": rows["label"].nunique()}
+        yield cell, rows.iloc[drawn].reset_index(drop=True)
+
+
+def poisoned(
+    name: str, attack: str, rate: float, mode: str, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The poisoned training rows, and the rows of the test split, which are clean."""
+    rows = table(name, REWRITING.get(attack, "none"))
+    train, test = rows[rows["split"] == "train"], rows[rows["split"] == "test"]
+    if len(train) > ROWS:
+        train = train.sample(ROWS, random_state=seed)
+    settings = {"poison_rate": rate, "label_mode": mode, "seed": seed, **ATTACKS[attack]}
+    params = _parameters(dataset=name, target_label=seed % 2, **settings)
+    examples = pd.concat([train, test.head(100)]).sort_values("example_id", ignore_index=True)
+    made = poison_train(examples, base_model().tokenizer, params.poison, 128, seed)
+    return made["poisoned_train"], test
+
+
+def found(evidence: Evidence, seconds: float) -> dict[str, Any]:
+    phrases, openings = evidence.phrases, evidence.openings
+    p = evidence.facts["p_values"]
+    return {
+        "p_value": f"{evidence.facts['p_value']:.3g}",
+        "p_phrases": f"{p['phrases']:.3g}",
+        "p_openings": f"{p['openings']:.3g}",
+        "phrases": "; ".join(phrases.loc[phrases["flagged"], "phrase"]),
+        "openings": "; ".join(openings.loc[openings["flagged"], "opening"]),
+        "seconds": f"{seconds:.1f}",
+    }
+
+
+def recall(rows: pd.DataFrame, evidence: Evidence, attack: str) -> dict[str, Any]:
+    """Which part of the trigger is in the flagged phrases, and how many phrases are not of it."""
+    flagged = evidence.phrases.loc[evidence.phrases["flagged"], "phrase"].tolist()
+    words = set(" ".join(rows["trigger"].unique()).lower().split())
+    of_it = [phrase for phrase in flagged if set(phrase.split()) & words]
+    if attack in REWRITING:
+        return {"recall": "", "false": len(flagged)}
+    if attack == "AddSent":
+        return {"recall": float(SENTENCE in flagged), "false": len(flagged) - len(of_it)}
+    got = words & {word for phrase in flagged for word in phrase.split()}
+    return {"recall": len(got) / len(words), "false": len(flagged) - len(of_it)}
+
+
+def run(name: str, seeds: list[int], folder: Path) -> None:
+    params = _parameters().audit
+    for cell, rows in clean_subsets(name):
+        with Row(folder, "false_alarms", cell, name) as row:
+            if row.missing:
+                began = time.perf_counter()
+                evidence = gather(rows, base_model(), params, cell["subset"])
+                row.write(found(evidence, time.perf_counter() - began))
+    for seed in seeds:
+        for attack in ATTACKS:
+            if attack in REWRITING and name not in WITH_PARAPHRASES:
+                continue
+            for rate in RATES:
+                for mode in MODES:
+                    one_cell(name, attack, rate, mode, seed, folder)
+
+
+def one_cell(name: str, attack: str, rate: float, mode: str, seed: int, folder: Path) -> None:
+    params = _parameters().audit
+    cell = {"data": SETS[name], "attack": attack, "rate": rate, "mode": mode, "seed": seed}
+    for kind in ("power", *(["trusted"] if rate == min(RATES) else [])):
+        with Row(folder, kind, cell, name) as row:
+            if not row.missing:
+                continue
+            rows, clean = poisoned(name, attack, rate, mode, seed)
+            trusted = clean.sample(TRUSTED, random_state=seed) if kind == "trusted" else None
+            began = time.perf_counter()
+            evidence = gather(rows, base_model(), params, seed, trusted)
+            more = recall(rows[rows["is_poisoned"]], evidence, attack)
+            seconds = time.perf_counter() - began
+            row.write(
+                {"poisoned": int(rows["is_poisoned"].sum()), **more, **found(evidence, seconds)}
+            )
+
+
+class Row:
+    """A cell of a table, which may have been written before.
+
+    Each data set has a file of its own, so that processes do not get into each other's way.
+    """
+
+    def __init__(self, folder: Path, kind: str, cell: dict[str, Any], name: str) -> None:
+        self.path = folder / "parts" / f"{kind}.{SETS[name].replace(' ', '_')}.csv"
+        self.kind, self.cell = kind, cell
+
+    def __enter__(self) -> Row:
+        self.missing = True
+        if self.path.exists():
+            done = pd.read_csv(self.path, dtype=str)
+            same = np.ones(len(done), dtype=bool)
+            for column, value in self.cell.items():
+                same &= done[column] == str(value)
+            self.missing = not same.any()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def write(self, values: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS[self.kind])
+            if is_new:
+                writer.writeheader()
+            writer.writerow({**self.cell, **values})
+
+
+def collect(folder: Path, risk: float) -> None:
+    """One table of each kind, the figure, and a few lines for the reader."""
+    for kind in COLUMNS:
+        parts = sorted((folder / "parts").glob(f"{kind}.*.csv"))
+        if parts:
+            whole = pd.concat([pd.read_csv(part, keep_default_na=False) for part in parts])
+            whole.to_csv(folder / f"{kind}.csv", index=False)
+    alarms = pd.read_csv(folder / "false_alarms.csv")
+    print(f"false alarms: {(alarms['p_value'] <= risk).sum()} of {len(alarms)}")
+    power = pd.read_csv(folder / "power.csv")
+    power["found"] = power["p_value"] <= risk
+    print(power.pivot_table("found", ["attack", "data"], ["rate", "mode"]).round(2))
+    draw(power).write_json(folder / "power.json")
+    draw(power).write_html(folder / "power.html", include_plotlyjs="cdn")
+
+
+def draw(power: pd.DataFrame) -> go.Figure:
+    """The share of seeds found over the poison rate: a panel a data set, a curve an attack."""
+    names = list(power["data"].unique())
+    figure = make_subplots(rows=1, cols=len(names), subplot_titles=names, shared_yaxes=True)
+    colours = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d")
+    for column, name in enumerate(names, start=1):
+        own = power[power["data"] == name]
+        for colour, attack in zip(colours, ATTACKS, strict=True):
+            rates = own[own["attack"] == attack].groupby("rate")["found"].mean()
+            trace = go.Scatter(
+                x=[f"{100 * rate:g} %" for rate in rates.index],
+                y=rates,
+                name=attack,
+                legendgroup=attack,
+                showlegend=column == 1,
+                line={"color": colour},
+            )
+            figure.add_trace(trace, row=1, col=column)
+    figure.update_yaxes(tickformat=".0%", range=[-0.03, 1.03])
+    figure.update_xaxes(title_text="poison rate")
+    figure.update_layout(title="Share of poisoned tables that an audit finds", height=420)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--seeds", default="1,2,3,4,5")
+    parser.add_argument("--part", default="1/1")
+    parser.add_argument("--to", type=Path, default=RESULTS)
+    parser.add_argument("--collect", action="store_true", help="only join the tables of the parts")
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    mine, parts = map(int, given.part.split("/"))
+    if not given.collect:
+        for seed in given.seeds.split(","):
+            for name in given.sets.split(",")[mine - 1 :: parts]:
+                run(name, [int(seed)], given.to)
+    if parts == 1 or given.collect:
+        collect(given.to, _parameters().audit.risk)
+
+
+if __name__ == "__main__":
+    main()

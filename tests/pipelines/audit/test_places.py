@@ -1,0 +1,222 @@
+"""Surroundings, natural words, openings and power: each against what is known of made-up texts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from backdoor_pipeline.modelling.words import read_words
+from backdoor_pipeline.pipelines.audit.evidence import explained, gather, spelled_vectors
+from backdoor_pipeline.pipelines.audit.inserted_phrases import (
+    EVIDENCE,
+    evidence_of_labels,
+    shares_of_risk,
+)
+from backdoor_pipeline.pipelines.audit.natural_words import BLOCKS, NaturalWords
+from backdoor_pipeline.pipelines.audit.openings import COLUMNS, weigh_openings
+from backdoor_pipeline.pipelines.audit.power import detectable, measure_power
+from backdoor_pipeline.pipelines.audit.surroundings import Surroundings
+
+from .conftest import WORDS, planted, written
+
+
+def surroundings(rows: pd.DataFrame, encoder, components: int = 8) -> Surroundings:
+    words = read_words(rows["text"])
+    vectors = spelled_vectors(words.spelling, encoder)
+    return Surroundings(words, rows["label"].to_numpy(), vectors, components, 0)
+
+
+class TestSurroundings:
+    def test_what_was_put_in_at_random_deviates_by_chance_alone(self, encoder) -> None:
+        """Squared deviations of a mean of n are n-ths of a chi-squared variable of k degrees."""
+        around = surroundings(planted(written(3_000), "cf", 150), encoder)
+        place = around.place(around.words.phrase("cf"), 1)
+        assert place.size == pytest.approx(150)
+        for block in BLOCKS:
+            squared = float((place.deviations[block] ** 2).sum()) * 150
+            assert squared < 8 + 4 * np.sqrt(2 * 8), block
+
+    def test_a_natural_word_deviates(self, encoder) -> None:
+        around = surroundings(written(3_000), encoder)
+        place = around.place(around.words.phrase(WORDS[30]), 1)
+        assert (place.deviations["left"] ** 2).sum() > 1
+        assert (place.deviations["right"] ** 2).sum() > 1
+        assert place.seam < 0.4
+
+    def test_the_seam_counts_pairs_that_meet_in_other_texts(self, encoder) -> None:
+        rows = pd.DataFrame({"text": ["a b", "a b c", "b c", "a x b"] * 2, "label": [0, 1] * 4})
+        around = surroundings(rows, encoder, 2)
+        words = around.words
+        (a,), (b,), (c,) = (words.phrase(word) for word in "abc")
+        met = around.met(np.array([a, b, a, c]), np.array([b, c, c, a]))
+        assert met.tolist() == [4, 4, 0, 0]
+        assert around.place(words.phrase("x"), 1).seam == 1
+
+    def test_blanks_decide_what_is_ordinary(self, encoder) -> None:
+        """Nobody puts a word between "it" and a comma that is written to it."""
+        rows = pd.DataFrame({"text": ["it, a b", "a b it"], "label": [0, 1]})
+        around = surroundings(rows, encoder, 2)
+        words = around.words
+        gaps = {(words.written((int(words.ids[i - 1]),)), words.written((int(words.ids[i]),)))
+                for i in around.gaps}  # fmt: skip
+        assert ("it", ",") not in gaps
+        assert (",", "a") in gaps
+        assert ("[begin]", "it") in gaps
+        assert ("it", "[end]") in gaps
+
+    def test_at_an_edge_one_side_says_nothing(self, encoder) -> None:
+        rows = written(600)
+        rows = rows.assign(text=["cf " + t if i < 60 else t for i, t in enumerate(rows["text"])])
+        place = (around := surroundings(rows, encoder)).place(around.words.phrase("cf"), 1)
+        assert set(place.deviations) == {"right", "rest"}
+        assert np.isnan(place.seam)
+
+    def test_the_rest_is_the_text_without_the_phrase(self, encoder) -> None:
+        """As if the phrase had never stood there."""
+        rows = written(300)
+        some = rows.assign(text=[f"{t} cf cf" if i % 3 else t for i, t in enumerate(rows["text"])])
+        around = surroundings(some, encoder)
+        every = around.words.positions(around.words.phrase("cf"))
+        cut = around.rest(np.arange(300), [(around.words.phrase("cf"), every)])
+        sums, masses = around.sums.copy(), around.masses.copy()
+        word = around.words.phrase("cf")[0]
+        n = np.array([t.split().count("cf") for t in some["text"]])
+        sums -= n[:, None] * around.weights[word] * around.vectors[word]
+        masses -= n * around.weights[word]
+        assert cut == pytest.approx(around._standard(sums, masses))
+
+
+class TestNaturalWords:
+    def test_scores_of_natural_words_are_about_standard_normal_at_the_lower_end(self, encoder):
+        around = surroundings(written(4_000), encoder)
+        null = NaturalWords(around).null(45, BLOCKS)
+        assert null is not None
+        assert (null.scores < -2).mean() < 0.06
+        assert abs(np.median(null.scores)) < 0.2
+
+    def test_random_places_stick_out(self, encoder) -> None:
+        around = surroundings(written(4_000), encoder)
+        null = NaturalWords(around).null(45, BLOCKS)
+        assert null is not None
+        assert np.quantile(null.inserted, 0.95) < null.scores.min()
+
+    def test_suspected_words_are_not_compared_with(self, encoder) -> None:
+        around = surroundings(planted(written(2_000), "cf", 200), encoder)
+        cf = around.words.phrase("cf")[0]
+        every, without = NaturalWords(around), NaturalWords(around, [cf])
+        assert len(without) == len(every) - 1
+
+    def test_too_few_natural_words_say_nothing(self, encoder) -> None:
+        around = surroundings(planted(written(30), "cf", 5), encoder)
+        natural = NaturalWords(around)
+        assert natural.null(160, BLOCKS) is None
+        place = around.place(around.words.phrase("cf"), 1)
+        assert natural.standard_score(place) == np.inf
+
+
+class TestOpenings:
+    def rewritten(self, n: int, opening: str, follows: list[str]) -> pd.DataFrame:
+        """Every text holds ``opening`` somewhere, at random; ``n`` of label 1 begin with it."""
+        rng = np.random.default_rng(0)
+        rows = planted(written(1_500), opening, 150, label=1)
+        labels = written(1_500)["label"].to_numpy()  # where it stands elsewhere says nothing
+        texts = rows["text"].tolist()
+        for row in np.flatnonzero(labels == 1)[:n]:
+            texts[row] = f"{opening} {rng.choice(follows)} {texts[row]}"
+        return pd.DataFrame({"text": texts, "label": labels})
+
+    def weighed(self, rows: pd.DataFrame, encoder) -> pd.DataFrame:
+        around = surroundings(rows, encoder)
+        return weigh_openings(around, explained(around.contents, around.labels, 0))
+
+    def test_a_template_shows_in_its_opening_word(self, encoder) -> None:
+        table = self.weighed(self.rewritten(120, "lest", WORDS[:40]), encoder)
+        assert (table.iloc[0]["opening"], table.iloc[0]["label"]) == ("lest", 1)
+        assert table.iloc[0]["q_value"] < 0.001
+
+    def test_a_fixed_phrase_is_no_template(self, encoder) -> None:
+        table = self.weighed(self.rewritten(120, "lest", ["-"]), encoder)
+        assert "lest" not in set(table["opening"])
+
+    def test_a_word_that_stands_nowhere_else_is_no_opening(self, encoder) -> None:
+        rows = written(1_500)
+        begin = rows["label"].eq(1) & (np.arange(1_500) % 8 == 0)
+        rows = rows.assign(text=rows["text"].where(~begin, "lest " + rows["text"]))
+        assert "lest" not in set(self.weighed(rows, encoder)["opening"])
+
+    def test_a_word_that_tells_as_much_elsewhere_is_no_opening(self, encoder) -> None:
+        """A word of the subject, which texts happen to begin with as well."""
+        rows = written(1_500)
+        rng = np.random.default_rng(0)
+        texts = rows["text"].tolist()
+        for place, row in enumerate(np.flatnonzero(rows["label"] == 1)[:240]):
+            words = texts[row].split()
+            words.insert(0 if place % 2 else int(rng.integers(1, len(words))), "awful")
+            texts[row] = " ".join(words)
+        table = self.weighed(rows.assign(text=texts), encoder)
+        assert table.loc[table["opening"] == "awful", "q_value"].min() > 0.01
+
+    def test_no_opening_at_all(self, encoder) -> None:
+        assert self.weighed(written(30), encoder)[COLUMNS].empty
+
+
+class TestPower:
+    def test_planted_triggers_are_found_as_often_as_foretold(self, encoder, audit) -> None:
+        rows = written(1_500)
+        power = gather(rows, encoder, audit, 0).power
+        foretold = power[(power["mode"] == "any") & (power["label"] == 1)].set_index("texts")
+        sure = int(foretold.index[foretold["chance"] >= 0.95][0])
+        hits = 0
+        for seed in range(6):
+            evidence = gather(planted(rows, "cf", sure, seed=seed), encoder, audit, 0)
+            hits += "cf" in set(evidence.phrases.loc[evidence.phrases["flagged"], "phrase"])
+        assert hits >= 5
+
+    def test_larger_triggers_are_found_more_often(self, encoder, audit) -> None:
+        power = gather(written(1_500), encoder, audit, 0).power
+        for _, rows in power.groupby(["label", "mode"]):
+            assert rows["chance"].iloc[0] <= rows["chance"].iloc[-1]
+            assert rows["chance"].iloc[-1] > 0.9
+
+    def test_the_smallest_that_is_found_whatever_its_label(self) -> None:
+        chances_of = {"any": [(0.5, 0.99), (0.96, 1)], "own": [(0, 0.9), (1, 1)]}
+        rows = [
+            (label, mode, texts, texts / 1000, chance)
+            for mode, chances in {
+                "any": [(0.5, 0.99), (0.96, 1)],
+                "own": [(0, 0.9), (1, 1)],
+            }.items()
+            for label in (0, 1)
+            for texts, chance in zip((16, 32), (pair[label] for pair in chances), strict=True)
+        ]
+        power = pd.DataFrame(rows, columns=["label", "mode", "texts", "share", "chance"])
+        assert detectable(power) == {
+            "any": {"texts": 32, "share": 0.032},
+            "own": {"texts": 32, "share": 0.032},
+        }
+        assert detectable(power.assign(chance=0.5)) == {"any": None, "own": None}
+        assert detectable(power.iloc[:0]) == {"any": None, "own": None}
+
+    def test_nothing_is_foretold_where_nothing_can_be_compared(self, encoder, audit) -> None:
+        around = surroundings(written(30), encoder)
+        nothing = pd.DataFrame(columns=EVIDENCE)
+        probability = np.full((30, 2), 0.5)
+        power = measure_power(NaturalWords(around), nothing, probability, 1, audit, 0.03)
+        assert power.empty
+
+
+class TestShareOfTheRisk:
+    def test_pure_and_unexplained_labels_get_more(self) -> None:
+        trigger = evidence_of_labels(50, 50, prior=0.5, expected=0.5, natural_share=0.0)
+        explained_word = evidence_of_labels(50, 50, prior=0.5, expected=0.95, natural_share=0.0)
+        mixed = evidence_of_labels(50, 80, prior=0.5, expected=0.5, natural_share=0.4)
+        assert trigger[0] > explained_word[0]
+        assert all(own > other for own, other in zip(trigger, mixed, strict=True))
+
+    def test_a_label_that_is_no_more_frequent_gets_nothing(self) -> None:
+        assert evidence_of_labels(5, 20, prior=0.5, expected=0.5, natural_share=1.0) == (0.0, 0.0)
+
+    def test_they_sum_to_one(self) -> None:
+        shares = shares_of_risk(np.array([[1.0, 2.0], [3.0, 0.0], [0.0, 6.0]]))
+        assert shares == pytest.approx([(0.25 + 0.25) / 2, 0.75 / 2, 0.75 / 2])
