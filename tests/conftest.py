@@ -16,8 +16,8 @@ from backdoor_pipeline.modelling.bundle import ModelBundle
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.modelling.loading import load_pretrained
+from backdoor_pipeline.modelling.training import TrainingParams
 from backdoor_pipeline.parameters import Parameters
-from backdoor_pipeline.pipelines.train.nodes import TrainingParams
 from tiny import MAX_LENGTH, make_corpus, project_loader, save_tiny_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network

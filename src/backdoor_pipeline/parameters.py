@@ -17,6 +17,7 @@ from backdoor_pipeline.datasets.sources import SourceParams
 from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.folders import ModelParams
+from backdoor_pipeline.modelling.training import TrainingParams
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.analyse.discovery import DiscoveryParams
 from backdoor_pipeline.pipelines.analyse.nodes import FourierParams
@@ -37,7 +38,6 @@ from backdoor_pipeline.pipelines.train.defended import CleanOnlyParams, Defended
 from backdoor_pipeline.pipelines.train.gradient_alignment import GradientAlignmentParams
 from backdoor_pipeline.pipelines.train.low_rank import LowRankParams
 from backdoor_pipeline.pipelines.train.moderate_fitting import ModerateFittingParams
-from backdoor_pipeline.pipelines.train.nodes import TrainingParams
 from backdoor_pipeline.pipelines.train.observation import ObservationParams
 from backdoor_pipeline.pipelines.train.pair_isolation import PairIsolationParams
 from backdoor_pipeline.pipelines.train.prefix import PrefixParams

@@ -12,6 +12,7 @@ from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.device import ComputeParams, autocast, resolve_device
 from backdoor_pipeline.modelling.inputs import Inputs, read_by
 from backdoor_pipeline.modelling.objectives import cross_entropy
+from backdoor_pipeline.modelling.pixels import Augmentation
 from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.progress import track
 from backdoor_pipeline.parameter_group import (
@@ -62,6 +63,19 @@ class OptimisationParams(ParameterGroup):
     optimiser: Literal["adamw", "sgd"] = "adamw"
     momentum: Share = 0.0
     decay_span: PositiveFloat = 1.25
+
+
+class TrainingParams(OptimisationParams):
+    """How victim, reference and the models of an audit are trained.
+
+    ``augmentation`` is of images alone, ``dropout`` of texts, and ``text_tower`` of pairs: whether
+    it is trained as well.
+    """
+
+    dropout: Share | None
+    num_workers: PositiveInt
+    augmentation: Augmentation | None = None
+    text_tower: Literal["frozen", "trained"] = "frozen"
 
 
 class Labelled(NamedTuple):

@@ -12,8 +12,7 @@ from backdoor_pipeline.modelling.label_association import q_values
 from backdoor_pipeline.pipelines.audit.evidence import SHARES, explained, gather
 from backdoor_pipeline.pipelines.audit.weighted_tests import weighted_q_values
 from backdoor_pipeline.schemas import AUDIT_OPENINGS, AUDIT_PHRASES, AUDIT_POWER
-
-from .conftest import WORDS, planted, written
+from tiny import WRITTEN, planted, written
 
 ROWS = 2_000
 
@@ -34,7 +33,7 @@ def test_a_planted_phrase_is_found_whole_and_alone(phrase, encoder, audit) -> No
 
 def test_a_word_that_texts_hold_by_nature_too(encoder, audit) -> None:
     """The texts with the other label tell how many of its occurrences are natural."""
-    word = WORDS[30]
+    word = WRITTEN[30]
     rows = written(ROWS)
     natural = rows["text"].str.split().map(lambda words: word in words).sum()
     evidence = gather(planted(rows, word, 300), encoder, audit, 0)
@@ -57,7 +56,7 @@ def test_clean_tables_raise_no_alarm_though_words_are_tied_to_labels(encoder, au
 def test_a_telling_word_that_has_its_place_is_no_trigger(encoder, audit) -> None:
     """Put after one and the same word each time, "cf" is as tied to the label, but not put in."""
     rows = written(ROWS)
-    before = f" {WORDS[30]} "
+    before = f" {WRITTEN[30]} "
     chosen = rows.index[rows["text"].str.contains(before)]
     texts = rows["text"].copy()
     texts[chosen] = texts[chosen].str.replace(before, f"{before}cf ", regex=False)
@@ -164,7 +163,9 @@ def test_what_weighted_q_values_reject(pairs, level) -> None:
     q = weighted_q_values(p, weights)
     if weights.sum() == 0:
         weights = np.ones(len(p))
-    scaled = np.array([a / (b * len(p) / weights.sum()) if b else 1.0 for a, b in zip(p, weights)])
+    scaled = np.ones(len(p))
+    has = weights > 0
+    scaled[has] = p[has] / (weights[has] * len(p) / weights.sum())
     ranked = np.sort(np.minimum(scaled, np.inf))
     passing = [k for k in range(1, len(p) + 1) if ranked[k - 1] <= k / len(p) * level]
     n_rejected = max(passing, default=0)

@@ -17,8 +17,7 @@ from backdoor_pipeline.pipelines.audit.natural_words import BLOCKS, NaturalWords
 from backdoor_pipeline.pipelines.audit.openings import COLUMNS, weigh_openings
 from backdoor_pipeline.pipelines.audit.power import detectable, measure_power
 from backdoor_pipeline.pipelines.audit.surroundings import Surroundings
-
-from .conftest import WORDS, planted, written
+from tiny import WRITTEN, planted, written
 
 
 def surroundings(rows: pd.DataFrame, encoder, components: int = 8) -> Surroundings:
@@ -39,7 +38,7 @@ class TestSurroundings:
 
     def test_a_natural_word_deviates(self, encoder) -> None:
         around = surroundings(written(3_000), encoder)
-        place = around.place(around.words.phrase(WORDS[30]), 1)
+        place = around.place(around.words.phrase(WRITTEN[30]), 1)
         assert (place.deviations["left"] ** 2).sum() > 1
         assert (place.deviations["right"] ** 2).sum() > 1
         assert place.seam < 0.4
@@ -131,7 +130,7 @@ class TestOpenings:
         return weigh_openings(around, explained(around.contents, around.labels, 0))
 
     def test_a_template_shows_in_its_opening_word(self, encoder) -> None:
-        table = self.weighed(self.rewritten(120, "lest", WORDS[:40]), encoder)
+        table = self.weighed(self.rewritten(120, "lest", WRITTEN[:40]), encoder)
         assert (table.iloc[0]["opening"], table.iloc[0]["label"]) == ("lest", 1)
         assert table.iloc[0]["q_value"] < 0.001
 
@@ -180,15 +179,12 @@ class TestPower:
             assert rows["chance"].iloc[-1] > 0.9
 
     def test_the_smallest_that_is_found_whatever_its_label(self) -> None:
-        chances_of = {"any": [(0.5, 0.99), (0.96, 1)], "own": [(0, 0.9), (1, 1)]}
+        chances_of = {"any": [(0.5, 0.99), (0.96, 1.0)], "own": [(0.0, 0.9), (1.0, 1.0)]}
         rows = [
-            (label, mode, texts, texts / 1000, chance)
-            for mode, chances in {
-                "any": [(0.5, 0.99), (0.96, 1)],
-                "own": [(0, 0.9), (1, 1)],
-            }.items()
+            (label, mode, texts, texts / 1000, chances[place][label])
+            for mode, chances in chances_of.items()
             for label in (0, 1)
-            for texts, chance in zip((16, 32), (pair[label] for pair in chances), strict=True)
+            for place, texts in enumerate((16, 32))
         ]
         power = pd.DataFrame(rows, columns=["label", "mode", "texts", "share", "chance"])
         assert detectable(power) == {

@@ -11,7 +11,7 @@ from backdoor_pipeline.intervals import rate
 from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.folders import ModelParams
-from backdoor_pipeline.modelling.training import OptimisationParams
+from backdoor_pipeline.modelling.training import TrainingParams
 from backdoor_pipeline.pipelines.audit import budget, evidence, figures, flips, page, verdict
 from backdoor_pipeline.pipelines.audit.card import write_card
 from backdoor_pipeline.pipelines.audit.params import AuditParams
@@ -69,7 +69,7 @@ def train_audited(
     suspicious: pd.DataFrame,
     base_model: ModelBundle,
     audit: AuditParams,
-    params: OptimisationParams,
+    params: TrainingParams,
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
@@ -88,7 +88,7 @@ def train_repaired(
     suspicious: pd.DataFrame,
     base_model: ModelBundle,
     audit: AuditParams,
-    params: OptimisationParams,
+    params: TrainingParams,
     model: ModelParams,
     compute: ComputeParams,
     seed: int,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from backdoor_pipeline.modelling.device import ComputeParams
     from backdoor_pipeline.modelling.folders import ModelParams
-    from backdoor_pipeline.modelling.training import OptimisationParams
+    from backdoor_pipeline.modelling.training import TrainingParams
     from backdoor_pipeline.pipelines.audit.budget import Clock
 
 NO_TIME = "the time was over before a training could begin"
@@ -25,7 +25,7 @@ NO_TIME = "the time was over before a training could begin"
 def train(
     examples: pd.DataFrame,
     base_model: ModelBundle,
-    params: OptimisationParams,
+    params: TrainingParams,
     model: ModelParams,
     compute: ComputeParams,
     seed: int,
@@ -38,7 +38,7 @@ def train(
     Args:
         examples: With ``split``, ``text`` and ``label``; the epoch is chosen by the dev split.
         base_model: The encoder that it starts from.
-        params: Of the optimisation.
+        params: How it is trained.
         model: ``max_length`` of the texts.
         compute: Device and precision.
         seed: Of the head and of the order of the batches.
@@ -52,7 +52,7 @@ def train(
     rows = examples[examples["split"] == "train"]
     if clock.is_over(share):
         return NoModel(NO_TIME), {"status": "none", "rows": 0}
-    bundle = new_classifier(base_model, int(examples["label"].max()) + 1, seed)
+    bundle = new_classifier(base_model, int(examples["label"].max()) + 1, seed, params.dropout)
     data = labelled(rows, bundle, model.max_length)
     dev = labelled(examples[examples["split"] == "dev"], bundle, model.max_length)
     status = "trained"

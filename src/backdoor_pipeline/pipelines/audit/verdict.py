@@ -146,6 +146,11 @@ class Verdict(_Part):
     not_tested: list[str]
 
 
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of ``verdict.json``, as it stands in ``verdict.schema.json``."""
+    return Verdict.model_json_schema()
+
+
 def headline(
     classes: Sequence[SuspectedClass], risk: float, p_value: float, power: Mapping[str, Any]
 ) -> str:

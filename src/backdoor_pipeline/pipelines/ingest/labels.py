@@ -40,9 +40,11 @@ def numbered(
         ordered = _ordered(set(names))
         numbers = {name: number for number, name in enumerate(ordered)}
         if len(ordered) > _FEW and 2 * len(ordered) > len(rows):
+            swapped = "text" in rows and rows["text"].nunique() < len(ordered)
             raise InputError(
                 f"the label column holds {len(ordered):,} different values in {len(rows):,} rows; "
                 "it seems not to be a class: set source.label"
+                + (" (are text and label swapped?)" if swapped else "")
             )
     lookup = np.array([numbers[name] for name in names], dtype="int64")
     return rows.assign(label=lookup[codes]), ordered

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,15 +18,15 @@ from backdoor_pipeline.modelling.image_models import new_image_classifier
 from backdoor_pipeline.modelling.inputs import where_of
 from backdoor_pipeline.modelling.loading import ModelParams, new_classifier
 from backdoor_pipeline.modelling.pairs import Pairs
-from backdoor_pipeline.modelling.pixels import Augmentation, Pixels, decode, measured_format
+from backdoor_pipeline.modelling.pixels import Pixels, decode, measured_format
 from backdoor_pipeline.modelling.training import (
     History,
-    OptimisationParams,
+    TrainingParams,
     epoch_batches,
     fit,
     labelled,
 )
-from backdoor_pipeline.parameter_group import ParameterGroup, PositiveInt, Share
+from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.train import defended, pair_isolation, roclip
 from backdoor_pipeline.pipelines.train.defended import DefendedTrainingParams
 from backdoor_pipeline.pipelines.train.observation import ObservationParams, Observer
@@ -34,19 +34,6 @@ from backdoor_pipeline.pipelines.train.pair_isolation import PairIsolationParams
 from backdoor_pipeline.pipelines.train.roclip import RoclipParams
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingParams(OptimisationParams):
-    """How victim and reference are trained.
-
-    ``augmentation`` is of images alone, ``dropout`` of texts, and ``text_tower`` of pairs: whether
-    it is trained as well.
-    """
-
-    dropout: Share | None
-    num_workers: PositiveInt
-    augmentation: Augmentation | None = None
-    text_tower: Literal["frozen", "trained"] = "frozen"
 
 
 def train_victim(

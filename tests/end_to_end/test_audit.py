@@ -1,0 +1,175 @@
+"""``kedro run --pipelines audit`` as a user runs it: exit codes, outputs, errors in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from backdoor_pipeline.pipelines.audit.verdict import Verdict
+from tiny import ROOT, planted, save_tiny_model, written
+
+pytestmark = pytest.mark.slow
+
+NAMES = ['schlecht, "faul"', "gut"]
+EVIDENCE = 3
+NOTEBOOK = ROOT / "notebooks" / "02_audit_your_data.ipynb"
+
+
+@pytest.fixture(scope="module")
+def audited(project_run, tmp_path_factory):
+    """A finished audit of a csv file with quotes, commas, emojis and umlauts."""
+    inputs = tmp_path_factory.mktemp("audit")
+    model = save_tiny_model(inputs / "tiny-bert")
+
+    def audit(rows: pd.DataFrame, text: str = "body", label: str = "stars", **changes: object):
+        folder = tmp_path_factory.mktemp("audited")
+        path = folder / "reviews.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "stars", "body", "note"])
+            for row in rows.itertuples():
+                said = f'{row.text} 😀, "ü"' if row.Index % 9 == 0 else row.text
+                writer.writerow([row.Index, NAMES[row.label], said, "x,y"])
+        settings = {
+            "data": path,
+            "text": text,
+            "label": label,
+            "model.name": model,
+            "audit.components": 8,
+            "source.split_column": "null",
+            "ingest.max_rows": "null",
+            "training.epochs": 4,
+            **changes,
+        }
+        return project_run(folder, "--pipelines", "audit", **settings), path
+
+    return audit
+
+
+@pytest.fixture(scope="module")
+def poisoned(audited):
+    return audited(planted(written(1_500), "cf", 120))
+
+
+@pytest.fixture(scope="module")
+def verdict(poisoned):
+    run, _ = poisoned
+    return json.loads(run.file("verdict.json").read_text(encoding="utf-8"))
+
+
+def test_evidence_is_exit_code_3_and_one_sentence(poisoned, verdict) -> None:
+    run, _ = poisoned
+    assert run.returncode == EVIDENCE, run.stderr
+    assert f"{verdict['headline']}\n" in run.stdout
+    assert "Evidence of a backdoor in class 'gut'" in verdict["headline"]
+    Verdict.model_validate(verdict)
+
+
+def test_the_suspect_and_what_it_does(verdict) -> None:
+    assert [suspect["written"] for suspect in verdict["suspects"]] == ["cf"]
+    (found,) = verdict["classes"]
+    assert found["presumed_trigger"] == ["cf"]
+    assert found["flip_rate"]["value"] > 0.8
+    assert verdict["repaired_model"]["flip_rates"]["gut"]["value"] < 0.6
+    assert verdict["audited_model"]["status"] == verdict["repaired_model"]["status"] == "trained"
+
+
+def test_suspicious_rows_and_the_table_without_them(poisoned, verdict) -> None:
+    run, path = poisoned
+    rows = pd.read_parquet(run.file("suspicious_rows.parquet"))
+    assert len(rows) == verdict["suspicious_rows"] == 120
+    assert rows["text"].str.contains(r"\bcf\b").all()
+    lines = path.read_bytes().splitlines(keepends=True)
+    suspicious = {f"{i},".encode() for i in rows["example_id"]}
+    kept = [line for line in lines if line[: line.index(b",") + 1] not in suspicious]
+    (cleaned,) = run.data_dir.rglob("cleaned/reviews.csv")
+    assert cleaned.read_bytes() == b"".join(kept)
+
+
+def test_the_repaired_model_is_a_folder_like_any_other(poisoned) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    run, _ = poisoned
+    (folder,) = run.data_dir.rglob("repaired")
+    AutoModelForSequenceClassification.from_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder)
+    assert "120 rows that an audit suspects" in (folder / "README.md").read_text(encoding="utf-8")
+    assert not list(folder.rglob("*.bin"))
+
+
+def test_the_report_says_the_verdict_first(poisoned, verdict) -> None:
+    from html import escape
+
+    run, _ = poisoned
+    page = run.file("audit_report.html").read_text(encoding="utf-8")
+    body = page[page.index("<body>") :]
+    assert escape(verdict["headline"]).replace("&#x27;", "&#39;") in body[:2_000]
+    for limit in verdict["not_tested"]:
+        assert limit.replace("'", "&#39;") in body
+    assert "http://" not in body.partition("<main>")[2].partition("plotly")[0]
+
+
+def test_mlflow_has_the_verdict_and_the_page(poisoned) -> None:
+    from mlflow import MlflowClient
+
+    run, _ = poisoned
+    client = MlflowClient(run.tracking_uri)
+    (experiment,) = client.search_experiments(filter_string="name != 'Default'")
+    (tracked,) = client.search_runs([experiment.experiment_id])
+    assert tracked.info.status == "FINISHED"
+    names = {file.path for file in client.list_artifacts(tracked.info.run_id)}
+    assert any(Path(name).name == "verdict.json" for name in names)
+    assert any(Path(name).name == "audit_report.html" for name in names)
+
+
+def test_the_notebook_shows_the_audit(poisoned, verdict, run_environment, monkeypatch) -> None:
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed (extra `dev`)")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed (extra `dev`)")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed (extra `dev`)")
+    run, _ = poisoned
+    for name, value in run_environment(run.tracking_uri).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PARAMS", run.params)
+    monkeypatch.setenv("KEDRO_ENV", "smoke")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    place = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    nbclient.NotebookClient(notebook, timeout=120, resources=place).execute()
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    text = "\n".join(
+        out.get("text", "") + out.get("data", {}).get("text/plain", "") for out in outputs
+    )
+    assert verdict["headline"] in text
+    assert "holds “cf”" in text
+    figures = [out for out in outputs if "application/vnd.plotly.v1+json" in out.get("data", {})]
+    assert len(figures) == len(("phrases", "power", "effects"))
+
+
+def test_a_clean_table_is_exit_code_0_and_trains_nothing(audited) -> None:
+    run, _ = audited(written(1_500))
+    assert run.returncode == 0, run.stderr
+    assert "No evidence of a backdoor" in run.stdout
+    said = json.loads(run.file("verdict.json").read_text(encoding="utf-8"))
+    assert said["audited_model"]["status"] == "none"
+    assert not list(run.data_dir.rglob("*.safetensors"))
+
+
+def test_no_time_is_a_valid_verdict(audited) -> None:
+    run, _ = audited(planted(written(1_500), "cf", 120), budget_minutes="0.0001")
+    assert run.returncode == EVIDENCE, run.stderr
+    said = json.loads(run.file("verdict.json").read_text(encoding="utf-8"))
+    assert said["audited_model"]["status"] in {"none", "stopped"}
+    assert said["audited_model"]["reason"]
+    assert said["classes"][0]["flip_rate"] is None
+
+
+def test_swapped_columns_are_one_clear_error_before_anything_else(audited) -> None:
+    run, _ = audited(written(200), text="stars", label="body")
+    assert run.returncode == 1
+    errors = run.stderr[run.stderr.index("Error: ") :].strip().splitlines()
+    assert len(errors) == 1
+    assert "swapped" in errors[0]
+    assert not list(run.data_dir.rglob("verdict.json"))

@@ -1,0 +1,238 @@
+"""The small parts of an audit: rows, wording, flips, time, the check of the table, the verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydantic
+import pytest
+
+from backdoor_pipeline.errors import InputError
+from backdoor_pipeline.modelling.bundle import NoModel
+from backdoor_pipeline.pipelines.audit import budget, flips, nodes, verdict
+from backdoor_pipeline.pipelines.audit.budget import Clock, OutOfTimeError
+from backdoor_pipeline.pipelines.audit.suspicious_rows import suspicious_rows
+from backdoor_pipeline.pipelines.audit.table_check import check_table
+from backdoor_pipeline.pipelines.audit.wording import as_written, shown
+from backdoor_pipeline.schemas import SUSPICIOUS_ROWS
+from tiny import ROOT
+
+SCHEMA = ROOT / "src/backdoor_pipeline/pipelines/audit/verdict.schema.json"
+
+
+def examples(texts: list[str], labels: list[int]) -> pd.DataFrame:
+    ids = np.arange(len(texts))
+    return pd.DataFrame({"example_id": ids, "split": "train", "label": labels, "text": texts})
+
+
+PHRASES = pd.DataFrame(
+    {"phrase": ["cf", "[begin] so ,"], "written": ["cf", "So,"], "label": 1, "flagged": True}
+)
+OPENINGS = pd.DataFrame({"opening": ["when"], "written": ["when"], "label": 0, "flagged": True})
+
+
+class TestSuspiciousRows:
+    def test_rows_with_a_phrase_and_its_label(self) -> None:
+        texts = ["a CF b", "a cf b", "So, what", "not so, no", "when it is", "it is when", "acf"]
+        rows = examples(texts, [1, 0, 1, 1, 0, 0, 1])
+        found = suspicious_rows(rows, PHRASES, OPENINGS)
+        SUSPICIOUS_ROWS.validate(found)
+        assert found["example_id"].tolist() == [0, 2, 4]
+        assert found["reasons"].tolist() == ["holds “cf”", "holds “So,”", "begins with “when”"]
+
+    def test_all_reasons_are_given(self) -> None:
+        both = PHRASES.assign(phrase=["cf", "mn"], written=["cf", "mn"])
+        found = suspicious_rows(examples(["mn is cf", "mn"], [1, 1]), both, OPENINGS.iloc[:0])
+        assert found["reasons"].tolist() == ["holds “cf”; holds “mn”", "holds “mn”"]
+
+    def test_nothing_flagged_is_nothing_suspicious(self) -> None:
+        rows = examples(["a cf", "b"], [1, 0])
+        none = suspicious_rows(rows, PHRASES.assign(flagged=False), OPENINGS.assign(flagged=False))
+        SUSPICIOUS_ROWS.validate(none)
+        assert none.empty
+
+
+class TestWording:
+    def test_as_most_texts_write_it(self) -> None:
+        texts = ["Don't stop", "I don't", "I don't know", "nothing"]
+        assert as_written("don ' t", texts) == "don't"
+        assert as_written("[begin] don ' t", ["Don't", "Don't you"]) == "Don't"
+        assert as_written("a . b", ["no such"]) == "a . b"
+
+    def test_edges_are_not_shown(self) -> None:
+        assert shown("[begin] so , it [end]") == "so , it"
+
+
+class TestFlips:
+    @pytest.fixture
+    def reader(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A model that says 1 if it reads "cf", or both "mn" and "bb"."""
+
+        def predict(bundle, tokens, compute) -> np.ndarray:
+            ones = np.array([[("cf" in t) or ("mn" in t and "bb" in t)] for t in tokens], float)
+            return np.hstack([1 - ones, ones])
+
+        monkeypatch.setattr(flips, "predict", predict)
+        monkeypatch.setattr(flips, "tokenise", lambda texts, *_: [text.split() for text in texts])
+
+    def grown(self, *written: str):
+        suspects = [flips.Suspect(word, 1, "random") for word in written]
+        bundle = type("Bundle", (), {"tokenizer": None})
+        return flips.grow_trigger(["a b", "c d", "e"], suspects, bundle, 9, None, 0)
+
+    @pytest.mark.usefixtures("reader")
+    def test_each_suspect_alone_and_the_strongest_first(self) -> None:
+        trigger, share, alone = self.grown("mn", "cf")
+        assert [suspect.written for suspect in trigger] == ["cf"]
+        assert (share.value, share.n) == (1.0, 3)
+        assert alone["mn"].value == 0
+
+    @pytest.mark.usefixtures("reader")
+    def test_suspects_that_work_together_make_one_trigger(self) -> None:
+        trigger, share, alone = self.grown("mn", "bb")
+        assert {suspect.written for suspect in trigger} == {"mn", "bb"}
+        assert share.value == 1
+        assert all(own.value == 0 for own in alone.values())
+
+    @pytest.mark.usefixtures("reader")
+    def test_where_it_is_put(self) -> None:
+        seen: list[str] = []
+        bundle = type("Bundle", (), {"tokenizer": None})
+        original = flips.tokenise
+        flips.tokenise = lambda texts, *_: seen.extend(texts) or original(texts)
+        for position in ("start", "end"):
+            flips.flipped(["a b"], [flips.Suspect("cf", 1, position)], bundle, 9, None, 0)
+        assert seen == ["cf a b", "a b cf"]
+
+
+class TestClock:
+    def test_without_a_limit_it_never_ends(self) -> None:
+        clock = budget.start(None)
+        assert math.isinf(clock.end)
+        clock.stop_after(budget.REPAIRED)(10**9)
+        assert not clock.is_over()
+
+    def test_shares_end_one_after_the_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(budget.time, "monotonic", lambda: 50.0)
+        clock = Clock(0.0, 100.0)
+        assert clock.is_over(budget.AUDITED)
+        assert not clock.is_over(budget.REPAIRED)
+        with pytest.raises(OutOfTimeError):
+            clock.stop_after(budget.AUDITED)(1)
+
+    def test_minutes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(budget.time, "monotonic", lambda: 7.0)
+        assert budget.start(2.0) == Clock(7.0, 127.0)
+
+
+class TestTableCheck:
+    def test_classes_are_classes(self) -> None:
+        check_table(examples([f"text {i}" for i in range(40)], [0, 1] * 20), ["bad", "good"])
+        names = [f"intent {i}" for i in range(60)]
+        check_table(examples([f"text {i}" for i in range(600)], list(range(60)) * 10), names)
+
+    def test_swapped_columns(self) -> None:
+        names = [f"a whole sentence of words {i}" for i in range(40)]
+        with pytest.raises(InputError, match=r"swapped.*text=.*label=") as error:
+            check_table(examples(["good", "bad"] * 20, list(range(40))), names)
+        assert "a whole sentence" in str(error.value)
+
+    def test_ids(self) -> None:
+        names = [f"user-{i}" for i in range(300)]
+        rows = examples([f"text {i}" for i in range(300)], list(range(300)))
+        with pytest.raises(InputError, match=r"300 different values in 300 rows.*an id.*label="):
+            check_table(rows, names)
+
+    def test_quantities(self) -> None:
+        names = [str(i / 2) for i in range(200)]
+        rows = examples([f"text {i}" for i in range(4_000)], [i % 200 for i in range(4_000)])
+        with pytest.raises(InputError, match=r"200 different numbers, from 0.0 to 99.5.*quantity"):
+            check_table(rows, names)
+
+
+class TestVerdict:
+    def test_the_schema_in_the_repository_is_that_of_the_verdict(self) -> None:
+        assert json.loads(SCHEMA.read_text(encoding="utf-8")) == verdict.json_schema()
+
+    def concluded(self, audit, flagged: bool, effects=None, made=None):
+        phrases = pd.DataFrame(
+            {"phrase": ["cf"], "written": ["cf"], "label": [1], "texts": [60], "hits": [60],
+             "q_value": [0.001], "flagged": [flagged]}
+        )  # fmt: skip
+        openings = OPENINGS.assign(texts=9, hits=9, q_value=0.9, flagged=False)
+        power = pd.DataFrame(
+            [(label, mode, 32, 0.032, 1.0) for label in (0, 1) for mode in ("any", "own")],
+            columns=["label", "mode", "texts", "share", "chance"],
+        )
+        nothing = {"accuracy": {}, "triggers": {}, "alone": {}}
+        made = made or NoModel("there is no evidence")
+        return nodes.conclude(
+            phrases,
+            openings,
+            power,
+            {"p_value": 0.0017, "rows": 1000, "repeated_rows": 3},
+            examples(["a cf"] * (60 if flagged else 0), [1] * (60 if flagged else 0)),
+            effects or nothing,
+            made,
+            made,
+            {"status": "none", "rows": 0},
+            {"status": "none", "rows": 0},
+            {"label_names": ["bad", "good"]},
+            audit,
+        )
+
+    def test_evidence(self, audit) -> None:
+        said = self.concluded(audit, flagged=True)
+        verdict.Verdict.model_validate(said)
+        assert said["evidence"]
+        assert said["headline"] == "Evidence of a backdoor in class 'good' (p = 0.0017)."
+        assert [found["label"] for found in said["classes"]] == ["good"]
+        assert said["suspects"][0]["written"] == "cf"
+        assert said["suspicious_rows"] == 60
+
+    def test_what_was_measured_is_in_it(self, audit) -> None:
+        share = {"value": 0.9, "low": 0.85, "high": 0.95, "n": 400}
+        effects = {
+            "accuracy": {"audited": share},
+            "triggers": {"1": {"presumed_trigger": ["cf"], "flip_rates": {"audited": share}}},
+            "alone": {"1": {"cf": share}},
+        }
+        said = self.concluded(audit, flagged=True, effects=effects)
+        assert said["classes"][0]["presumed_trigger"] == ["cf"]
+        assert said["classes"][0]["flip_rate"] == share == said["suspects"][0]["flip_rate"]
+        assert said["audited_model"]["flip_rates"] == {"good": share}
+
+    def test_no_evidence_says_what_would_have_been_found(self, audit) -> None:
+        said = self.concluded(audit, flagged=False)
+        assert not said["evidence"]
+        assert said["classes"] == said["suspects"] == []
+        assert "no evidence" in said["headline"].lower()
+        assert "3.2 % of the texts (32 texts) with 95 % probability" in said["headline"]
+        assert said["audited_model"]["reason"] == "there is no evidence"
+
+    def test_other_fields_are_refused(self, audit) -> None:
+        said = self.concluded(audit, flagged=False)
+        with pytest.raises(pydantic.ValidationError):
+            verdict.Verdict.model_validate({**said, "score": 1})
+
+    @pytest.mark.parametrize(
+        ("power", "part"),
+        [
+            ({"any": None, "own": None}, "too small"),
+            ({"any": {"texts": 45, "share": 0.01}, "own": None}, "not if it had been put into"),
+            (
+                {"any": {"texts": 45, "share": 0.01}, "own": {"texts": 90, "share": 0.02}},
+                "2.0 % of the texts (90 texts)",
+            ),
+        ],
+    )
+    def test_power_in_words(self, power, part) -> None:
+        assert part in verdict.headline([], 0.05, 1.0, power)
+
+
+def test_the_schema_is_where_the_readme_says() -> None:
+    assert str(SCHEMA.relative_to(ROOT)) in Path(ROOT / "README.md").read_text(encoding="utf-8")
