@@ -68,13 +68,14 @@ COLUMNS["trusted"] = COLUMNS["power"]
 @cache
 def table(name: str, paraphrase: str = "none") -> pd.DataFrame:
     """All rows of a data set, as ``examples``."""
-    params = _parameters(dataset=name, **{"ingest.paraphrase": paraphrase, "ingest.max_rows": None})
+    params = parameters(dataset=name, **{"ingest.paraphrase": paraphrase, "ingest.max_rows": None})
     return ingest(sources.read(params.source), params.ingest, 0)["examples"]
 
 
 @cache
 def base_model() -> Any:
-    return load_pretrained(_parameters().model)
+    """The packaged encoder."""
+    return load_pretrained(parameters().model)
 
 
 @cache
@@ -82,7 +83,8 @@ def _loader() -> Any:
     return loader()
 
 
-def _parameters(**settings: Any) -> Parameters:
+def parameters(**settings: Any) -> Parameters:
+    """Those of ``conf/base`` with these settings, shorthands allowed."""
     return _loader().parameters_with(settings)
 
 
@@ -109,7 +111,7 @@ def poisoned(
     if len(train) > ROWS:
         train = train.sample(ROWS, random_state=seed)
     settings = {"poison_rate": rate, "label_mode": mode, "seed": seed, **ATTACKS[attack]}
-    params = _parameters(dataset=name, target_label=seed % 2, **settings)
+    params = parameters(dataset=name, target_label=seed % 2, **settings)
     examples = pd.concat([train, test.head(100)]).sort_values("example_id", ignore_index=True)
     made = poison_train(examples, base_model().tokenizer, params.poison, 128, seed)
     return made["poisoned_train"], test
@@ -142,7 +144,7 @@ def recall(rows: pd.DataFrame, evidence: Evidence, attack: str) -> dict[str, Any
 
 
 def run(name: str, seeds: list[int], folder: Path) -> None:
-    params = _parameters().audit
+    params = parameters().audit
     for cell, rows in clean_subsets(name):
         with Row(folder, "false_alarms", cell, name) as row:
             if row.missing:
@@ -159,7 +161,7 @@ def run(name: str, seeds: list[int], folder: Path) -> None:
 
 
 def one_cell(name: str, attack: str, rate: float, mode: str, seed: int, folder: Path) -> None:
-    params = _parameters().audit
+    params = parameters().audit
     cell = {"data": SETS[name], "attack": attack, "rate": rate, "mode": mode, "seed": seed}
     for kind in ("power", *(["trusted"] if rate == min(RATES) else [])):
         with Row(folder, kind, cell, name) as row:
@@ -264,7 +266,7 @@ def main() -> None:
             for name in given.sets.split(",")[mine - 1 :: parts]:
                 run(name, [int(seed)], given.to)
     if parts == 1 or given.collect:
-        collect(given.to, _parameters().audit.risk)
+        collect(given.to, parameters().audit.risk)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,15 @@ import pydantic
 import pytest
 
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.modelling.bundle import NoModel
+from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
+from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.pipelines.audit import budget, flips, nodes, verdict
 from backdoor_pipeline.pipelines.audit.budget import Clock, OutOfTimeError
 from backdoor_pipeline.pipelines.audit.suspicious_rows import suspicious_rows
 from backdoor_pipeline.pipelines.audit.table_check import check_table
 from backdoor_pipeline.pipelines.audit.wording import as_written, shown
 from backdoor_pipeline.schemas import SUSPICIOUS_ROWS
-from tiny import ROOT
+from tiny import ROOT, written
 
 SCHEMA = ROOT / "src/backdoor_pipeline/pipelines/audit/verdict.schema.json"
 
@@ -127,6 +128,63 @@ class TestClock:
     def test_minutes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(budget.time, "monotonic", lambda: 7.0)
         assert budget.start(2.0) == Clock(7.0, 127.0)
+
+
+class TestTrainings:
+    """A trained model, one that the limit of time stops, and none at all."""
+
+    def trained(self, encoder, audit, quick, compute, clock: Clock, rows: pd.DataFrame):
+        model = ModelParams(name="tiny", max_length=16)
+        suspicious = rows.head(3)
+        return nodes.train_audited(
+            rows, suspicious, encoder, audit, quick, model, compute, 0, clock
+        ), nodes.train_repaired(rows, suspicious, encoder, audit, quick, model, compute, 0, clock)
+
+    @pytest.fixture
+    def rows(self) -> pd.DataFrame:
+        rows = written(120)
+        split = np.where(np.arange(120) < 96, "train", "dev")
+        return rows.assign(example_id=np.arange(120), split=split)
+
+    def test_in_time(self, encoder, audit, quick, compute, rows) -> None:
+        both = self.trained(encoder, audit, quick, compute, budget.start(None), rows)
+        for (model, record), n_rows in zip(both, (96, 93), strict=True):
+            assert isinstance(model, ModelBundle)
+            assert record == {"status": "trained", "rows": n_rows}
+
+    def test_stopped(self, encoder, audit, quick, compute, rows, monkeypatch) -> None:
+        """The first model is stopped after two steps; it can be used, and says so."""
+        moments = iter([0.0, 0.0, 0.0, *[50.0] * 99])
+        monkeypatch.setattr(budget.time, "monotonic", lambda: next(moments))
+        (model, record), (none, no_record) = self.trained(
+            encoder, audit, quick, compute, Clock(0.0, 100.0), rows
+        )
+        assert record["status"] == "stopped"
+        assert isinstance(model, ModelBundle)
+        assert not model.model.training
+        assert isinstance(none, ModelBundle)
+        assert no_record["status"] == "trained"
+
+    def test_no_time(self, encoder, audit, quick, compute, rows) -> None:
+        over = Clock(-2.0, -1.0)
+        for model, record in self.trained(encoder, audit, quick, compute, over, rows):
+            assert isinstance(model, NoModel)
+            assert record["status"] == "none"
+        nothing = PHRASES.assign(position="random")
+        effects = nodes.measure_effects(
+            rows, nothing, OPENINGS, rows.head(0), NoModel(""), NoModel(""), audit,
+            ModelParams(name="tiny", max_length=16), compute, 0, over,
+        )  # fmt: skip
+        assert effects == {"accuracy": {}, "triggers": {}, "alone": {}}
+
+    def test_without_evidence_or_wish_there_is_none(self, encoder, audit, quick, compute, rows):
+        model = ModelParams(name="tiny", max_length=16)
+        settings = (quick, model, compute, 0, budget.start(None))
+        without = nodes.train_audited(rows, rows.head(0), encoder, audit, *settings)[0]
+        assert without == NoModel("there is no evidence")
+        unwanted = audit.model_copy(update={"repair": False})
+        kept = nodes.train_repaired(rows, rows.head(3), encoder, unwanted, *settings)[0]
+        assert kept == NoModel("audit.repair is false")
 
 
 class TestTableCheck:
