@@ -8,7 +8,7 @@ from kedro.io.core import Version
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.datasets.whole import JSONDataset, TextDataset
-from backdoor_pipeline.hooks.closing import ClosingHooks
+from backdoor_pipeline.hooks.closing import EVIDENCE_FOUND, ClosingHooks
 
 RATE = {"clean_accuracy": 0.9, "attack_success_rate": 0.1}
 
@@ -56,3 +56,66 @@ def test_an_analysis_ends_with_the_place_of_its_page(catalog, tmp_path, capsys) 
 def test_a_run_without_a_report_says_nothing(catalog, capsys) -> None:
     ClosingHooks().after_pipeline_run(making("btu.metrics", "examples"), catalog)
     assert capsys.readouterr().out == ""
+
+
+SHARE = {"value": 0.9, "low": 0.85, "high": 0.95, "n": 400}
+TRAINED = {"status": "trained", "reason": "", "accuracy": SHARE, "flip_rates": {"good": SHARE}}
+NONE = {"status": "none", "reason": "not asked", "accuracy": None, "flip_rates": {}}
+
+
+@pytest.fixture
+def audited(catalog, tmp_path):
+    """The catalog of a finished audit with this verdict."""
+
+    def with_verdict(**changes: object) -> DataCatalog:
+        verdict = {
+            "headline": "Evidence of a backdoor in class 'good' (p = 0.001).",
+            "evidence": True,
+            "classes": [{"label": "good", "presumed_trigger": ["cf"]}],
+            "suspects": [{"label": "good", "written": "cf"}],
+            "suspicious_rows": 1200,
+            "audited_model": TRAINED,
+            "repaired_model": TRAINED,
+        }
+        for name in ("suspicious_rows", "cleaned_table", "repaired_model", "audit_report"):
+            catalog[name] = TextDataset(filepath=str(tmp_path / name))
+        catalog["verdict"] = JSONDataset(filepath=str(tmp_path / "verdict.json"))
+        catalog.save("verdict", verdict | changes)
+        return catalog
+
+    return with_verdict
+
+
+def test_an_audit_says_its_verdict_what_it_rests_on_and_where_all_is(audited, capsys) -> None:
+    hooks = ClosingHooks()
+    hooks.after_pipeline_run(making("verdict"), audited())
+    assert hooks.exit_code == EVIDENCE_FOUND == 3
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[0] == "Evidence of a backdoor in class 'good' (p = 0.001)."
+    assert "“cf” → good" in lines[1]
+    assert "90.0 % [85.0, 95.0] of other texts flip" in lines[2]
+    assert [line.partition(":")[0] for line in lines if ": /" in line] == [
+        *("suspicious rows", "cleaned table", "repaired model", "verdict", "report")
+    ]
+
+
+def test_an_audit_without_evidence_is_exit_code_0(audited, capsys) -> None:
+    hooks = ClosingHooks()
+    hooks.exit_code = EVIDENCE_FOUND  # of the run before
+    hooks.before_pipeline_run()
+    nothing = {"evidence": False, "headline": "No evidence.", "classes": [], "suspects": []}
+    changes = nothing | {"audited_model": NONE, "repaired_model": NONE}
+    hooks.after_pipeline_run(making("verdict"), audited(**changes))
+    assert hooks.exit_code == 0
+    out = capsys.readouterr().out
+    assert out.strip().startswith("No evidence.\n")
+    assert "repaired model" not in out
+
+
+def test_what_was_not_measured_or_ended_early_says_so(audited, capsys) -> None:
+    stopped = TRAINED | {"status": "stopped"}
+    catalog = audited(audited_model=stopped, repaired_model=NONE)
+    ClosingHooks().after_pipeline_run(making("verdict"), catalog)
+    out = capsys.readouterr().out
+    assert "(stopped early)" in out
+    assert "not measured: not asked" in out

@@ -48,7 +48,10 @@ class ClosingHooks:
             verdict = catalog.load(AUDIT)
             self.exit_code = EVIDENCE_FOUND if verdict["evidence"] else 0
             sys.stdout.write(f"\n{verdict_lines(verdict)}\n")
-            for name, what in AUDITED.items():
+            there = dict(AUDITED)
+            if verdict["repaired_model"]["status"] == "none":
+                del there["repaired_model"]
+            for name, what in there.items():
                 _print_path(what, catalog.get(name))
         if ANALYSIS in outputs:
             _print_path("report", catalog.get(ANALYSIS))

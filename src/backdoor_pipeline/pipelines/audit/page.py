@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 TEMPLATE = "audit_report.html.jinja"
 SETTINGS = "seed source clean_source ingest model compute training audit".split()
 NATURAL_PHRASES = 10  # shown beside those that are flagged
-ROWS = 30  # suspicious rows shown
+ROWS = 12  # suspicious rows shown
 
 
 def render(
