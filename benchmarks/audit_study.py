@@ -2,11 +2,12 @@
 
     python benchmarks/audit_study.py [--sets sst2,ag] [--seeds 1,2] [--to FOLDER]
 
-FOLDER/false_alarms.csv: 25 subsets of 1,000 to 6,000 rows of each of four clean data sets, every
-other one drawn with replacement (a bootstrap sample: its repeated rows count once); of AG News each
-holds two to four of the classes. FOLDER/power.csv: each attack at four poison rates in three label
-modes, the target label changing with the seed. FOLDER/trusted.csv: the same at 1 %, where the
-auditor also has 500 clean rows. FOLDER/power.html and .json: the curves (plotly).
+FOLDER/false_alarms: 25 subsets of 1,000 to 6,000 rows of each of four clean data sets, every other
+one drawn with replacement (a bootstrap sample: its repeated rows count once); of AG News each holds
+two to four of the classes. FOLDER/power: each attack at four poison rates in three label modes, the
+target label changing with the seed. FOLDER/trusted: the same at 1 %, where the auditor also has 500
+clean rows. Each has a table for each data set. FOLDER/leaderboard.md: what they come to, for the
+README. FOLDER/power.html and .json: the curves (plotly).
 
 A cell is a row of its table, written when it is done: after a stop, run it again, and it goes on
 with what is missing. Several processes share the work: with --part 1/2 and --part 2/2 each takes
@@ -185,7 +186,7 @@ class Row:
     """
 
     def __init__(self, folder: Path, kind: str, cell: dict[str, Any], name: str) -> None:
-        self.path = folder / "parts" / f"{kind}.{SETS[name].replace(' ', '_')}.csv"
+        self.path = folder / kind / f"{SETS[name].replace(' ', '_')}.csv"
         self.kind, self.cell = kind, cell
 
     def __enter__(self) -> Row:
@@ -212,19 +213,44 @@ class Row:
 
 
 def collect(folder: Path, risk: float) -> None:
-    """One table of each kind, the figure, and a few lines for the reader."""
-    for kind in COLUMNS:
-        parts = sorted((folder / "parts").glob(f"{kind}.*.csv"))
-        if parts:
-            whole = pd.concat([pd.read_csv(part, keep_default_na=False) for part in parts])
-            whole.to_csv(folder / f"{kind}.csv", index=False)
-    alarms = pd.read_csv(folder / "false_alarms.csv")
+    """The figure, and a few lines for the reader."""
+    alarms, power = (whole(folder, kind) for kind in ("false_alarms", "power"))
     print(f"false alarms: {(alarms['p_value'] <= risk).sum()} of {len(alarms)}")
-    power = pd.read_csv(folder / "power.csv")
     power["found"] = power["p_value"] <= risk
     print(power.pivot_table("found", ["attack", "data"], ["rate", "mode"]).round(2))
+    (folder / "leaderboard.md").write_text(summary(alarms, power, risk), encoding="utf-8")
     draw(power).write_json(folder / "power.json")
     draw(power).write_html(folder / "power.html", include_plotlyjs="cdn")
+
+
+def summary(alarms: pd.DataFrame, power: pd.DataFrame, risk: float) -> str:
+    """Shares of tables with evidence: of clean ones, and of poisoned ones by attack and rate."""
+    seeds = power.groupby("data")["seed"].nunique()
+    counted = ", ".join(f"{name} {n}" for name, n in seeds.items())
+    found = power.pivot_table("found", "attack", "rate").loc[list(ATTACKS)]
+    lines = [
+        f"{(alarms['p_value'] <= risk).sum()} of {len(alarms)} clean tables raise evidence at a "
+        f"risk of {100 * risk:g} %. Share of {len(power):,} poisoned tables that do (seeds: "
+        f"{counted}):",
+        "",
+        "| attack | " + " | ".join(f"{100 * rate:g} %" for rate in RATES) + " |",
+        "| --- " * (len(RATES) + 1) + "|",
+    ]
+    lines += [
+        f"| {attack} | " + " | ".join(f"{100 * share:.0f} %" for share in shares) + " |"
+        for attack, shares in zip(found.index, found.to_numpy(), strict=True)
+    ]
+    words = power[~power["attack"].isin(REWRITING)]
+    by_mode = words[words["rate"] > min(RATES)].groupby("mode")["found"].mean()
+    modes = ", ".join(f"{100 * by_mode[mode]:.1f} % {mode}" for mode in MODES)
+    lines += ["", f"Words and sentences above {100 * min(RATES):g} %, by label mode: {modes}."]
+    return "\n".join(lines) + "\n"
+
+
+def whole(folder: Path, kind: str) -> pd.DataFrame:
+    """The tables of one kind, of all data sets."""
+    parts = sorted((folder / kind).glob("*.csv"))
+    return pd.concat([pd.read_csv(part, keep_default_na=False) for part in parts])
 
 
 def draw(power: pd.DataFrame) -> go.Figure:
@@ -257,7 +283,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3,4,5")
     parser.add_argument("--part", default="1/1")
     parser.add_argument("--to", type=Path, default=RESULTS)
-    parser.add_argument("--collect", action="store_true", help="only join the tables of the parts")
+    parser.add_argument("--collect", action="store_true", help="only draw what there is")
     given = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     mine, parts = map(int, given.part.split("/"))
