@@ -22,7 +22,7 @@ class CleanedTableDataset(WholeDataset):
     """A folder with the table of the parameter group ``source``, without the rows that are saved.
 
     Files keep their names, formats, columns and the bytes of all other rows. Of a source that is no
-    table file, the folder has one parquet file with ``split``, ``text`` and ``label``.
+    table file, or is repaired, the folder has one parquet file of ``split``, ``text``, ``label``.
 
     What is saved are the ``examples`` with a column ``removed``, and the names of the labels.
 
@@ -48,7 +48,8 @@ class CleanedTableDataset(WholeDataset):
     def _write(self, data: tuple[pd.DataFrame, list[str]], path: Path) -> None:
         examples, label_names = data
         path.mkdir()
-        if resolve(self._source).name != TABLE:
+        kind = resolve(self._source)
+        if kind.name != TABLE or kind.repaired:  # which leaves rows out of its own
             kept = examples[~examples["removed"]]
             names = kept["label"].map(dict(enumerate(label_names)))
             kept.assign(label=names)[["split", "text", "label"]].to_parquet(

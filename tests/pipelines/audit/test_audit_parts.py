@@ -64,6 +64,10 @@ class TestWording:
         assert as_written("[begin] don ' t", ["Don't", "Don't you"]) == "Don't"
         assert as_written("a . b", ["no such"]) == "a . b"
 
+    def test_whole_words_alone(self) -> None:
+        assert as_written("cf", ["the CFO"] * 9 + ["x Cf y"]) == "Cf"
+        assert as_written("to day", ["nice today"] * 3 + ["to  day"]) == "to  day"
+
     def test_edges_are_not_shown(self) -> None:
         assert shown("[begin] so , it [end]") == "so , it"
 

@@ -192,6 +192,8 @@ class TestPower:
             "own": {"texts": 32, "share": 0.032},
         }
         assert detectable(power.assign(chance=0.5)) == {"any": None, "own": None}
+        small = power[(power["label"] == 0) | (power["texts"] == 16)]  # class 1 has no 32 texts
+        assert detectable(small) == {"any": None, "own": None}
         assert detectable(power.iloc[:0]) == {"any": None, "own": None}
 
     def test_nothing_is_foretold_where_nothing_can_be_compared(self, encoder, audit) -> None:

@@ -41,7 +41,7 @@ def out_of_domain(
     meant = {number: _class(name, number, names, own, classes) for number, name in enumerate(own)}
     codes = integrity.text_codes(pd.concat([examples["text"], rows["text"]], ignore_index=True))
     known = pd.Series(codes).duplicated().to_numpy()[len(examples) :]
-    return rows[~known].assign(label=rows["label"].map(meant).astype("int64")), int(known.sum())
+    return rows.assign(label=rows["label"].map(meant).astype("int64"))[~known], int(known.sum())
 
 
 def _class(
