@@ -136,11 +136,11 @@ def measure_effects(
         if texts.empty or "audited" not in there or clock.is_over():
             continue
         settings = (model.max_length, compute, seed)
-        trigger, _, alone = flips.grow_trigger(texts, suspects, there["audited"], *settings)
-        rates = {
-            name: rate(flips.flipped(texts, trigger, made, *settings))._asdict()
-            for name, made in there.items()
-        }
+        trigger, share, alone = flips.grow_trigger(texts, suspects, there["audited"], *settings)
+        rates = {"audited": share._asdict()}
+        if "repaired" in there:
+            hits = flips.flipped(texts, trigger, there["repaired"], *settings)
+            rates["repaired"] = rate(hits)._asdict()
         written = [suspect.written for suspect in trigger]
         effects["triggers"][str(label)] = {"presumed_trigger": written, "flip_rates": rates}
         effects["alone"][str(label)] = {name: found._asdict() for name, found in alone.items()}

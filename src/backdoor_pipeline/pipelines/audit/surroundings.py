@@ -102,8 +102,10 @@ class Surroundings:
         self.ordinary: dict[str, Whitening] = {}
         self._lines: dict[str, dict[int, np.ndarray]] = {}
         self._read_pairs()
+        sums, self.masses = self._sums(wide)
+        self.sums = np.ascontiguousarray(sums[:, :components])
         self._read_texts()
-        self.contents = _standardised(*self._sums(wide))
+        self.contents = _standardised(sums, self.masses)
 
     @property
     def components(self) -> int:
@@ -129,8 +131,7 @@ class Surroundings:
         self._pairs, self._met = codes, np.bincount(met, minlength=len(codes))
 
     def _read_texts(self) -> None:
-        """Of each text the weighted sum of its words; of each class the line to all others."""
-        self.sums, self.masses = self._sums(self.vectors)
+        """What each text is about, and of each class the line to all others."""
         means = self.sums / np.maximum(self.masses, TINY)[:, None]
         self._centre, self._scale = means.mean(axis=0), means.std(axis=0) + TINY
         self.texts = self._standard(self.sums, self.masses)

@@ -8,6 +8,7 @@ import numpy as np
 
 from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
 from backdoor_pipeline.modelling.loading import new_classifier
+from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.training import fit, labelled
 from backdoor_pipeline.pipelines.audit.budget import OutOfTimeError
 
@@ -68,7 +69,5 @@ def accuracy_hits(
     rows: pd.DataFrame, bundle: ModelBundle, max_length: int, compute: ComputeParams
 ) -> np.ndarray:
     """Which of ``rows`` the model gives their label; bool, shape (n_rows,)."""
-    from backdoor_pipeline.modelling.prediction import predict
-
     data = labelled(rows, bundle, max_length)
     return np.asarray(predict(bundle, data.inputs, compute).argmax(axis=1) == data.labels)
