@@ -38,6 +38,7 @@ RARE = (
 CLIP = 4.0  # standard deviations; a few odd texts must not make a mean
 SMALLEST_AXIS = 1e-3  # of the largest variance, below which an axis carries rounding
 TINY = 1e-9
+LEAST_MASS = 1e-6  # of a text: far less than that of any word
 TEXT_COMPONENTS = 128  # principal axes of the texts, from which their labels are explained
 OCCURRENCES = 160  # looked at of a phrase: more tell nothing new, and cost time
 BOUNDARY_SHARE = 0.8  # of a phrase's texts, from which on it counts as put at a sentence boundary
@@ -104,8 +105,7 @@ class Surroundings:
         self._read_pairs()
         sums, self.masses = self._sums(wide)
         self.sums = np.ascontiguousarray(sums[:, :components])
-        self._read_texts()
-        self.contents = _standardised(sums, self.masses)
+        self._read_texts(sums)
 
     @property
     def components(self) -> int:
@@ -130,11 +130,12 @@ class Surroundings:
         met = np.unique(pair * len(self.labels) + words.rows[gaps]) // len(self.labels)
         self._pairs, self._met = codes, np.bincount(met, minlength=len(codes))
 
-    def _read_texts(self) -> None:
+    def _read_texts(self, sums: np.ndarray) -> None:
         """What each text is about, and of each class the line to all others."""
-        means = self.sums / np.maximum(self.masses, TINY)[:, None]
+        means = _means(sums, self.masses)
         self._centre, self._scale = means.mean(axis=0), means.std(axis=0) + TINY
-        self.texts = self._standard(self.sums, self.masses)
+        self.contents = self._standard(sums, self.masses)
+        self.texts = np.ascontiguousarray(self.contents[:, : self.components])
         own = {label: self.texts[self.labels == label].mean(axis=0) for label in self.classes}
         centred = np.concatenate(
             [self.texts[self.labels == label] - own[label] for label in self.classes]
@@ -238,8 +239,10 @@ class Surroundings:
         return np.asarray(deviation - line * (line @ deviation))
 
     def _standard(self, sums: np.ndarray, masses: np.ndarray) -> np.ndarray:
-        means = sums / np.maximum(masses, 1e-6)[:, None]
-        return np.clip((means - self._centre) / self._scale, -CLIP, CLIP)
+        """Texts in their leading axes, however many, in standard deviations from the mean text."""
+        k = sums.shape[1]
+        deviations = _means(sums, masses) - self._centre[:k]
+        return np.clip(deviations / self._scale[:k], -CLIP, CLIP)
 
     def _sides(
         self, phrase: Phrase, left: np.ndarray, right: np.ndarray, inside: np.ndarray
@@ -280,9 +283,9 @@ class Surroundings:
         return mean, _inverse_root((centred * share[:, None]).T @ centred)
 
 
-def _standardised(sums: np.ndarray, masses: np.ndarray) -> np.ndarray:
-    means = sums / np.maximum(masses, TINY)[:, None]
-    return np.clip((means - means.mean(axis=0)) / (means.std(axis=0) + TINY), -CLIP, CLIP)
+def _means(sums: np.ndarray, masses: np.ndarray) -> np.ndarray:
+    """Of texts without a word, or with nothing left but rounding: zero, or nearly."""
+    return np.asarray(sums / np.maximum(masses, LEAST_MASS)[:, None])
 
 
 def _standard_axes(
