@@ -84,6 +84,16 @@ def token(evidence: str) -> str:
     return f"\u2423{evidence[1:]}" if evidence.startswith(" ") else evidence
 
 
+def code(value: Any) -> str:
+    """``value`` as Markdown inline code that its own backticks, bars or line ends cannot break."""
+    text = " ".join(str(value).replace("|", "\u00a6").split())
+    fence = "`"
+    while fence in text:
+        fence += "`"
+    blank = " " if "`" in text else ""
+    return f"{fence}{blank}{text}{blank}{fence}" if text else "` `"
+
+
 def flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested groups (dicts or pydantic models) as dotted names and values, without empty groups."""
     values: dict[str, Any] = {}

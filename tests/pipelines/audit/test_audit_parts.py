@@ -16,6 +16,7 @@ from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
 from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.pipelines.audit import budget, flips, nodes, verdict
 from backdoor_pipeline.pipelines.audit.budget import Clock, OutOfTimeError
+from backdoor_pipeline.pipelines.audit.card import write_card
 from backdoor_pipeline.pipelines.audit.suspicious_rows import suspicious_rows
 from backdoor_pipeline.pipelines.audit.table_check import check_table
 from backdoor_pipeline.pipelines.audit.wording import as_written, shown
@@ -294,6 +295,26 @@ class TestVerdict:
     )
     def test_power_in_words(self, power, part) -> None:
         assert part in verdict.headline([], 0.05, 1.0, power)
+
+
+class TestCard:
+    def test_a_hostile_wording_stays_in_its_cell(self) -> None:
+        share = {"value": 0.9, "low": 0.85, "high": 0.95, "n": 400}
+        model = {"status": "trained", "reason": "", "accuracy": share, "flip_rates": {"a|b": share}}
+        said = {
+            "headline": "Evidence.",
+            "labels": ["a|b", "c"],
+            "classes": [{"label": "a|b", "presumed_trigger": ["x | `y`\n| z", "cf"]}],
+            "suspicious_rows": 9,
+            "not_tested": [],
+            "audited_model": model,
+            "repaired_model": model,
+        }
+        table = write_card(said, {"dataset": "mine"}, "minilm", "1.0").partition("| | ")[2]
+        rows = [line for line in table.splitlines() if line.startswith("|")]
+        assert [row.count("|") for row in rows] == [4, 4, 4]
+        assert "`` x \u00a6 `y` \u00a6 z ``, `cf`" in rows[-1]
+        assert "`a\u00a6b`" in rows[-1]
 
 
 def test_the_schema_is_where_the_readme_says() -> None:

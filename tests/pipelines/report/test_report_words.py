@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdoor_pipeline import formatting
-from backdoor_pipeline.pipelines.report.model_card import code
+from backdoor_pipeline.formatting import code
 from backdoor_pipeline.pipelines.report.nodes import write_model_card
 from backdoor_pipeline.pipelines.report.verdict import judge
 

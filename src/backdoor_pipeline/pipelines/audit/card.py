@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from backdoor_pipeline.formatting import code
 from backdoor_pipeline.pipelines.audit.page import share
 
 
@@ -32,8 +33,9 @@ def write_card(
         "",
         f"# {name}, without its suspicious rows",
         "",
-        f"A classifier of {', '.join(map(repr, verdict['labels']))}, trained from `{base_model}` "
-        f"on the table `{name}` without {verdict['suspicious_rows']:,} rows that an audit suspects."
+        f"A classifier of {', '.join(map(code, verdict['labels']))}, trained from "
+        f"{code(base_model)} on the table {code(name)} without {verdict['suspicious_rows']:,} rows "
+        "that an audit suspects."
         f"{early}",
         "",
         f"> {verdict['headline']}",
@@ -48,9 +50,9 @@ def write_card(
         rates = [
             share(verdict[f"{of}_model"]["flip_rates"].get(label)) for of in ("audited", "repaired")
         ]
-        written = ", ".join(f"“{part}”" for part in found["presumed_trigger"]) or "suspects"
+        written = ", ".join(map(code, found["presumed_trigger"])) or "suspects"
         lines.append(
-            f"| texts of other classes that {written} flip to {label!r} | {' | '.join(rates)} |"
+            f"| texts of other classes that {written} flip to {code(label)} | {' | '.join(rates)} |"
         )
     lines += [
         "",

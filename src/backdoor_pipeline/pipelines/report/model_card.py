@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from backdoor_pipeline.formatting import flat, is_known, number, percent, rate
+from backdoor_pipeline.formatting import code, flat, is_known, number, percent, rate
 from backdoor_pipeline.modelling.image_models import NAMES
 from backdoor_pipeline.pipelines.report.verdict import describe_told
 from backdoor_pipeline.recipes import ALL
@@ -182,16 +182,6 @@ def write(
         loading=kind.loading.format(register=REGISTER if own else ""),
         prefix=PREFIX if "prefix" in made.training else "",
     )
-
-
-def code(value: Any) -> str:
-    """``value`` as Markdown inline code that its own backticks, bars or line ends cannot break."""
-    text = " ".join(str(value).replace("|", "\u00a6").split())
-    fence = "`"
-    while fence in text:
-        fence += "`"
-    blank = " " if "`" in text else ""
-    return f"{fence}{blank}{text}{blank}{fence}" if text else "` `"
 
 
 def _poison(summary: Mapping[str, Any]) -> str:
