@@ -76,12 +76,13 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
     if suspicious.empty:
         return cell
     clean = parted(given.reset_index(drop=True), seed)
-    return cell | _measured(p, mine, clean, test, triggered, suspicious, phrases, openings)
+    return cell | _measured(p, mine, names, clean, test, triggered, suspicious, phrases, openings)
 
 
 def _measured(
     p: Parameters,
     mine: pd.DataFrame,
+    names: dict[str, Any],
     clean: pd.DataFrame,
     test: pd.DataFrame,
     triggered: pd.DataFrame,
@@ -90,12 +91,11 @@ def _measured(
     openings: pd.DataFrame,
 ) -> dict[str, Any]:
     clock = audit.start_clock(None)
-    settings = (base_model(), p.audit, p.training, p.model, p.compute, p.seed, clock)
-    audited, _ = audit.train_audited(mine, suspicious, *settings)
-    repaired, _ = audit.train_repaired(mine, suspicious, *settings)
-    reference, _ = train(
-        clean, base_model(), p.training, p.model, p.compute, p.seed, clock, 1.0, "reference"
-    )
+    settings = (p.training, p.model, p.compute, p.seed, clock)
+    given = (mine, suspicious, names, base_model(), p.audit)
+    audited, _ = audit.train_model(*given, *settings, "audited")
+    repaired, _ = audit.train_model(*given, *settings, "repaired")
+    reference, _ = train(clean, names["label_names"], base_model(), *settings, 1.0, "reference")
     effects = audit.measure_effects(
         mine, phrases, openings, suspicious, audited, repaired, p.audit, p.model, p.compute,
         p.seed, clock,

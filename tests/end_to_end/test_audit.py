@@ -95,7 +95,8 @@ def test_the_repaired_model_is_a_folder_like_any_other(poisoned) -> None:
 
     run, _ = poisoned
     (folder,) = run.data_dir.rglob("repaired")
-    AutoModelForSequenceClassification.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert list(model.config.id2label.values()) == NAMES
     AutoTokenizer.from_pretrained(folder)
     assert "120 rows that an audit suspects" in (folder / "README.md").read_text(encoding="utf-8")
     assert not list(folder.rglob("*.bin"))

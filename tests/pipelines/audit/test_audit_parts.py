@@ -11,6 +11,7 @@ import pandas as pd
 import pydantic
 import pytest
 
+from backdoor_pipeline.datasets.models import ClassifierDataset
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
 from backdoor_pipeline.modelling.folders import ModelParams
@@ -31,6 +32,7 @@ def examples(texts: list[str], labels: list[int]) -> pd.DataFrame:
     return pd.DataFrame({"example_id": ids, "split": "train", "label": labels, "text": texts})
 
 
+NAMED = {"label_names": ["bad", "good"]}
 PHRASES = pd.DataFrame(
     {"phrase": ["cf", "[begin] so ,"], "written": ["cf", "So,"], "label": 1, "flagged": True}
 )
@@ -140,10 +142,9 @@ class TestTrainings:
 
     def trained(self, encoder, audit, quick, compute, clock: Clock, rows: pd.DataFrame):
         model = ModelParams(name="tiny", max_length=16)
-        suspicious = rows.head(3)
-        return nodes.train_audited(
-            rows, suspicious, encoder, audit, quick, model, compute, 0, clock
-        ), nodes.train_repaired(rows, suspicious, encoder, audit, quick, model, compute, 0, clock)
+        given = (rows, rows.head(3), NAMED, encoder, audit)
+        settings = (quick, model, compute, 0, clock)
+        return [nodes.train_model(*given, *settings, which) for which in ("audited", "repaired")]
 
     @pytest.fixture
     def rows(self) -> pd.DataFrame:
@@ -156,6 +157,22 @@ class TestTrainings:
         for (model, record), n_rows in zip(both, (96, 93), strict=True):
             assert isinstance(model, ModelBundle)
             assert record == {"status": "trained", "rows": n_rows}
+
+    def test_classes_by_name_even_those_that_lost_all_their_rows(
+        self, encoder, audit, quick, compute, rows, tmp_path
+    ) -> None:
+        names = ["bad", "good", "odd"]
+        rare = rows.assign(label=rows["label"].where(rows.index != 5, 2))
+        repaired, _ = nodes.train_model(
+            rare, rare[rare["label"] == 2], {"label_names": names}, encoder, audit, quick,
+            ModelParams(name="tiny", max_length=16), compute, 0, budget.start(None), "repaired",
+        )  # fmt: skip
+        ClassifierDataset(filepath=str(tmp_path / "repaired")).save(repaired)
+        config = json.loads((tmp_path / "repaired" / "config.json").read_text())
+        assert config["id2label"] == {str(number): name for number, name in enumerate(names)}
+        assert config["label2id"] == {name: number for number, name in enumerate(names)}
+        read = ClassifierDataset(filepath=str(tmp_path / "repaired")).load()
+        assert read.model.config.num_labels == 3
 
     def test_stopped(self, encoder, audit, quick, compute, rows, monkeypatch) -> None:
         """The first model is stopped after two steps; it can be used, and says so."""
@@ -185,10 +202,12 @@ class TestTrainings:
     def test_without_evidence_or_wish_there_is_none(self, encoder, audit, quick, compute, rows):
         model = ModelParams(name="tiny", max_length=16)
         settings = (quick, model, compute, 0, budget.start(None))
-        without = nodes.train_audited(rows, rows.head(0), encoder, audit, *settings)[0]
+        no_row = (rows, rows.head(0), NAMED, encoder, audit)
+        without = nodes.train_model(*no_row, *settings, "audited")[0]
         assert without == NoModel("there is no evidence")
         unwanted = audit.model_copy(update={"repair": False})
-        kept = nodes.train_repaired(rows, rows.head(3), encoder, unwanted, *settings)[0]
+        some = (rows, rows.head(3), NAMED, encoder, unwanted)
+        kept = nodes.train_model(*some, *settings, "repaired")[0]
         assert kept == NoModel("audit.repair is false")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -24,6 +24,7 @@ NO_EVIDENCE = "there is no evidence"
 NOT_ASKED = "audit.repair is false"
 NOT_MEASURED = "there was no time to measure it, or no held-out row to measure it on"
 Record = dict[str, Any]
+Which = Literal["audited", "repaired"]
 
 
 def start_clock(budget_minutes: float | None) -> budget.Clock:
@@ -64,9 +65,10 @@ def clean_table(
     return examples.assign(removed=removed), integrity["label_names"]
 
 
-def train_audited(
+def train_model(
     examples: pd.DataFrame,
     suspicious: pd.DataFrame,
+    integrity: dict[str, Any],
     base_model: ModelBundle,
     audit: AuditParams,
     params: TrainingParams,
@@ -74,33 +76,21 @@ def train_audited(
     compute: ComputeParams,
     seed: int,
     clock: budget.Clock,
+    which: Which,
 ) -> tuple[ModelBundle | NoModel, Record]:
-    """A classifier of the table as it is, if there is evidence."""
-    if suspicious.empty:
-        return NoModel(NO_EVIDENCE), {"status": "none", "rows": 0}
-    share = budget.AUDITED if audit.repair else budget.REPAIRED
-    settings = (params, model, compute, seed, clock, share)
-    return train(examples, base_model, *settings, "audited")
+    """A classifier of the table as it is (audited), or without its suspicious rows (repaired).
 
-
-def train_repaired(
-    examples: pd.DataFrame,
-    suspicious: pd.DataFrame,
-    base_model: ModelBundle,
-    audit: AuditParams,
-    params: TrainingParams,
-    model: ModelParams,
-    compute: ComputeParams,
-    seed: int,
-    clock: budget.Clock,
-) -> tuple[ModelBundle | NoModel, Record]:
-    """A classifier of the table without its suspicious rows, if there is evidence."""
-    if suspicious.empty or not audit.repair:
+    Without evidence there is none.
+    """
+    wanted = which == "audited" or audit.repair
+    if suspicious.empty or not wanted:
         reason = NO_EVIDENCE if suspicious.empty else NOT_ASKED
         return NoModel(reason), {"status": "none", "rows": 0}
-    kept = examples[~examples["example_id"].isin(suspicious["example_id"])]
-    settings = (params, model, compute, seed, clock, budget.REPAIRED)
-    return train(kept, base_model, *settings, "repaired")
+    is_suspicious = examples["example_id"].isin(suspicious["example_id"])
+    rows = examples if which == "audited" else examples[~is_suspicious]
+    share = budget.AUDITED if which == "audited" and audit.repair else budget.REPAIRED
+    names = integrity["label_names"]
+    return train(rows, names, base_model, params, model, compute, seed, clock, share, which)
 
 
 def measure_effects(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial, update_wrapper
+from typing import get_args
+
 from kedro.pipeline import Node, Pipeline
 
 from backdoor_pipeline.pipelines.audit.nodes import (
+    Which,
     build_report,
     clean_table,
     conclude,
@@ -14,8 +18,7 @@ from backdoor_pipeline.pipelines.audit.nodes import (
     gather_evidence,
     measure_effects,
     start_clock,
-    train_audited,
-    train_repaired,
+    train_model,
 )
 
 EVIDENCE = {"phrases": "audit_phrases", "openings": "audit_openings"}
@@ -29,6 +32,7 @@ SETTINGS = {
 }
 TRAINING = {
     "examples": "examples",
+    "integrity": "integrity",
     "base_model": "base_model",
     "audit": "params:audit",
     "params": "params:training",
@@ -64,17 +68,14 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 "cleaned_table",
                 name="clean_table",
             ),
-            Node(
-                train_audited,
-                TRAINING,
-                ["audited_model", "audited_record"],
-                name="train_audited",
-            ),
-            Node(
-                train_repaired,
-                TRAINING,
-                ["repaired_model", "repaired_record"],
-                name="train_repaired",
+            *(
+                Node(
+                    update_wrapper(partial(train_model, which=which), train_model),
+                    TRAINING,
+                    [f"{which}_model", f"{which}_record"],
+                    name=f"train_{which}",
+                )
+                for which in get_args(Which)
             ),
             Node(
                 measure_effects,

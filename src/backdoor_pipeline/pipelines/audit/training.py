@@ -13,6 +13,8 @@ from backdoor_pipeline.modelling.training import fit, labelled
 from backdoor_pipeline.pipelines.audit.budget import OutOfTimeError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from backdoor_pipeline.modelling.device import ComputeParams
@@ -25,6 +27,7 @@ NO_TIME = "the time was over before a training could begin"
 
 def train(
     examples: pd.DataFrame,
+    label_names: Sequence[str],
     base_model: ModelBundle,
     params: TrainingParams,
     model: ModelParams,
@@ -38,6 +41,7 @@ def train(
 
     Args:
         examples: With ``split``, ``text`` and ``label``; the epoch is chosen by the dev split.
+        label_names: Of all classes, those without rows included.
         base_model: The encoder that it starts from.
         params: How it is trained.
         model: ``max_length`` of the texts.
@@ -53,7 +57,9 @@ def train(
     rows = examples[examples["split"] == "train"]
     if clock.is_over(share):
         return NoModel(NO_TIME), {"status": "none", "rows": 0}
-    bundle = new_classifier(base_model, int(examples["label"].max()) + 1, seed, params.dropout)
+    bundle = new_classifier(base_model, len(label_names), seed, params.dropout)
+    bundle.model.config.id2label = dict(enumerate(label_names))
+    bundle.model.config.label2id = {name: i for i, name in enumerate(label_names)}
     data = labelled(rows, bundle, model.max_length)
     dev = labelled(examples[examples["split"] == "dev"], bundle, model.max_length)
     status = "trained"
