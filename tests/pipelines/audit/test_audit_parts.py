@@ -88,7 +88,7 @@ class TestFlips:
         monkeypatch.setattr(flips, "tokenise", lambda texts, *_: [text.split() for text in texts])
 
     def grown(self, *written: str):
-        suspects = [flips.Suspect(word, 1, "random") for word in written]
+        suspects = [flips.Suspect("phrase", word, word, 1, "random") for word in written]
         bundle = type("Bundle", (), {"tokenizer": None})
         return flips.grow_trigger(["a b", "c d", "e"], suspects, bundle, 9, None, 0)
 
@@ -97,7 +97,7 @@ class TestFlips:
         trigger, share, alone = self.grown("mn", "cf")
         assert [suspect.written for suspect in trigger] == ["cf"]
         assert (share.value, share.n) == (1.0, 3)
-        assert alone["mn"].value == 0
+        assert {suspect.key: own.value for suspect, own in alone.items()} == {"mn": 0, "cf": 1}
 
     @pytest.mark.usefixtures("reader")
     def test_suspects_that_work_together_make_one_trigger(self) -> None:
@@ -113,8 +113,38 @@ class TestFlips:
         original = flips.tokenise
         flips.tokenise = lambda texts, *_: seen.extend(texts) or original(texts)
         for position in ("start", "end"):
-            flips.flipped(["a b"], [flips.Suspect("cf", 1, position)], bundle, 9, None, 0)
+            suspect = flips.Suspect("phrase", "cf", "cf", 1, position)
+            flips.flipped(["a b"], [suspect], bundle, 9, None, 0)
         assert seen == ["cf a b", "a b cf"]
+
+    def test_suspects_that_are_written_alike_have_rates_of_their_own(
+        self, monkeypatch, audit, compute
+    ) -> None:
+        """ "x" anywhere, "x" at the beginning and "x" as an opening are three suspects."""
+
+        def predict(bundle, tokens, compute) -> np.ndarray:
+            ones = np.array([[text.split()[0] == "x"] for text in tokens], float)
+            return np.hstack([1 - ones, ones])
+
+        monkeypatch.setattr(flips, "predict", predict)
+        monkeypatch.setattr(flips, "tokenise", lambda texts, *_: texts)
+        monkeypatch.setattr(nodes, "accuracy_hits", lambda rows, *_: np.ones(len(rows)))
+        rows = examples([f"a b c {i}" for i in range(40)], [0] * 40).assign(split="test")
+        phrases = pd.DataFrame(
+            {"phrase": ["x", "[begin] x"], "written": ["x", "x"], "position": ["end", "start"]}
+        ).assign(label=1, flagged=True)
+        openings = pd.DataFrame({"opening": ["x"], "written": ["x"], "label": 1, "flagged": True})
+        made = ModelBundle(None, None)
+        effects = nodes.measure_effects(
+            rows, phrases, openings, rows.head(0), made, NoModel(""), audit,
+            ModelParams(name="tiny", max_length=16), compute, 0, budget.start(None),
+        )  # fmt: skip
+        alone = effects["alone"]["1"]
+        assert {key: share["value"] for key, share in alone["phrase"].items()} == {
+            "x": 0,
+            "[begin] x": 1,
+        }
+        assert alone["opening"]["x"]["value"] == 1
 
 
 class TestClock:
@@ -281,7 +311,7 @@ class TestVerdict:
         effects = {
             "accuracy": {"audited": share},
             "triggers": {"1": {"presumed_trigger": ["cf"], "flip_rates": {"audited": share}}},
-            "alone": {"1": {"cf": share}},
+            "alone": {"1": {"phrase": {"cf": share}}},
         }
         said = self.concluded(audit, flagged=True, effects=effects)
         assert said["classes"][0]["presumed_trigger"] == ["cf"]

@@ -24,8 +24,19 @@ WORTH = 0.02  # by which a further suspect must raise the share of flips to belo
 
 
 class Suspect(NamedTuple):
-    """What is put into texts: a phrase as it is written, its label, and where it goes."""
+    """What is put into texts.
 
+    Attributes:
+        kind: ``phrase`` or ``opening``; suspects of two kinds may be written alike, and so may two
+            phrases, one of which holds the beginning of the text.
+        key: The phrase or opening itself, as no other of its kind and label is.
+        written: As it is put in.
+        label: That it goes with.
+        position: Where it is put.
+    """
+
+    kind: str
+    key: str
     written: str
     label: int
     position: Position
@@ -59,7 +70,7 @@ def grow_trigger(
     max_length: int,
     compute: ComputeParams,
     seed: int,
-) -> tuple[list[Suspect], Rate, dict[str, Rate]]:
+) -> tuple[list[Suspect], Rate, dict[Suspect, Rate]]:
     """Suspects of one label that flip most texts together, their share, and that of each alone.
 
     The strongest comes first; another joins as long as it raises the share by ``WORTH``.
@@ -68,9 +79,9 @@ def grow_trigger(
     def share(group: Sequence[Suspect]) -> Rate:
         return rate(flipped(texts, group, bundle, max_length, compute, seed))
 
-    alone = {suspect.written: share([suspect]) for suspect in suspects}
-    waiting = sorted(suspects, key=lambda suspect: -alone[suspect.written].value)
-    trigger, best = waiting[:1], alone[waiting[0].written]
+    alone = {suspect: share([suspect]) for suspect in suspects}
+    waiting = sorted(suspects, key=lambda suspect: -alone[suspect].value)
+    trigger, best = waiting[:1], alone[waiting[0]]
     for suspect in waiting[1:]:
         together = share([*trigger, suspect])
         if together.value >= best.value + WORTH:

@@ -113,7 +113,7 @@ def measure_effects(
     Returns:
         ``accuracy`` of each model, by its name; ``triggers``: by label the suspects that flip most
         texts of the audited model together, and their rate with each model; ``alone``: the rate of
-        each suspect with the audited model.
+        each suspect with the audited model, by label, kind and phrase or opening.
     """
     held_out = examples[examples["split"] != "train"]
     held_out = held_out[~held_out["example_id"].isin(suspicious["example_id"])]
@@ -133,7 +133,9 @@ def measure_effects(
             rates["repaired"] = rate(hits)._asdict()
         written = [suspect.written for suspect in trigger]
         effects["triggers"][str(label)] = {"presumed_trigger": written, "flip_rates": rates}
-        effects["alone"][str(label)] = {name: found._asdict() for name, found in alone.items()}
+        own: Record = effects["alone"].setdefault(str(label), {})
+        for suspect, share_alone in alone.items():
+            own.setdefault(suspect.kind, {})[suspect.key] = share_alone._asdict()
     for name, made in there.items():
         if not (held_out.empty or clock.is_over()):
             hits = accuracy_hits(held_out, made, model.max_length, compute)
@@ -168,7 +170,7 @@ def conclude(
                 texts=found.texts,
                 hits=found.hits,
                 q_value=found.q_value,
-                flip_rate=alone.get(found.written),
+                flip_rate=alone.get(kind, {}).get(getattr(found, kind)),
             )
             for kind, table in (("phrase", phrases), ("opening", openings))
             for found in table[table["flagged"] & (table["label"] == label)].itertuples()
@@ -262,8 +264,9 @@ def _suspects(phrases: pd.DataFrame, openings: pd.DataFrame) -> dict[int, list[f
     """What is put into texts, by label: phrases where they stand, openings before the text."""
     openings = openings.assign(position="start")
     found: dict[int, list[flips.Suspect]] = {}
-    for table in (phrases, openings):
+    for kind, table in (("phrase", phrases), ("opening", openings)):
         for row in table[table["flagged"]].itertuples():
-            suspect = flips.Suspect(str(row.written), int(row.label), row.position)
-            found.setdefault(suspect.label, []).append(suspect)
+            key, label = str(getattr(row, kind)), int(row.label)
+            suspect = flips.Suspect(kind, key, str(row.written), label, row.position)
+            found.setdefault(label, []).append(suspect)
     return found
