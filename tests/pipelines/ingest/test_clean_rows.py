@@ -85,8 +85,32 @@ def test_labels_mean_classes_by_name_or_by_number(labels, names, meant, draw) ->
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 0], ["fresh", "stale"] * 2, [1.5, 0.5] * 2])
 def test_a_label_that_is_no_class(labels, draw) -> None:
-    with pytest.raises(InputError, match=r"clean_source: its label .* is none of the classes"):
+    with pytest.raises(InputError, match=r"clean_source: mine, row .: its label .* is none of the"):
         draw(source(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "row", "label"),
+    [
+        (["1", "2", "6", "2"], ["1", "2", "3"], 3, "6"),  # not "the second, the third, ..."
+        (["0", "0", "0"], ["1", "2"], 1, "0"),
+        (["fresh", "1", "fresh"], NAMES, 2, "1"),
+    ],
+)
+def test_one_strange_label_does_not_shift_the_others(labels, classes, row, label, draw) -> None:
+    table = pd.DataFrame({"text": [f"film {i}" for i in range(len(labels))], "label": labels})
+    second = Source("trusted", {"train": table}, {"trusted.csv": "0"})
+    with pytest.raises(InputError, match=rf"trusted\.csv, row {row}: its label '{label}' is none"):
+        draw(second, names=classes)
+
+
+def test_a_strange_label_of_one_split_is_counted_in_it(draw) -> None:
+    tables = {
+        split: pd.DataFrame({"text": [f"{split} a", f"{split} b"], "label": ["fresh", label]})
+        for split, label in (("train", "rotten"), ("dev", "stale"))
+    }
+    with pytest.raises(InputError, match=r"mine, dev row 2: its label 'stale'"):
+        draw(Source("mine", tables, {"train.csv": "0", "dev.csv": "1"}))
 
 
 class TestSecondSource:

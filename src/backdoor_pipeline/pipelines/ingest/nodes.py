@@ -140,7 +140,7 @@ def draw_clean_rows(
     if second is not None:
         table = _in_file_order(second)
         names = integrity["label_names"]
-        rows, left_out = clean_rows.out_of_domain(table, second.label_names, names, examples)
+        rows, left_out = clean_rows.out_of_domain(second, table, names, examples)
         where = f"clean_source, without {left_out:,} that also stand elsewhere,"
     chosen, others = schemas.drawn(rows, n_rows, seed, where)
     if second is None and select == "best" and others.empty:
@@ -174,7 +174,7 @@ def read_trusted_rows(
         return examples.loc[[], ["text", "label"]]
     table = _in_file_order(second)
     names = integrity["label_names"]
-    rows, _ = clean_rows.out_of_domain(table, second.label_names, names, examples)
+    rows, _ = clean_rows.out_of_domain(second, table, names, examples)
     return rows[["text", "label"]].reset_index(drop=True)
 
 
