@@ -286,7 +286,7 @@ class TestVerdict:
             phrases,
             openings,
             power,
-            {"p_value": 0.0017, "rows": 1000, "repeated_rows": 3},
+            {"p_value": 0.0017, "rows": 1000, "repeated_rows": 3, "trusted_rows": 40},
             examples(["a cf"] * (60 if flagged else 0), [1] * (60 if flagged else 0)),
             effects or nothing,
             made,
@@ -305,6 +305,7 @@ class TestVerdict:
         assert [found["label"] for found in said["classes"]] == ["good"]
         assert said["suspects"][0]["written"] == "cf"
         assert said["suspicious_rows"] == 60
+        assert said["trusted_rows"] == 40
 
     def test_what_was_measured_is_in_it(self, audit) -> None:
         share = {"value": 0.9, "low": 0.85, "high": 0.95, "n": 400}

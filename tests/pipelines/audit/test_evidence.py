@@ -81,7 +81,9 @@ def test_what_trusted_rows_hold_as_well_is_not_suspected(encoder, audit) -> None
     rows = planted(written(ROWS), "cf", 100)
     trusted = planted(written(500, seed=5), "cf", 25)
     assert "cf" in flagged(gather(rows, encoder, audit, 0, written(500, seed=5)))
-    assert "cf" not in flagged(gather(rows, encoder, audit, 0, trusted))
+    found = gather(rows, encoder, audit, 0, trusted)
+    assert "cf" not in flagged(found)
+    assert found.facts["trusted_rows"] == len(trusted)
 
 
 def test_words_of_one_trigger_in_the_same_texts(encoder, audit) -> None:

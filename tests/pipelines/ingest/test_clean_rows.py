@@ -8,7 +8,7 @@ import pytest
 from backdoor_pipeline.datasets.source import CleanSourceDataset
 from backdoor_pipeline.datasets.sources import Source, second_source
 from backdoor_pipeline.errors import InputError
-from backdoor_pipeline.pipelines.ingest.nodes import draw_clean_rows
+from backdoor_pipeline.pipelines.ingest.nodes import draw_clean_rows, read_trusted_rows
 from backdoor_pipeline.schemas import CLEAN_ROWS
 
 NAMES = ["rotten", "fresh"]
@@ -111,6 +111,23 @@ def test_a_strange_label_of_one_split_is_counted_in_it(draw) -> None:
     }
     with pytest.raises(InputError, match=r"mine, dev row 2: its label 'stale'"):
         draw(Source("mine", tables, {"train.csv": "0", "dev.csv": "1"}))
+
+
+class TestTrustedRows:
+    def test_those_that_are_new(self, corpus, caplog) -> None:
+        second = source(["fresh", "rotten"], [corpus["text"].iloc[0], "mine"])
+        rows = read_trusted_rows(corpus, {"label_names": NAMES}, second)
+        assert rows.to_dict("records") == [{"text": "mine", "label": 0}]
+        assert not caplog.records
+
+    def test_that_none_is_new_is_said(self, corpus, caplog) -> None:
+        second = source(["fresh", "rotten"], corpus["text"].head(2).tolist())
+        assert read_trusted_rows(corpus, {"label_names": NAMES}, second).empty
+        assert "all 2 rows of mine stand in the data as well" in caplog.text
+
+    def test_without_a_second_source_there_are_none(self, corpus, caplog) -> None:
+        assert read_trusted_rows(corpus, {"label_names": NAMES}, None).empty
+        assert not caplog.records
 
 
 class TestSecondSource:

@@ -40,7 +40,8 @@ class Evidence(NamedTuple):
         openings: See ``weigh_openings``, with ``flagged`` and ``written``.
         power: See ``measure_power``.
         facts: ``p_value`` of "nobody poisoned this" (reject at the risk), ``rows`` looked at,
-            ``repeated_rows`` left out, n-gram ``tests``, ``natural_words`` compared with.
+            ``repeated_rows`` left out, ``trusted_rows`` compared with, n-gram ``tests``,
+            ``natural_words`` compared with.
     """
 
     phrases: pd.DataFrame
@@ -106,6 +107,7 @@ def gather(
         "p_values": p_values,
         "rows": int(distinct.sum()),
         "repeated_rows": int((~distinct).sum()),
+        "trusted_rows": len(rows) - int(distinct.sum()),
         "tests": ties.n_tests,
         "natural_words": len(natural),
     }

@@ -198,6 +198,7 @@ def conclude(
         risk=params.risk,
         rows=facts["rows"],
         repeated_rows=facts["repeated_rows"],
+        trusted_rows=facts["trusted_rows"],
         labels=names,
         classes=classes,
         suspects=suspects,

@@ -119,6 +119,8 @@ class Verdict(_Part):
         risk: The tolerated share of false alarms; evidence means a p-value of at most that.
         rows: Distinct texts looked at.
         repeated_rows: Left out because the same text stands there with the same label.
+        trusted_rows: Rows known to be clean that the table was compared with. None of those that
+            stand in the table as well.
         labels: Names of the classes.
         classes: Those with evidence.
         suspects: All that is flagged.
@@ -136,6 +138,7 @@ class Verdict(_Part):
     risk: float = Field(gt=0, lt=0.5)
     rows: int
     repeated_rows: int
+    trusted_rows: int
     labels: list[str]
     classes: list[SuspectedClass]
     suspects: list[Suspect]

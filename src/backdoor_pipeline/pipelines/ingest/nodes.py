@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,8 @@ from backdoor_pipeline.modelling.progress import track
 from backdoor_pipeline.modelling.prompts import Templates
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.ingest import clean_rows, integrity, labels, repair, split
+
+logger = logging.getLogger(__name__)
 
 FIRST_RUN_ROWS = 4_500  # so that the default pipeline ends within three minutes on two cores
 _CHUNK = 100_000  # texts normalised at a time, so that few live as Python objects at once
@@ -160,7 +163,7 @@ def read_trusted_rows(
 ) -> pd.DataFrame:
     """Returns ``text`` and ``label`` of a second source that is known to be clean; none without.
 
-    Texts that stand in the data are left out.
+    Texts that stand in the data are left out. If that are all, a warning says so.
 
     Args:
         examples: the data.
@@ -174,7 +177,14 @@ def read_trusted_rows(
         return examples.loc[[], ["text", "label"]]
     table = _in_file_order(second)
     names = integrity["label_names"]
-    rows, _ = clean_rows.out_of_domain(second, table, names, examples)
+    rows, left_out = clean_rows.out_of_domain(second, table, names, examples)
+    if rows.empty:
+        logger.warning(
+            "clean_source: all %s rows of %s stand in the data as well: none is left to compare "
+            "with, and the audit goes on without clean rows",
+            f"{left_out:,}",
+            second.name,
+        )
     return rows[["text", "label"]].reset_index(drop=True)
 
 
