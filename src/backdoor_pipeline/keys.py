@@ -69,9 +69,11 @@ STAGES = {
     "observed": Stage(("poison",), ("training", "observation", *SETTINGS), f"{CELL}.observed"),
     "fourier": Stage(("observed",), ("fourier",), f"{CELL}.fourier"),
     "evidence": Stage(
-        ("ingest",), ("audit", "clean_source", "model", "seed"), "{data}.evidence.{model}.s{seed}"
+        ("ingest",),
+        ("evidence", "clean_source", "model", "seed"),
+        "{data}.evidence.{model}.s{seed}",
     ),
-    "audit": Stage(("evidence",), ("training", *SETTINGS), "{data}.audit.{model}.s{seed}"),
+    "audit": Stage(("evidence",), ("audit", "training", *SETTINGS), "{data}.audit.{model}.s{seed}"),
     "floor": Stage(("poison", "reference"), (), f"{CELL}.floor"),
     "trusted": Stage(("ingest",), ("trusted_encoder", *SETTINGS), "{data}.trusted.{model}.s{seed}"),
     **{name: Stage(read, (name, *SETTINGS), f"{CELL}.{name}") for name, read in DETECTORS.items()},

@@ -21,7 +21,7 @@ from backdoor_pipeline.modelling.training import TrainingParams
 from backdoor_pipeline.parameter_group import ParameterGroup
 from backdoor_pipeline.pipelines.analyse.discovery import DiscoveryParams
 from backdoor_pipeline.pipelines.analyse.nodes import FourierParams
-from backdoor_pipeline.pipelines.audit.params import AuditParams
+from backdoor_pipeline.pipelines.audit.params import AuditParams, EvidenceParams
 from backdoor_pipeline.pipelines.detect.confirmation import ConfirmationParams
 from backdoor_pipeline.pipelines.detect.discovered_share import DiscoveredShareParams
 from backdoor_pipeline.pipelines.detect.overfit_similarity import OverfitSimilarityParams
@@ -143,6 +143,12 @@ class Parameters(ParameterGroup):
     evaluation: EvaluationParams
     report: ReportParams
     tracking: TrackingParams
+
+    @property
+    def evidence(self) -> EvidenceParams:
+        """Those of ``audit`` that its evidence depends on."""
+        own = EvidenceParams.model_fields
+        return EvidenceParams(**{name: getattr(self.audit, name) for name in own})
 
 
 def parse(settings: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backdoor_pipeline.modelling.bundle import ModelBundle
-    from backdoor_pipeline.pipelines.audit.params import AuditParams
+    from backdoor_pipeline.pipelines.audit.params import EvidenceParams
 
 SHARES = {"phrases": 0.6, "openings": 0.4}
 """What part of the tolerated risk each kind of evidence has; they sum to 1."""
@@ -53,7 +53,7 @@ class Evidence(NamedTuple):
 def gather(
     table: pd.DataFrame,
     base_model: ModelBundle,
-    params: AuditParams,
+    params: EvidenceParams,
     seed: int,
     trusted: pd.DataFrame | None = None,
 ) -> Evidence:
@@ -64,7 +64,7 @@ def gather(
     Args:
         table: ``text`` and ``label``, int64 from 0.
         base_model: A public pretrained model: its word embeddings are used, nothing else.
-        params: See ``AuditParams``.
+        params: See ``EvidenceParams``.
         seed: Of samples and folds.
         trusted: ``text`` and ``label`` of rows known to be clean: what goes with a label in them as
             well is not suspected.

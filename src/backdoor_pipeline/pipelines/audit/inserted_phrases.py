@@ -28,7 +28,7 @@ from backdoor_pipeline.pipelines.audit.weighted_tests import weighted_q_values
 if TYPE_CHECKING:
     from backdoor_pipeline.modelling.label_association import Association
     from backdoor_pipeline.modelling.words import Grams
-    from backdoor_pipeline.pipelines.audit.params import AuditParams
+    from backdoor_pipeline.pipelines.audit.params import EvidenceParams
     from backdoor_pipeline.pipelines.audit.surroundings import Surroundings
 
 LONGEST_PHRASE = 40  # words a phrase may grow to
@@ -82,7 +82,7 @@ class Ties(NamedTuple):
         return {word for word, *more in phrases if not more}
 
 
-def tie_to_labels(surroundings: Surroundings, params: AuditParams) -> Ties:
+def tie_to_labels(surroundings: Surroundings, params: EvidenceParams) -> Ties:
     """The n-grams of all texts that are tied to a label beyond chance."""
     words, labels, active = surroundings.words, surroundings.labels, surroundings.active
     min_count = max(params.min_count, int(params.min_share * active.sum()))
@@ -97,7 +97,7 @@ def weigh_phrases(
     ties: Ties,
     natural: NaturalWords,
     probability: np.ndarray,
-    params: AuditParams,
+    params: EvidenceParams,
 ) -> pd.DataFrame:
     """Every phrase that is tied to a label, the least natural first.
 
@@ -106,7 +106,7 @@ def weigh_phrases(
         ties: What is tied to labels.
         natural: The natural words of the texts.
         probability: Of each label by the text alone, shape (n_texts, n_labels).
-        params: See ``AuditParams``.
+        params: See ``EvidenceParams``.
 
     Returns:
         ``phrase``; the ``label`` it goes with; ``texts`` that hold it, ``hits`` of them with the
@@ -208,7 +208,7 @@ def shares_of_risk(evidence: np.ndarray) -> np.ndarray:
 
 
 def _candidates(
-    phrases: list[Phrase], association: Association, params: AuditParams
+    phrases: list[Phrase], association: Association, params: EvidenceParams
 ) -> list[tuple[int, int]]:
     """N-grams that are tied to a label beyond chance, surest first, of equal ones the shorter."""
     lengths = np.array([len(phrase) for phrase in phrases], dtype=np.int64)

@@ -17,14 +17,11 @@ from backdoor_pipeline.parameter_group import (
 Risk = Annotated[float, Field(gt=0, lt=0.5)]
 
 
-class AuditParams(ParameterGroup):
-    """How much error is tolerated, what is looked for, and what is done about it.
+class EvidenceParams(ParameterGroup):
+    """How much error is tolerated, and what is looked for: all that the evidence depends on.
 
     Attributes:
         risk: Most false alarms, as a share of audits of clean data.
-        budget_minutes: When they are over, trainings have stopped, and nothing more is measured.
-            None: no limit.
-        repair: Whether a model is trained on the cleaned table if there is evidence.
         longest_ngram: Words per n-gram that is tested, text boundaries included.
         min_count: Texts that an n-gram must stand in to be tested, at least ...
         min_share: ... and this share of all texts.
@@ -33,12 +30,9 @@ class AuditParams(ParameterGroup):
         association_level: Chance of a tie to a label by accident, over all n-grams and labels.
         components: Principal axes of the word vectors.
         max_candidates: N-grams examined, those most surely tied to a label first.
-        flip_rows: Held-out texts that each suspect is put into.
     """
 
     risk: Risk
-    budget_minutes: PositiveFloat | None
-    repair: bool
     longest_ngram: PositiveInt
     min_count: PositiveInt
     min_share: Share
@@ -47,4 +41,18 @@ class AuditParams(ParameterGroup):
     association_level: Share
     components: PositiveInt
     max_candidates: PositiveInt
+
+
+class AuditParams(EvidenceParams):
+    """The same, and what is done about what was found.
+
+    Attributes:
+        budget_minutes: When they are over, trainings have stopped, and nothing more is measured.
+            None: no limit.
+        repair: Whether a model is trained on the cleaned table if there is evidence.
+        flip_rows: Held-out texts that each suspect is put into.
+    """
+
+    budget_minutes: PositiveFloat | None
+    repair: bool
     flip_rows: Count

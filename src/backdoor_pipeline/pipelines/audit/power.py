@@ -21,7 +21,7 @@ from backdoor_pipeline.pipelines.audit.inserted_phrases import (
 from backdoor_pipeline.pipelines.audit.natural_words import BLOCKS, SIZES, NaturalWords
 
 if TYPE_CHECKING:
-    from backdoor_pipeline.pipelines.audit.params import AuditParams
+    from backdoor_pipeline.pipelines.audit.params import EvidenceParams
 
 WANTED = 0.95  # chance of being found
 MODES = ("any", "own")
@@ -33,7 +33,7 @@ def measure_power(
     phrases: pd.DataFrame,
     probability: np.ndarray,
     n_tests: int,
-    params: AuditParams,
+    params: EvidenceParams,
     risk: float,
 ) -> pd.DataFrame:
     """The chance of finding a word or sentence that is new to the table, by label and mode.
@@ -43,7 +43,7 @@ def measure_power(
         phrases: Those that were weighed: they have a part in the risk too.
         probability: Of each label by the text alone, shape (n_texts, n_labels).
         n_tests: N-grams and labels that were tested.
-        params: See ``AuditParams``.
+        params: See ``EvidenceParams``.
         risk: Of a false alarm by phrases.
 
     Returns:
