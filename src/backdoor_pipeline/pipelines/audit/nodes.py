@@ -28,7 +28,7 @@ Which = Literal["audited", "repaired"]
 
 
 def start_clock(budget_minutes: float | None) -> budget.Clock:
-    """The limit of time, which begins to run."""
+    """The limit of time, which begins to run: with every run anew, also one that goes on."""
     return budget.start(budget_minutes)
 
 

@@ -48,7 +48,8 @@ class AuditParams(EvidenceParams):
 
     Attributes:
         budget_minutes: When they are over, trainings have stopped, and nothing more is measured.
-            None: no limit.
+            None: no limit. Each run has these minutes: one that was killed and goes on has them
+            anew, for what is left to do.
         repair: Whether a model is trained on the cleaned table if there is evidence.
         flip_rows: Held-out texts that each suspect is put into.
     """
