@@ -74,6 +74,9 @@ def audited(catalog, tmp_path):
             "classes": [{"label": "good", "presumed_trigger": ["cf"]}],
             "suspects": [{"label": "good", "written": "cf"}],
             "suspicious_rows": 1200,
+            "rows": 4000,
+            "repeated_rows": 500,
+            "rows_not_examined": 0,
             "audited_model": TRAINED,
             "repaired_model": TRAINED,
         }
@@ -110,6 +113,11 @@ def test_an_audit_without_evidence_is_exit_code_0(audited, capsys) -> None:
     out = capsys.readouterr().out
     assert out.strip().startswith("No evidence.\n")
     assert "repaired model" not in out
+
+
+def test_an_audit_of_a_sample_says_so(audited, capsys) -> None:
+    ClosingHooks().after_pipeline_run(making("verdict"), audited(rows_not_examined=5500))
+    assert "5,500 of 10,000 rows (ingest.max_rows)" in capsys.readouterr().out
 
 
 def test_what_was_not_measured_or_ended_early_says_so(audited, capsys) -> None:
