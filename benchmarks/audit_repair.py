@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from audit_study import ATTACKS, MODES, ROWS, SETS, base_model, parameters, table
-from backdoor_pipeline.modelling.bundle import ModelBundle
+from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.audit import nodes as audit
 from backdoor_pipeline.pipelines.audit.training import accuracy_hits, train
@@ -97,8 +97,8 @@ def _measured(
     repaired, _ = audit.train_model(*given, *settings, "repaired")
     reference, _ = train(clean, names["label_names"], base_model(), *settings, 1.0, "reference")
     effects = audit.measure_effects(
-        mine, phrases, openings, suspicious, audited, repaired, p.audit, p.model, p.compute,
-        p.seed, clock,
+        mine, phrases, openings, suspicious, NoModel(""), audited, repaired, p.audit, p.model,
+        p.compute, p.seed, clock,
     )  # fmt: skip
     cell: dict[str, Any] = {}
     models = {"audited": audited, "repaired": repaired, "reference": reference}

@@ -29,6 +29,7 @@ READ_ONLY = {
     "PretrainedTokenizerDataset",
     "CostsDataset",
     "EncodedImagesDataset",
+    "GivenClassifierDataset",
 }
 
 

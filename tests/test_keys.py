@@ -121,6 +121,7 @@ def test_a_rate_has_as_many_digits_as_it_needs(keys_with, rate, written) -> None
         ({"audit.budget_minutes": 9}, {"audit"}),
         ({"audit.repair": False}, {"audit"}),
         ({"audit.flip_rows": 9}, {"audit"}),
+        ({"audit.classifier": "elsewhere"}, {"audit"}),
         ({"token_drift.alpha": 0.1}, {"token_drift", "confirmation", *of("token_drift")}),
         ({"token_replacement.cut_scale": 0.5}, of("token_replacement")),
         ({"fine_tune.rows": 9}, of("fine_tune")),

@@ -132,6 +132,8 @@ def stage_keys(parameters: Parameters, digests: Digests | None = None) -> dict[s
         of_named = {"name": trusted, "revision": p.trusted_encoder.revision}
         named = p.model.model_copy(update=of_named)
         contents["trusted_encoder"] = digests.model(named)
+    if (classifier := p.audit.classifier) is not None:
+        contents["audit"] = digests.model(p.model.model_copy(update={"name": classifier}))
     if (encoded := getattr(p.poison.settings, "encoded", None)) is not None:
         contents["poison"] = digests.file(encoded)
     if (surrogate := getattr(p.poison.settings, "surrogate", None)) is not None:

@@ -74,6 +74,7 @@ SHORTHANDS = {
     "risk": ("audit.risk",),
     "budget_minutes": ("audit.budget_minutes",),
     "repair": ("audit.repair",),
+    "classifier": ("audit.classifier",),
 }
 COLUMNS = ("text", "label")  # that a second source has as the first, unless told otherwise
 _BETWEEN_SETTINGS = re.compile(r",(?=\s*[\w.]+\s*=)")

@@ -149,6 +149,27 @@ def test_the_notebook_shows_the_audit(poisoned, verdict, run_environment, monkey
     assert len(figures) == len(("phrases", "power", "effects"))
 
 
+def test_a_finished_classifier_takes_the_place_of_a_new_one(poisoned, verdict, audited) -> None:
+    first, _ = poisoned
+    (folder,) = first.data_dir.rglob("audited")
+    run, _ = audited(planted(written(1_500), "cf", 120), classifier=folder, repair="false")
+    assert run.returncode == EVIDENCE, run.stderr
+    assert not list(run.data_dir.rglob("*.safetensors"))
+    said = json.loads(run.file("verdict.json").read_text(encoding="utf-8"))
+    assert said["audited_model"] == verdict["audited_model"] | {"status": "given"}
+    assert "your classifier" in run.file("audit_report.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_without_a_finished_classifier_ends_before_any_work(audited) -> None:
+    run, path = audited(written(200), classifier="no/such/folder")
+    assert run.returncode == 1
+    assert "audit.classifier 'no/such/folder': there is no such folder" in run.stderr
+    encoder = path.parents[1] / "audit0" / "tiny-bert"
+    run, _ = audited(written(200), classifier=encoder)
+    assert "is it a finished classifier, with its head?" in run.stderr
+    assert not list(run.data_dir.rglob("audit_facts.json"))
+
+
 def test_a_clean_table_is_exit_code_0_and_trains_nothing(audited) -> None:
     run, path = audited(written(1_500), **{"ingest.max_rows": 1_100})
     assert run.returncode == 0, run.stderr

@@ -207,3 +207,8 @@ class TestNewClassifier:
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
         assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_encoder_alone_is_no_classifier(model_folder) -> None:
+    with pytest.raises(InputError, match=r"has no classifier\..* with its head\?"):
+        load_classifier(model_folder("bert"))

@@ -12,8 +12,9 @@ from kedro_datasets._typing import JSONPreview
 
 from backdoor_pipeline import __version__
 from backdoor_pipeline.datasets.whole import TextDataset, WholeDataset, write_whole
+from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling import prefixes
-from backdoor_pipeline.modelling.bundle import Bundle, ImageBundle, NoModel, PairBundle
+from backdoor_pipeline.modelling.bundle import Bundle, ImageBundle, ModelBundle, NoModel, PairBundle
 from backdoor_pipeline.modelling.dual_encoders import (
     is_dual_encoder,
     load_dual_encoder,
@@ -89,6 +90,34 @@ class OptionalClassifierDataset(ClassifierDataset):
             return
         path.mkdir()
         (path / NONE).write_text(json.dumps(data._asdict()), encoding="utf-8")
+
+
+class GivenClassifierDataset(AbstractDataset[None, ModelBundle | None]):
+    """The finished classifier that the parameter group ``audit`` names; None: none (read only)."""
+
+    def __init__(self, *, audit: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+        self._name = audit["classifier"]
+        self.metadata = metadata
+
+    def load(self) -> ModelBundle | None:
+        if self._name is None:
+            return None
+        folder = Path(self._name).expanduser()
+        if not folder.is_dir():
+            raise InputError(
+                f"audit.classifier '{self._name}': there is no such folder; give that of a "
+                "finished classifier, as save_pretrained writes it"
+            )
+        return load_classifier(folder)
+
+    def save(self, data: None) -> None:
+        raise DatasetError(f"{type(self).__name__} is read only")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"classifier": self._name}
 
 
 class ModelCardDataset(TextDataset):

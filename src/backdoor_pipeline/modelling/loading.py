@@ -121,7 +121,7 @@ def load_classifier(folder: Path) -> ModelBundle:
     If there is a prefix beside it (``prefix/``), the classifier is behind it.
 
     Raises:
-        InputError: As ``load_pretrained``.
+        InputError: As ``load_pretrained``; or it has no head.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -130,8 +130,12 @@ def load_classifier(folder: Path) -> ModelBundle:
     params = ModelParams(name=str(folder), max_length=1)
     tokenizer = load_tokenizer(params)
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, **_hub_options(params)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **_hub_options(params),
         )
         if (folder / PREFIX).exists():
             model = prefixes.load(model, folder)
@@ -139,6 +143,11 @@ def load_classifier(folder: Path) -> ModelBundle:
         raise
     except Exception as error:  # a broken folder fails in a dozen ways
         raise _cannot_load(params, error, "model") from None
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(
+            f"model '{folder}': the weights file has no {missing[0]}; is it a finished "
+            "classifier, with its head?"
+        )
     check_vocabulary(str(folder), tokenizer, model)
     return ModelBundle(model.eval(), tokenizer)
 

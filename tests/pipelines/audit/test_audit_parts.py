@@ -15,9 +15,14 @@ from backdoor_pipeline.datasets.models import ClassifierDataset
 from backdoor_pipeline.errors import InputError
 from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
 from backdoor_pipeline.modelling.folders import ModelParams
+from backdoor_pipeline.modelling.loading import new_classifier
+from backdoor_pipeline.modelling.prediction import predict
+from backdoor_pipeline.modelling.text import tokenise
+from backdoor_pipeline.pipeline_registry import register_pipelines
 from backdoor_pipeline.pipelines.audit import budget, flips, nodes, verdict
 from backdoor_pipeline.pipelines.audit.budget import Clock, OutOfTimeError
 from backdoor_pipeline.pipelines.audit.card import write_card
+from backdoor_pipeline.pipelines.audit.classifier import of_classes
 from backdoor_pipeline.pipelines.audit.suspicious_rows import suspicious_rows
 from backdoor_pipeline.pipelines.audit.table_check import check_table
 from backdoor_pipeline.pipelines.audit.wording import as_written, shown
@@ -136,7 +141,7 @@ class TestFlips:
         openings = pd.DataFrame({"opening": ["x"], "written": ["x"], "label": 1, "flagged": True})
         made = ModelBundle(None, None)
         effects = nodes.measure_effects(
-            rows, phrases, openings, rows.head(0), made, NoModel(""), audit,
+            rows, phrases, openings, rows.head(0), NoModel(""), made, NoModel(""), audit,
             ModelParams(name="tiny", max_length=16), compute, 0, budget.start(None),
         )  # fmt: skip
         alone = effects["alone"]["1"]
@@ -224,7 +229,7 @@ class TestTrainings:
             assert record["status"] == "none"
         nothing = PHRASES.assign(position="random")
         effects = nodes.measure_effects(
-            rows, nothing, OPENINGS, rows.head(0), NoModel(""), NoModel(""), audit,
+            rows, nothing, OPENINGS, rows.head(0), NoModel(""), NoModel(""), NoModel(""), audit,
             ModelParams(name="tiny", max_length=16), compute, 0, over,
         )  # fmt: skip
         assert effects == {"accuracy": {}, "triggers": {}, "alone": {}}
@@ -239,6 +244,72 @@ class TestTrainings:
         some = (rows, rows.head(3), NAMED, encoder, unwanted)
         kept = nodes.train_model(*some, *settings, "repaired")[0]
         assert kept == NoModel("audit.repair is false")
+
+
+class TestGivenClassifier:
+    """A finished classifier is measured in place of a model that is trained."""
+
+    @pytest.fixture
+    def of(self, encoder):
+        """A classifier whose classes have these names."""
+
+        def make(*names: str) -> ModelBundle:
+            bundle = new_classifier(encoder, len(names), seed=0)
+            bundle.model.config.id2label = dict(enumerate(names))
+            return bundle._replace(model=bundle.model.eval())
+
+        return make
+
+    @pytest.mark.parametrize(
+        ("own", "table", "order"),
+        [
+            (["bad", "good"], ["bad", "good"], [0, 1]),
+            (["GOOD", "BAD"], ["bad", "good"], [1, 0]),
+            (["LABEL_0", "LABEL_1"], ["bad", "good"], [0, 1]),
+            (["LABEL_0", "LABEL_1", "LABEL_2"], ["1", "2", "3"], [0, 1, 2]),
+            (["negative", "positive"], ["0", "1"], [0, 1]),
+            (["c", "a", "b"], ["a", "b", "c"], [1, 2, 0]),
+        ],
+    )
+    def test_classes_in_the_order_of_the_table(self, of, compute, own, table, order) -> None:
+        given = of(*own)
+        tokens = tokenise(["a film", "the movie"], given.tokenizer, 16)
+        before = predict(given, tokens, compute)
+        read = nodes.read_classifier(
+            given, {"label_names": table}, ModelParams(name="tiny", max_length=16)
+        )
+        np.testing.assert_array_equal(predict(read, tokens, compute), before[:, order])
+
+    @pytest.mark.parametrize(
+        ("own", "table"),
+        [
+            (["bad", "good"], ["bad", "good", "odd"]),
+            (["LABEL_0", "LABEL_1", "LABEL_2"], ["bad", "good"]),
+            (["NEGATIVE", "POSITIVE"], ["bad", "good"]),
+            (["1 star", "2 stars"], ["1", "2"]),
+        ],
+    )
+    def test_other_classes(self, of, own, table) -> None:
+        with pytest.raises(InputError, match=rf"its classes are '{own[0]}'.* table '{table[0]}'"):
+            of_classes(of(*own), table, 16)
+
+    def test_longer_texts_than_it_reads(self, of) -> None:
+        with pytest.raises(InputError, match=r"max_length 999 is beyond the \d+ positions of"):
+            of_classes(of("a", "b"), ["a", "b"], 999)
+
+    def test_it_is_looked_at_before_any_work(self) -> None:
+        order = [node.name for node in register_pipelines()["audit"].nodes]
+        assert order.index("read_classifier") < order.index("gather_evidence")
+
+    def test_nothing_is_trained_in_its_place(self, encoder, audit, quick, compute) -> None:
+        rows = examples(["a"] * 9, [0] * 9)
+        model, record = nodes.train_model(
+            rows, rows.head(3), NAMED, encoder, audit.model_copy(update={"classifier": "mine"}),
+            quick, ModelParams(name="tiny", max_length=16), compute, 0, budget.start(None),
+            "audited",
+        )  # fmt: skip
+        assert isinstance(model, NoModel)
+        assert record == {"status": "given", "rows": 0}
 
 
 class TestTableCheck:
@@ -270,7 +341,7 @@ class TestVerdict:
     def test_the_schema_in_the_repository_is_that_of_the_verdict(self) -> None:
         assert json.loads(SCHEMA.read_text(encoding="utf-8")) == verdict.json_schema()
 
-    def concluded(self, audit, flagged: bool, effects=None, made=None):
+    def concluded(self, audit, flagged: bool, effects=None, made=None, status="none"):
         phrases = pd.DataFrame(
             {"phrase": ["cf"], "written": ["cf"], "label": [1], "texts": [60], "hits": [60],
              "q_value": [0.001], "flagged": [flagged]}
@@ -291,7 +362,7 @@ class TestVerdict:
             effects or nothing,
             made,
             made,
-            {"status": "none", "rows": 0},
+            {"status": status, "rows": 0},
             {"status": "none", "rows": 0},
             NAMED | {"splits": {"train": {"rows_read": 1200, "rows": 1003}}},
             audit,
@@ -319,6 +390,14 @@ class TestVerdict:
         assert said["classes"][0]["presumed_trigger"] == ["cf"]
         assert said["classes"][0]["flip_rate"] == share == said["suspects"][0]["flip_rate"]
         assert said["audited_model"]["flip_rates"] == {"good": share}
+
+    def test_a_classifier_that_was_given_is_none_that_is_missing(self, audit) -> None:
+        share = {"value": 0.9, "low": 0.85, "high": 0.95, "n": 400}
+        effects = {"accuracy": {"audited": share}, "triggers": {}, "alone": {}}
+        said = self.concluded(audit, flagged=True, effects=effects, status="given")
+        assert said["audited_model"]["status"] == "given"
+        assert said["audited_model"]["reason"] == ""
+        assert said["audited_model"]["accuracy"] == share
 
     def test_no_evidence_says_what_would_have_been_found(self, audit) -> None:
         said = self.concluded(audit, flagged=False)

@@ -26,6 +26,8 @@ def write_card(
     name = integrity.get("dataset", "data")
     left_out = verdict["rows_not_examined"]
     sample = f", and {left_out:,} that it did not examine" if left_out else ""
+    given = verdict["audited_model"]["status"] == "given"
+    audited = "the classifier that was given" if given else "trained on the table as it is"
     early = " The time limit ended its training early." if model["status"] == "stopped" else ""
     lines = [
         "---",
@@ -41,7 +43,7 @@ def write_card(
         "",
         f"> {verdict['headline']}",
         "",
-        "| | trained on the table as it is | this model |",
+        f"| | {audited} | this model |",
         "| --- | --- | --- |",
         "| accuracy on held-out rows that are not suspicious | "
         f"{share(verdict['audited_model']['accuracy'])} | {share(model['accuracy'])} |",

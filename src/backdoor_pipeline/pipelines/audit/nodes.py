@@ -15,6 +15,7 @@ from backdoor_pipeline.modelling.folders import ModelParams
 from backdoor_pipeline.modelling.training import TrainingParams
 from backdoor_pipeline.pipelines.audit import budget, evidence, figures, flips, page, verdict
 from backdoor_pipeline.pipelines.audit.card import write_card
+from backdoor_pipeline.pipelines.audit.classifier import of_classes
 from backdoor_pipeline.pipelines.audit.params import AuditParams
 from backdoor_pipeline.pipelines.audit.power import detectable
 from backdoor_pipeline.pipelines.audit.suspicious_rows import suspicious_rows
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 NO_EVIDENCE = "there is no evidence"
 NOT_ASKED = "audit.repair is false"
+GIVEN, NONE_GIVEN = "audit.classifier is measured in its place", "audit.classifier is null"
 NOT_MEASURED = "there was no time to measure it, or no held-out row to measure it on"
 Record = dict[str, Any]
 Which = Literal["audited", "repaired"]
@@ -75,6 +77,19 @@ def clean_table(
     return examples.assign(removed=removed), integrity["label_names"]
 
 
+def read_classifier(
+    given: ModelBundle | None, integrity: dict[str, Any], model: ModelParams
+) -> ModelBundle | NoModel:
+    """The finished classifier that was given, its classes in the order of the table's.
+
+    Raises:
+        InputError: Its classes are others, or it reads shorter texts.
+    """
+    if given is None:
+        return NoModel(NONE_GIVEN)
+    return of_classes(given, integrity["label_names"], model.max_length)
+
+
 def train_model(
     examples: pd.DataFrame,
     suspicious: pd.DataFrame,
@@ -90,8 +105,10 @@ def train_model(
 ) -> tuple[ModelBundle | NoModel, Record]:
     """A classifier of the table as it is (audited), or without its suspicious rows (repaired).
 
-    Without evidence there is none.
+    Without evidence there is none, and no first one if a finished classifier is given.
     """
+    if which == "audited" and audit.classifier is not None:
+        return NoModel(GIVEN), {"status": "given", "rows": 0}
     wanted = which == "audited" or audit.repair
     if suspicious.empty or not wanted:
         reason = NO_EVIDENCE if suspicious.empty else NOT_ASKED
@@ -108,6 +125,7 @@ def measure_effects(
     phrases: pd.DataFrame,
     openings: pd.DataFrame,
     suspicious: pd.DataFrame,
+    classifier: ModelBundle | NoModel,
     audited: ModelBundle | NoModel,
     repaired: ModelBundle | NoModel,
     audit: AuditParams,
@@ -118,7 +136,8 @@ def measure_effects(
 ) -> Record:
     """What the suspects do to both models, on rows of dev and test that are not suspicious.
 
-    What there is no time for is left out.
+    A ``classifier`` that was given takes the place of the first. What there is no time for is left
+    out.
 
     Returns:
         ``accuracy`` of each model, by its name; ``triggers``: by label the suspects that flip most
@@ -127,7 +146,8 @@ def measure_effects(
     """
     held_out = examples[examples["split"] != "train"]
     held_out = held_out[~held_out["example_id"].isin(suspicious["example_id"])]
-    models = {"audited": audited, "repaired": repaired}
+    first = classifier if isinstance(classifier, ModelBundle) else audited
+    models = {"audited": first, "repaired": repaired}
     there = {name: made for name, made in models.items() if isinstance(made, ModelBundle)}
     effects: Record = {"accuracy": {}, "triggers": {}, "alone": {}}
     for label, suspects in _suspects(phrases, openings).items():
@@ -264,9 +284,12 @@ def _model(
 ) -> verdict.Model:
     triggers = effects["triggers"].items()
     measured = bool(effects["accuracy"].get(name) or triggers)
+    reason = "" if measured else NOT_MEASURED
+    if isinstance(made, NoModel) and record["status"] == "none":
+        reason = made.reason
     return verdict.Model(
         status=record["status"],
-        reason=made.reason if isinstance(made, NoModel) else "" if measured else NOT_MEASURED,
+        reason=reason,
         accuracy=effects["accuracy"].get(name),
         flip_rates={
             labels[int(label)]: found["flip_rates"][name]

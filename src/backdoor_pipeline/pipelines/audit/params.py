@@ -51,9 +51,12 @@ class AuditParams(EvidenceParams):
             None: no limit. Each run has these minutes: one that was killed and goes on has them
             anew, for what is left to do.
         repair: Whether a model is trained on the cleaned table if there is evidence.
+        classifier: Folder of a finished classifier, whose effect is measured in place of a model
+            that is trained on the table as it is. None: that is trained.
         flip_rows: Held-out texts that each suspect is put into.
     """
 
     budget_minutes: PositiveFloat | None
     repair: bool
+    classifier: str | None
     flip_rows: Count

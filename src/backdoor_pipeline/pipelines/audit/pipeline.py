@@ -17,6 +17,7 @@ from backdoor_pipeline.pipelines.audit.nodes import (
     find_rows,
     gather_evidence,
     measure_effects,
+    read_classifier,
     start_clock,
     train_model,
 )
@@ -47,6 +48,12 @@ def create_pipeline(**kwargs: object) -> Pipeline:
     return Pipeline(
         [
             Node(start_clock, "params:audit.budget_minutes", "audit_clock", name="start_clock"),
+            Node(
+                read_classifier,
+                ["given_classifier", "integrity", "params:model"],
+                "classifier",
+                name="read_classifier",
+            ),
             Node(
                 gather_evidence,
                 [
@@ -83,6 +90,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "examples": "examples",
                     **EVIDENCE,
                     **SUSPICIOUS,
+                    "classifier": "classifier",
                     **MODELS,
                     "audit": "params:audit",
                     "clock": "audit_clock",

@@ -93,16 +93,17 @@ class Power(_Part):
 
 
 class Model(_Part):
-    """A model that was trained for the audit.
+    """A model that was trained for the audit, or a finished one that was given.
 
     Attributes:
-        status: ``stopped``: by the time limit; ``none``: there is none.
+        status: ``stopped``: by the time limit; ``given``: not trained here; ``none``: there is no
+            model.
         reason: Why there is none, or why nothing was measured; else empty.
         accuracy: On held-out rows that are not suspicious.
         flip_rates: By class: of the trigger found.
     """
 
-    status: Literal["trained", "stopped", "none"]
+    status: Literal["trained", "stopped", "given", "none"]
     reason: str
     accuracy: Share | None
     flip_rates: dict[str, Share]
@@ -127,7 +128,7 @@ class Verdict(_Part):
         suspects: All that is flagged.
         suspicious_rows: Rows of the table that hold a suspect and have its label.
         power: What would have been found.
-        audited_model: Trained on the table as it is.
+        audited_model: Trained on the table as it is, or the one that was given.
         repaired_model: Trained without the suspicious rows.
         not_tested: What the audit cannot see.
     """
