@@ -62,7 +62,7 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
     made = poison_train(examples, base_model().tokenizer, p.poison, p.model.max_length, seed)
     poisoned, triggered = made["poisoned_train"], made["triggered_test"]
     mine = parted(poisoned, seed)
-    names = {"label_names": [str(label) for label in sorted(rows["label"].unique())]}
+    names = {"label_names": [str(label) for label in sorted(rows["label"].unique())], "splits": {}}
     evidence = audit.gather_evidence(mine, names, None, base_model(), p.audit, seed)
     phrases, openings = evidence["phrases"], evidence["openings"]
     suspicious = audit.find_rows(mine, phrases, openings)
