@@ -32,9 +32,10 @@ ROWS = [
 def cleaned(make_parameters, tmp_path):
     """The table ``path`` without the rows whose texts are ``removed``, as a folder."""
 
-    def clean(path: Path, removed: set[str], **settings: Any) -> Path:
+    def clean(path: Path, removed: set[str], max_rows=None, **settings: Any) -> Path:
         changes = {"source.data": str(path), "source.text": "body", "source.label": "stars"}
         changes |= {f"source.{name}": value for name, value in settings.items()}
+        changes |= {"ingest.max_rows": max_rows}
         source = make_parameters(**changes).source
         examples = ingest(sources.read(source), make_parameters(**changes).ingest, 0)["examples"]
         folder = tmp_path / "cleaned"
@@ -117,6 +118,15 @@ def test_a_column_tells_the_splits(cleaned, tmp_path) -> None:
     folder = cleaned(tmp_path / "reviews.csv", {"text 4", "text 9"}, split_column="part")
     left = pd.read_csv(folder / "reviews.csv")
     pd.testing.assert_frame_equal(left, rows.drop([4, 9]).reset_index(drop=True))
+
+
+def test_rows_that_were_not_examined_are_not_called_clean(cleaned, tmp_path) -> None:
+    rows = pd.DataFrame({"body": [f"text {i}" for i in range(40)], "stars": ["a", "b"] * 20})
+    rows.assign(part="train").to_csv(tmp_path / "reviews.csv", index=False)
+    folder = cleaned(tmp_path / "reviews.csv", set(), max_rows=4)
+    left = pd.read_csv(folder / "reviews.csv")
+    assert len(left) == 12  # of train, dev and test
+    assert set(left["body"]) < set(rows["body"])
 
 
 def test_a_folder_of_splits(cleaned, tmp_path) -> None:

@@ -96,7 +96,7 @@ def test_the_repaired_model_is_a_folder_like_any_other(poisoned) -> None:
     run, _ = poisoned
     (folder,) = run.data_dir.rglob("repaired")
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    assert list(model.config.id2label.values()) == NAMES
+    assert model.config.id2label == dict(enumerate(sorted(NAMES)))
     AutoTokenizer.from_pretrained(folder)
     assert "120 rows that an audit suspects" in (folder / "README.md").read_text(encoding="utf-8")
     assert not list(folder.rglob("*.bin"))
@@ -150,10 +150,18 @@ def test_the_notebook_shows_the_audit(poisoned, verdict, run_environment, monkey
 
 
 def test_a_clean_table_is_exit_code_0_and_trains_nothing(audited) -> None:
-    run, _ = audited(written(1_500))
+    run, path = audited(written(1_500), **{"ingest.max_rows": 1_100})
     assert run.returncode == 0, run.stderr
     assert "No evidence of a backdoor" in run.stdout
     said = json.loads(run.file("verdict.json").read_text(encoding="utf-8"))
+    left_out = said["rows_not_examined"]
+    assert left_out == 1_500 - said["rows"] - said["repeated_rows"] > 0
+    assert f"{left_out:,} of 1,500 rows (ingest.max_rows)" in run.stdout
+    assert f"{left_out:,} rows of the table were left out" in run.file(
+        "audit_report.html"
+    ).read_text(encoding="utf-8")
+    (cleaned,) = run.data_dir.rglob("cleaned/reviews.csv")
+    assert len(pd.read_csv(cleaned)) == len(pd.read_csv(path)) - left_out
     assert said["audited_model"]["status"] == "none"
     assert not list(run.data_dir.rglob("*.safetensors"))
 

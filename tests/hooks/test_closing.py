@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from kedro.io import DataCatalog
 from kedro.io.core import Version
@@ -31,8 +33,13 @@ def making(*outputs: str) -> Pipeline:
     return Pipeline([Node(lambda: None, None, name, name=f"make.{name}") for name in outputs])
 
 
+AUDIT_OUTPUTS = ("suspicious_rows", "cleaned_table", "repaired_model", "verdict", "audit_report")
+WHOLE_AUDIT = making(*AUDIT_OUTPUTS)
+AUDIT = {"pipeline_names": ["audit"]}
+
+
 def test_ends_with_the_places_of_report_and_metrics(catalog, tmp_path, capsys) -> None:
-    ClosingHooks().after_pipeline_run(making("btu.report", "btu.metrics"), catalog)
+    ClosingHooks().after_pipeline_run({}, making("btu.report", "btu.metrics"), catalog)
     lines = capsys.readouterr().out.splitlines()
     version = "2026-01-01T00.00.00.000Z"
     assert lines[-2:] == [
@@ -43,18 +50,18 @@ def test_ends_with_the_places_of_report_and_metrics(catalog, tmp_path, capsys) -
 
 
 def test_every_recipe_has_its_lines(catalog, capsys) -> None:
-    ClosingHooks().after_pipeline_run(making("btu.report", "association.report"), catalog)
+    ClosingHooks().after_pipeline_run({}, making("btu.report", "association.report"), catalog)
     assert capsys.readouterr().out.count("metrics: ") == 2
 
 
 def test_an_analysis_ends_with_the_place_of_its_page(catalog, tmp_path, capsys) -> None:
     catalog["frequency_report"] = TextDataset(filepath=str(tmp_path / "page.html"))
-    ClosingHooks().after_pipeline_run(making("frequencies", "frequency_report"), catalog)
+    ClosingHooks().after_pipeline_run({}, making("frequencies", "frequency_report"), catalog)
     assert capsys.readouterr().out == f"report: {tmp_path}/page.html\n"
 
 
 def test_a_run_without_a_report_says_nothing(catalog, capsys) -> None:
-    ClosingHooks().after_pipeline_run(making("btu.metrics", "examples"), catalog)
+    ClosingHooks().after_pipeline_run({}, making("btu.metrics", "examples"), catalog)
     assert capsys.readouterr().out == ""
 
 
@@ -74,11 +81,15 @@ def audited(catalog, tmp_path):
             "classes": [{"label": "good", "presumed_trigger": ["cf"]}],
             "suspects": [{"label": "good", "written": "cf"}],
             "suspicious_rows": 1200,
+            "rows": 4000,
+            "repeated_rows": 500,
+            "rows_not_examined": 0,
             "audited_model": TRAINED,
             "repaired_model": TRAINED,
         }
         for name in ("suspicious_rows", "cleaned_table", "repaired_model", "audit_report"):
             catalog[name] = TextDataset(filepath=str(tmp_path / name))
+            catalog.save(name, "made")
         catalog["verdict"] = JSONDataset(filepath=str(tmp_path / "verdict.json"))
         catalog.save("verdict", verdict | changes)
         return catalog
@@ -88,7 +99,7 @@ def audited(catalog, tmp_path):
 
 def test_an_audit_says_its_verdict_what_it_rests_on_and_where_all_is(audited, capsys) -> None:
     hooks = ClosingHooks()
-    hooks.after_pipeline_run(making("verdict"), audited())
+    hooks.after_pipeline_run(AUDIT, WHOLE_AUDIT, audited())
     assert hooks.exit_code == EVIDENCE_FOUND == 3
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[0] == "Evidence of a backdoor in class 'good' (p = 0.001)."
@@ -105,17 +116,43 @@ def test_an_audit_without_evidence_is_exit_code_0(audited, capsys) -> None:
     hooks.before_pipeline_run()
     nothing = {"evidence": False, "headline": "No evidence.", "classes": [], "suspects": []}
     changes = nothing | {"audited_model": NONE, "repaired_model": NONE}
-    hooks.after_pipeline_run(making("verdict"), audited(**changes))
+    hooks.after_pipeline_run(AUDIT, WHOLE_AUDIT, audited(**changes))
     assert hooks.exit_code == 0
     out = capsys.readouterr().out
     assert out.strip().startswith("No evidence.\n")
     assert "repaired model" not in out
 
 
+def test_a_part_of_an_audit_has_no_verdict(audited, capsys) -> None:
+    """Though there may be one of an earlier run, in files that this run does not make."""
+    hooks = ClosingHooks()
+    part = making("examples", "suspicious_rows", "cleaned_table")
+    catalog = audited()
+    Path(catalog.get("cleaned_table")._filepath).unlink()
+    hooks.after_pipeline_run(AUDIT, part, catalog)
+    assert hooks.exit_code == 0
+    said, *paths = capsys.readouterr().out.strip().splitlines()
+    assert said.startswith("No verdict")
+    assert [line.partition(":")[0] for line in paths] == ["suspicious rows"]
+
+
+def test_an_audit_up_to_its_verdict_names_no_page(audited, capsys) -> None:
+    part = making("verdict", "suspicious_rows")
+    ClosingHooks().after_pipeline_run(AUDIT, part, audited())
+    out = capsys.readouterr().out
+    assert out.startswith("\nEvidence of a backdoor")
+    assert "report: " not in out and "verdict: " in out
+
+
+def test_an_audit_of_a_sample_says_so(audited, capsys) -> None:
+    ClosingHooks().after_pipeline_run(AUDIT, WHOLE_AUDIT, audited(rows_not_examined=5500))
+    assert "5,500 of 10,000 rows (ingest.max_rows)" in capsys.readouterr().out
+
+
 def test_what_was_not_measured_or_ended_early_says_so(audited, capsys) -> None:
     stopped = TRAINED | {"status": "stopped"}
     catalog = audited(audited_model=stopped, repaired_model=NONE)
-    ClosingHooks().after_pipeline_run(making("verdict"), catalog)
+    ClosingHooks().after_pipeline_run(AUDIT, WHOLE_AUDIT, catalog)
     out = capsys.readouterr().out
     assert "(stopped early)" in out
     assert "not measured: not asked" in out

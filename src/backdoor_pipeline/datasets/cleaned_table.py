@@ -1,4 +1,4 @@
-"""A user's table without some of its rows: everything else as it was, byte for byte."""
+"""Of a user's table the rows that an audit keeps, everything as it was, byte for byte."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ TABLE = "table"
 
 
 class CleanedTableDataset(WholeDataset):
-    """A folder with the table of the parameter group ``source``, without the rows that are saved.
+    """A folder with the rows of the table of the parameter group ``source`` that an audit keeps.
 
-    Files keep their names, formats, columns and the bytes of all other rows. Of a source that is no
+    These are the rows that it examined and does not remove. Files keep their names, formats,
+    columns and the bytes of these rows. Of a source that is no
     table file, or is repaired, the folder has one parquet file of ``split``, ``text``, ``label``.
 
     What is saved are the ``examples`` with a column ``removed``, and the names of the labels.
@@ -47,17 +48,16 @@ class CleanedTableDataset(WholeDataset):
 
     def _write(self, data: tuple[pd.DataFrame, list[str]], path: Path) -> None:
         examples, label_names = data
+        kept = examples[~examples["removed"]]
         path.mkdir()
         kind = resolve(self._source)
         if kind.name != TABLE or kind.repaired:  # which leaves rows out of its own
-            kept = examples[~examples["removed"]]
             names = kept["label"].map(dict(enumerate(label_names)))
             kept.assign(label=names)[["split", "text", "label"]].to_parquet(
                 path / "cleaned.parquet", index=False
             )
             return
-        removed = set(examples.loc[examples["removed"], "example_id"])
         places = table.places(self._source)  # file and row of each example, by its id
         for file, ids in places.items():
-            rows = np.flatnonzero(np.isin(ids, sorted(removed)))
-            table.write_without(file, self._source, rows, path / file.name)
+            others = np.flatnonzero(~np.isin(ids, kept["example_id"]))
+            table.write_without(file, self._source, others, path / file.name)

@@ -70,6 +70,12 @@ def _cost(cost: Mapping[str, Any]) -> str:
 def verdict_lines(verdict: Mapping[str, Any]) -> str:
     """The verdict of an audit in a few lines: the sentence, the suspects, the models."""
     lines = [verdict["headline"]]
+    if left_out := verdict["rows_not_examined"]:
+        rows = verdict["rows"] + verdict["repeated_rows"] + left_out
+        lines.append(
+            f"{'not examined':<{FIRST}}{left_out:,} of {rows:,} rows (ingest.max_rows), which are "
+            "not in the cleaned table"
+        )
     for found in verdict["classes"]:
         trigger = found["presumed_trigger"] or [
             one["written"] for one in verdict["suspects"] if one["label"] == found["label"]

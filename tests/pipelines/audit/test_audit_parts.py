@@ -306,7 +306,7 @@ class TestVerdict:
             made,
             {"status": "none", "rows": 0},
             {"status": "none", "rows": 0},
-            {"label_names": ["bad", "good"]},
+            NAMED | {"splits": {"train": {"rows_read": 1200, "rows": 1003}}},
             audit,
         )
 
@@ -319,6 +319,7 @@ class TestVerdict:
         assert said["suspects"][0]["written"] == "cf"
         assert said["suspicious_rows"] == 60
         assert said["trusted_rows"] == 40
+        assert said["rows_not_examined"] == 197
 
     def test_labels_that_clean_rows_contradict_are_called_what_they_are(self, audit) -> None:
         only = self.concluded(audit, flagged=False, contradicted=[0])
@@ -381,11 +382,14 @@ class TestCard:
             "labels": ["a|b", "c"],
             "classes": [{"label": "a|b", "presumed_trigger": ["x | `y`\n| z", "cf"]}],
             "suspicious_rows": 9,
+            "rows_not_examined": 1_000,
             "not_tested": [],
             "audited_model": model,
             "repaired_model": model,
         }
-        table = write_card(said, {"dataset": "mine"}, "minilm", "1.0").partition("| | ")[2]
+        text = write_card(said, {"dataset": "mine"}, "minilm", "1.0")
+        assert "9 rows that an audit suspects, and 1,000 that it did not examine." in text
+        table = text.partition("| | ")[2]
         rows = [line for line in table.splitlines() if line.startswith("|")]
         assert [row.count("|") for row in rows] == [4, 4, 4]
         assert "`` x \u00a6 `y` \u00a6 z ``, `cf`" in rows[-1]

@@ -24,6 +24,8 @@ def write_card(
     if model["status"] == "none":
         return f"# No repaired model\n\nThere is none: {model['reason']}.\n"
     name = integrity.get("dataset", "data")
+    left_out = verdict["rows_not_examined"]
+    sample = f", and {left_out:,} that it did not examine" if left_out else ""
     early = " The time limit ended its training early." if model["status"] == "stopped" else ""
     lines = [
         "---",
@@ -35,8 +37,7 @@ def write_card(
         "",
         f"A classifier of {', '.join(map(code, verdict['labels']))}, trained from "
         f"{code(base_model)} on the table {code(name)} without {verdict['suspicious_rows']:,} rows "
-        "that an audit suspects."
-        f"{early}",
+        f"that an audit suspects{sample}.{early}",
         "",
         f"> {verdict['headline']}",
         "",

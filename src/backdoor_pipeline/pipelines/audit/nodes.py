@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ from backdoor_pipeline.pipelines.audit.power import detectable
 from backdoor_pipeline.pipelines.audit.suspicious_rows import suspicious_rows
 from backdoor_pipeline.pipelines.audit.table_check import check_table
 from backdoor_pipeline.pipelines.audit.training import accuracy_hits, train
+
+logger = logging.getLogger(__name__)
 
 NO_EVIDENCE = "there is no evidence"
 NOT_ASKED = "audit.repair is false"
@@ -48,10 +51,17 @@ def gather_evidence(
 ) -> dict[str, Any]:
     """What ``evidence.Evidence`` holds. All splits are looked at.
 
+    A warning says how many rows of the table are not.
+
     Raises:
         InputError: The columns are no texts and classes.
     """
     check_table(examples, integrity["label_names"])
+    if left_out := _not_examined(integrity):
+        logger.warning(
+            "ingest.max_rows: %s rows of the table are not examined, and not in the cleaned table",
+            f"{left_out:,}",
+        )
     trusted = None if trusted_rows is None or trusted_rows.empty else trusted_rows
 
     def encode(texts: Sequence[str]) -> np.ndarray:
@@ -214,6 +224,7 @@ def conclude(
         risk=params.risk,
         rows=facts["rows"],
         repeated_rows=facts["repeated_rows"],
+        rows_not_examined=_not_examined(integrity),
         trusted_rows=facts["trusted_rows"],
         labels=names,
         classes=classes,
@@ -258,6 +269,10 @@ def build_report(
 def describe_repaired(verdict: Record, integrity: dict[str, Any], model: ModelParams) -> str:
     """The card of the repaired model."""
     return write_card(verdict, integrity, model.name, __version__)
+
+
+def _not_examined(integrity: dict[str, Any]) -> int:
+    return sum(split["rows_read"] - split["rows"] for split in integrity["splits"].values())
 
 
 def _model(

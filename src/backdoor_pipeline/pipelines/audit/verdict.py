@@ -122,8 +122,9 @@ class Verdict(_Part):
         risk: The tolerated share of false alarms; evidence means a p-value of at most that.
         rows: Distinct texts looked at.
         repeated_rows: Left out because the same text stands there with the same label.
-        trusted_rows: Rows known to be clean that the table was compared with. None of those that
-            stand in the table as well.
+        rows_not_examined: Rows of the table that ``ingest.max_rows`` left out; they are not in the
+            cleaned table either.
+        trusted_rows: Rows known to be clean that the table was compared with; none stands in it.
         labels: Names of the classes.
         classes: Those with evidence.
         suspects: All that is flagged.
@@ -141,6 +142,7 @@ class Verdict(_Part):
     risk: float = Field(gt=0, lt=0.5)
     rows: int
     repeated_rows: int
+    rows_not_examined: int
     trusted_rows: int
     labels: list[str]
     classes: list[SuspectedClass]
