@@ -77,14 +77,15 @@ class ForkedKedro:
 
 def import_all() -> None:
     """Import what the commands do; it computes nothing, so that a fork may follow."""
+    gc.disable()
     for name in IMPORTED:
         importlib.import_module(name)
     from kedro.framework.cli.utils import load_entry_points
 
     for group in ("global", "project"):  # of plugins such as kedro-viz
         load_entry_points(group)
-    gc.collect()
-    gc.freeze()  # else each fork's collections copy all that it shares
+    gc.freeze()  # else each fork's collections would copy and walk all that it shares
+    gc.enable()
 
 
 def kedro(arguments: Sequence[str]) -> None:

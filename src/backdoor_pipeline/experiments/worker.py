@@ -61,10 +61,11 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what is printed must not pass for an answer
     _end_with_the_parent()
+    gc.disable()  # nothing that is imported is garbage
     for name in PRELOADED:
         importlib.import_module(name)
-    gc.collect()
     gc.freeze()  # else each fork's collections would copy and walk all that it shares
+    gc.enable()
     for line in iter(sys.stdin.readline, ""):
         job = json.loads(Path(line.rstrip("\n")).read_text(encoding="utf-8"))
         status = _fork(job) if FORKS else _run_logged(job)
