@@ -45,6 +45,9 @@ def test_bad_names_give_one_clear_error(dataset: str, data: str | None, expected
         (["train.txt", "train_labels.txt"], "openbackdoor"),
         (["test-clean.csv"], "poison_cache"),
         (["train.jsonl"], "table"),
+        (["train.csv", "validation.csv"], "table"),
+        (["train.tsv", "Val.tsv", "test.tsv"], "table"),
+        (["train.csv", "notes.csv"], "openbackdoor"),
         (["train.parquet"], "huggingface"),
         (["dataset_dict.json"], "huggingface"),
     ],
@@ -53,6 +56,43 @@ def test_own_folders_are_told_by_their_files(files: list[str], kind: str, tmp_pa
     for name in files:
         (tmp_path / name).touch()
     assert resolve(params("rotten_tomatoes", str(tmp_path))).name == kind
+
+
+class TestOwnFolderWithOtherColumns:
+    """``data=folder/`` with a train.csv that is not quite OpenBackdoor's."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        for split in ("train", "validation"):
+            rows = [f"{i},{split} {i};,{'ab'[i % 2]}" for i in range(6)]
+            (tmp_path / f"{split}.csv").write_text("\n".join(["id,body,stars", *rows]))
+        return tmp_path
+
+    def own(self, folder: Path, **settings: str) -> SourceParams:
+        columns = {"text": "body", "label": "stars"} | settings
+        return SourceParams(dataset="rotten_tomatoes", folder="", data=str(folder), **columns)
+
+    def test_columns_are_those_that_are_named_and_no_split_is_passed_over(self, folder) -> None:
+        source = read(self.own(folder))
+        assert list(source.tables) == ["train", "dev"]
+        assert source.tables["dev"]["text"].tolist()[0] == "validation 0;"
+        (folder / "validation.csv").unlink()
+        source = read(self.own(folder))
+        assert source.tables["train"]["text"].tolist()[0] == "train 0;"
+        assert source.tables["train"]["label"].tolist()[:2] == ["a", "b"]
+
+    def test_a_column_that_is_not_there(self, folder) -> None:
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"train\.csv: no column 'bodi', .* 'body'"):
+                read(self.own(folder, text="bodi"))
+            (folder / "validation.csv").unlink(missing_ok=True)
+
+    def test_settings_of_a_table_are_not_passed_over(self, folder) -> None:
+        (folder / "validation.csv").unlink()
+        with pytest.raises(InputError, match=r"no column 'part', which source\.split_column asks"):
+            read(self.own(folder, split_column="part"))
+        with pytest.raises(InputError, match="no column 'body'"):
+            read(self.own(folder, separator=";"))
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from backdoor_pipeline.datasets.sources.columns import SPLIT_NAMES
 from backdoor_pipeline.datasets.sources.known import KNOWN
 from backdoor_pipeline.datasets.sources.source import DEFAULT_DATASET, DEFAULT_IMAGES
 from backdoor_pipeline.errors import InputError, did_you_mean
+from backdoor_pipeline.schemas import SPLITS
 
 if TYPE_CHECKING:
     from backdoor_pipeline.datasets.sources.source import SourceParams
@@ -50,7 +52,8 @@ def resolve(params: SourceParams) -> Resolved:
     if name in OWN_DATA and not params.data:
         raise InputError(f"source.dataset {name} needs source.data: the path of your own data")
     if name == DEFAULT_DATASET and params.data:
-        name = _kind_of(params.data)
+        asks_for_a_table = bool(params.split_column or params.separator)
+        name = _kind_of(params.data, asks_for_a_table)
     elif name == DEFAULT_IMAGES and params.data:
         name = _kind_of_images(params.data)
     elif name in KNOWN and params.data:
@@ -69,20 +72,28 @@ def modality(params: SourceParams) -> str | None:
     return "text" if name in (*KNOWN_NAMES, *OWN_DATA) else None
 
 
-def _kind_of(data: str) -> str:
+def _kind_of(data: str, asks_for_a_table: bool) -> str:
     path = Path(data).expanduser()
     if path.is_dir():
         names = {file.name for file in path.iterdir()}
+        has_more = any(map(_is_split_of_a_table, names))
         if names & {f"{split}.{kind}" for split in ("train", "test") for kind in ("tsv", "csv")}:
-            return "openbackdoor"
+            return "table" if asks_for_a_table or has_more else "openbackdoor"
         if any(name.endswith("_labels.txt") for name in names):
             return "openbackdoor"
         if any(re.fullmatch(r"(train|dev|test)-(clean|poison)\.csv", name) for name in names):
             return "poison_cache"
-        return "table" if any(name.endswith(".jsonl") for name in names) else "huggingface"
+        has_more |= any(name.endswith(".jsonl") for name in names)
+        return "table" if has_more else "huggingface"
     if path.is_file() or path.suffix in TABLE_SUFFIXES or not _HUB_ID.fullmatch(data):
         return "table"
     return "huggingface"
+
+
+def _is_split_of_a_table(name: str) -> bool:
+    """Says whether a file's name is that of a split that OpenBackdoor calls otherwise."""
+    stem, _, suffix = name.rpartition(".")
+    return f".{suffix}" in SEPARATORS and stem.casefold() in SPLIT_NAMES.keys() - {*SPLITS}
 
 
 def _kind_of_images(data: str) -> str:
