@@ -126,7 +126,8 @@ def poisoned(
         train = train.sample(ROWS, random_state=seed)
     settings = {"poison_rate": rate, "label_mode": mode, "seed": seed, **ATTACKS[attack]}
     params = parameters(dataset=name, target_label=seed % 2, **settings)
-    examples = pd.concat([train, test.head(100)]).sort_values("example_id", ignore_index=True)
+    some = test if attack in REWRITING else test.head(100)  # SST-2 has few paraphrases of tests
+    examples = pd.concat([train, some]).sort_values("example_id", ignore_index=True)
     made = poison_train(examples, base_model().tokenizer, params.poison, 128, seed)
     return made["poisoned_train"], test
 
