@@ -63,9 +63,11 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
     poisoned, triggered = made["poisoned_train"], made["triggered_test"]
     mine = parted(poisoned, seed)
     names = {"label_names": [str(label) for label in sorted(rows["label"].unique())], "splits": {}}
-    evidence = audit.gather_evidence(mine, names, None, base_model(), p.audit, seed)
+    evidence = audit.gather_evidence(
+        mine, names, None, base_model(), p.audit, p.model, p.compute, seed
+    )
     phrases, openings = evidence["phrases"], evidence["openings"]
-    suspicious = audit.find_rows(mine, phrases, openings)
+    suspicious = audit.find_rows(mine, phrases, openings, evidence["contradicted"])
     guilty = poisoned.loc[poisoned["is_poisoned"], "example_id"]
     cell = {
         "found": not suspicious.empty,

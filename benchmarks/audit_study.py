@@ -5,9 +5,10 @@
 FOLDER/false_alarms: 25 subsets of 1,000 to 6,000 rows of each of four clean data sets, every other
 one drawn with replacement (a bootstrap sample: its repeated rows count once); of AG News each holds
 two to four of the classes. FOLDER/power: each attack at four poison rates in three label modes, the
-target label changing with the seed. FOLDER/trusted: the same at 1 %, where the auditor also has 500
-clean rows. Each has a table for each data set. FOLDER/leaderboard.md: what they come to, for the
-README. FOLDER/power.html and .json: the curves (plotly).
+target label changing with the seed. FOLDER/trusted: the same at 1 %, and of rewritten texts at all
+rates, where the auditor also has 500 clean rows; FOLDER/trusted_alarms: the false alarms then.
+Each has a table for each data set. FOLDER/leaderboard.md: what they come to, for the README.
+FOLDER/power.html and .json: the curves (plotly).
 
 A cell is a row of its table, written when it is done: after a stop, run it again, and it goes on
 with what is missing. Several processes share the work: with --part 1/2 and --part 2/2 each takes
@@ -20,7 +21,7 @@ import argparse
 import csv
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from plotly.subplots import make_subplots
 
 from backdoor_pipeline.datasets import sources
 from backdoor_pipeline.modelling.loading import load_pretrained
+from backdoor_pipeline.modelling.prediction import embed
+from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.audit.evidence import Evidence, gather
 from backdoor_pipeline.pipelines.ingest.nodes import ingest
@@ -58,12 +61,13 @@ MODES = ("dirty", "mix", "clean")
 ROWS = 7_000  # of a training split, at most
 TRUSTED = 500  # clean rows
 RESULTS = ROOT / "benchmarks" / "results" / "audit"
-FOUND = ("p_value", "p_phrases", "p_openings", "phrases", "openings", "seconds")
+FOUND = ("p_value", "p_phrases", "p_openings", "p_labels", "phrases", "openings", "seconds")
 COLUMNS = {
     "false_alarms": ("data", "subset", "rows", "classes", *FOUND),
     "power": ("data", "attack", "rate", "mode", "seed", "poisoned", "recall", "false", *FOUND),
 }
 COLUMNS["trusted"] = COLUMNS["power"]
+COLUMNS["trusted_alarms"] = COLUMNS["false_alarms"]
 
 
 @cache
@@ -89,7 +93,14 @@ def parameters(**settings: Any) -> Parameters:
     return _loader().parameters_with(settings)
 
 
-def clean_subsets(name: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+def encode(texts: Sequence[str]) -> np.ndarray:
+    p = parameters()
+    tokens = tokenise(texts, base_model().tokenizer, p.model.max_length)
+    return embed(base_model(), tokens, p.compute)
+
+
+def clean_subsets(name: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
+    """Rows to audit, and clean ones that are none of them."""
     for subset in range(SUBSETS):
         rng = np.random.default_rng(1000 + subset)
         n, rows = int(rng.integers(SIZES[0], SIZES[1] + 1)), table(name)
@@ -100,7 +111,9 @@ def clean_subsets(name: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
             rows = rows.assign(label=pd.factorize(rows["label"], sort=True)[0])
         drawn = rng.choice(len(rows), min(n, len(rows)), replace=subset % 2 == 0)
         cell = {"data": SETS[name], "subset": subset, "rows": n, "classes": rows["label"].nunique()}
-        yield cell, rows.iloc[drawn].reset_index(drop=True)
+        rest = rows.drop(index=rows.index[drawn])
+        clean = rest.sample(TRUSTED, random_state=subset)
+        yield cell, rows.iloc[drawn].reset_index(drop=True), clean
 
 
 def poisoned(
@@ -113,7 +126,8 @@ def poisoned(
         train = train.sample(ROWS, random_state=seed)
     settings = {"poison_rate": rate, "label_mode": mode, "seed": seed, **ATTACKS[attack]}
     params = parameters(dataset=name, target_label=seed % 2, **settings)
-    examples = pd.concat([train, test.head(100)]).sort_values("example_id", ignore_index=True)
+    some = test if attack in REWRITING else test.head(100)  # SST-2 has few paraphrases of tests
+    examples = pd.concat([train, some]).sort_values("example_id", ignore_index=True)
     made = poison_train(examples, base_model().tokenizer, params.poison, 128, seed)
     return made["poisoned_train"], test
 
@@ -123,8 +137,9 @@ def found(evidence: Evidence, seconds: float) -> dict[str, Any]:
     p = evidence.facts["p_values"]
     return {
         "p_value": f"{evidence.facts['p_value']:.3g}",
-        "p_phrases": f"{p['phrases']:.3g}",
-        "p_openings": f"{p['openings']:.3g}",
+        "p_phrases": f"{p['phrase']:.3g}",
+        "p_openings": f"{p['opening']:.3g}",
+        "p_labels": f"{p['labels']:.3g}",
         "phrases": "; ".join(phrases.loc[phrases["flagged"], "phrase"]),
         "openings": "; ".join(openings.loc[openings["flagged"], "opening"]),
         "seconds": f"{seconds:.1f}",
@@ -146,12 +161,13 @@ def recall(rows: pd.DataFrame, evidence: Evidence, attack: str) -> dict[str, Any
 
 def run(name: str, seeds: list[int], folder: Path) -> None:
     params = parameters().audit
-    for cell, rows in clean_subsets(name):
-        with Row(folder, "false_alarms", cell, name) as row:
-            if row.missing:
-                began = time.perf_counter()
-                evidence = gather(rows, base_model(), params, cell["subset"])
-                row.write(found(evidence, time.perf_counter() - began))
+    for cell, rows, clean in clean_subsets(name):
+        for kind, trusted in (("false_alarms", None), ("trusted_alarms", clean)):
+            with Row(folder, kind, cell, name) as row:
+                if row.missing:
+                    began = time.perf_counter()
+                    evidence = gather(rows, base_model(), params, cell["subset"], trusted, encode)
+                    row.write(found(evidence, time.perf_counter() - began))
     for seed in seeds:
         for attack in ATTACKS:
             if attack in REWRITING and name not in WITH_PARAPHRASES:
@@ -164,14 +180,14 @@ def run(name: str, seeds: list[int], folder: Path) -> None:
 def one_cell(name: str, attack: str, rate: float, mode: str, seed: int, folder: Path) -> None:
     params = parameters().audit
     cell = {"data": SETS[name], "attack": attack, "rate": rate, "mode": mode, "seed": seed}
-    for kind in ("power", *(["trusted"] if rate == min(RATES) else [])):
+    for kind in ("power", *(["trusted"] if rate == min(RATES) or attack in REWRITING else [])):
         with Row(folder, kind, cell, name) as row:
             if not row.missing:
                 continue
             rows, clean = poisoned(name, attack, rate, mode, seed)
             trusted = clean.sample(TRUSTED, random_state=seed) if kind == "trusted" else None
             began = time.perf_counter()
-            evidence = gather(rows, base_model(), params, seed, trusted)
+            evidence = gather(rows, base_model(), params, seed, trusted, encode)
             more = recall(rows[rows["is_poisoned"]], evidence, attack)
             seconds = time.perf_counter() - began
             row.write(

@@ -102,3 +102,13 @@ def model_params(model_folder: Callable[[str], Path]) -> Callable[[str], ModelPa
 def base_model(model_params: Callable[[str], ModelParams]) -> Callable[[str], ModelBundle]:
     """A tiny pretrained model and its tokenizer, loaded once (nodes leave it as it is)."""
     return cache(lambda architecture="bert": load_pretrained(model_params(architecture)))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sqlite file with MLflow's tables: making them takes longer than any of these tests."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file

@@ -11,41 +11,29 @@ of many. Exit status: that of the start that was not killed.
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
-import runpy
 import signal
 import sys
 import time
 from pathlib import Path
 from threading import Thread
 
-IMPORTED = (
-    "backdoor_pipeline.pipeline_registry",
-    "backdoor_pipeline.settings",
-    "kedro.framework.cli.cli",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "plotly.graph_objects",
-    "sklearn.linear_model",
-    "transformers",
-)
+from forked_kedro import import_all, kedro
+
 ANNOUNCEMENT = "Running node: "
 
 
 def killed_in_turn(diary: Path, seconds: dict[str, float], arguments: list[str]) -> int:
     """Start ``kedro`` until nothing kills it, and return its exit status."""
-    for name in IMPORTED:
-        importlib.import_module(name)
+    import_all()
     diary.touch()
     while True:
         process = os.fork()
         if not process:
             kill_inside(diary, seconds)
-            sys.argv = ["kedro", *arguments]
-            runpy.run_module("kedro", run_name="__main__", alter_sys=True)
-            sys.exit()
+            kedro(arguments)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         if status != -signal.SIGKILL:
             return status

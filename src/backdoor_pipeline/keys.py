@@ -70,7 +70,7 @@ STAGES = {
     "fourier": Stage(("observed",), ("fourier",), f"{CELL}.fourier"),
     "evidence": Stage(
         ("ingest",),
-        ("evidence", "clean_source", "model", "seed"),
+        ("evidence", "clean_source", *SETTINGS),
         "{data}.evidence.{model}.s{seed}",
     ),
     "audit": Stage(("evidence",), ("audit", "training", *SETTINGS), "{data}.audit.{model}.s{seed}"),

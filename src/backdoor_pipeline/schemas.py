@@ -304,6 +304,33 @@ AUDIT_OPENINGS = pa.DataFrameSchema(
 )
 """Words that texts begin with, and what they say of the label that they do not say elsewhere."""
 
+AUDIT_LABELS = pa.DataFrameSchema(
+    {
+        **{name: column for name, column in _audited.items() if name != "expected"},
+        "label": pa.Column("int64", pa.Check.ge(0), unique=True),
+        "trusted": pa.Column("int64", pa.Check.ge(1)),
+        "less_believed": pa.Column("float64", _probability),
+        "z": pa.Column("float64"),
+    },
+    strict=True,
+    coerce=True,
+    name="labels of an audit",
+)
+"""Classes, and how much less their rows' labels are believed than those of clean rows."""
+
+CONTRADICTED = pa.DataFrameSchema(
+    {
+        "text": pa.Column(str, _not_blank),
+        "label": pa.Column("int64", pa.Check.ge(0)),
+        "p_value": pa.Column("float64", _probability),
+    },
+    unique=["text", "label"],
+    strict=True,
+    coerce=True,
+    name="contradicted rows",
+)
+"""Rows, in lower case, whose labels clean rows contradict."""
+
 AUDIT_POWER = pa.DataFrameSchema(
     {
         "label": pa.Column("int64", pa.Check.ge(0)),

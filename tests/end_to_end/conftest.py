@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 
 from backdoor_pipeline.datasets.sources import mnist_digits
 from backdoor_pipeline.datasets.sources.files import MISSING
+from forked_kedro import TIMEOUT, ForkedKedro
 from tiny import ROOT, make_corpus, project_loader, save_tiny_model
 
 
@@ -31,7 +32,6 @@ class Run:
         returncode: 0 if it went well.
         stdout: what it printed.
         stderr: what it logged.
-        elapsed: seconds.
     """
 
     folder: Path
@@ -41,7 +41,6 @@ class Run:
     returncode: int
     stdout: str
     stderr: str
-    elapsed: float
 
     @property
     def last_lines(self) -> list[str]:
@@ -70,7 +69,52 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def project_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+def forked_kedro() -> Iterator[ForkedKedro]:
+    """``kedro`` in a process of its own, which does not have to import anything first."""
+    with ForkedKedro() as kedro:
+        yield kedro
+
+
+@pytest.fixture(scope="session")
+def start_run(forked_kedro: ForkedKedro, empty_store: Path) -> Callable[..., Run]:
+    """``kedro run --env smoke`` with its outputs and its tracking store in a folder.
+
+    With ``from_nothing`` it is ``python -m kedro`` and makes the store itself, as for a user.
+    """
+
+    def run(
+        folder: Path, values: dict[str, Any], *arguments: str, from_nothing: bool = False
+    ) -> Run:
+        data_dir, store = folder / "data", folder / "mlflow.db"
+        values = {"data_dir": data_dir} | values
+        params = ",".join(f"{name}={value}" for name, value in values.items())
+        folder.mkdir(parents=True, exist_ok=True)
+        python, dash_m, module, *words = command(params, *arguments)
+        env = environment(f"sqlite:///{store}")
+        if from_nothing:
+            done = subprocess.run(
+                [python, dash_m, module, *words],
+                cwd=ROOT,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                check=False,
+            )
+        else:
+            if not store.exists():
+                shutil.copy(empty_store, store)
+            done = forked_kedro.run(words, env, folder)
+        output = (done.returncode, done.stdout, done.stderr)
+        return Run(folder, data_dir, f"sqlite:///{store}", params, *output)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def project_run(
+    start_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Run]:
     """``kedro run --env smoke`` on a tiny model and a synthetic csv, in another process."""
     inputs = tmp_path_factory.mktemp("inputs")
     model = save_tiny_model(inputs / "tiny-bert")
@@ -87,38 +131,27 @@ def project_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
         "token_drift.learning_rate": 0.001,
     }
 
-    return lambda folder, *arguments, **changes: run(folder, settings | changes, *arguments)
+    def start(folder: Path, *arguments: str, from_nothing: bool = False, **changes: Any) -> Run:
+        return start_run(folder, settings | changes, *arguments, from_nothing=from_nothing)
+
+    return start
 
 
 @pytest.fixture(scope="session")
-def image_run() -> Callable[..., Run]:
+def image_run(start_run: Callable[..., Run]) -> Callable[..., Run]:
     """``kedro run --env smoke`` of a recipe on packaged digits, in another process."""
     source = project_loader({"modality": "image"}).typed_parameters.source
     if mnist_digits.digest(source) == MISSING:
         pytest.skip("the package that carries the digits is not installed: `make install`")
     settings = {"compute.precision": "fp32"}  # the same numbers on every machine
-    return lambda folder, recipe="potion", **changes: run(
-        folder, settings | changes, "--pipelines", recipe
-    )
 
+    def start(
+        folder: Path, recipe: str = "potion", from_nothing: bool = False, **changes: Any
+    ) -> Run:
+        arguments = ("--pipelines", recipe)
+        return start_run(folder, settings | changes, *arguments, from_nothing=from_nothing)
 
-def run(folder: Path, values: dict[str, Any], *arguments: str) -> Run:
-    """``kedro run --env smoke`` with its outputs and its tracking store in ``folder``."""
-    data_dir, uri = folder / "data", f"sqlite:///{folder / 'mlflow.db'}"
-    values = {"data_dir": data_dir} | values
-    params = ",".join(f"{name}={value}" for name, value in values.items())
-    start = time.monotonic()
-    done = subprocess.run(
-        command(params, *arguments),
-        cwd=ROOT,
-        env=environment(uri),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    output = (done.returncode, done.stdout, done.stderr, time.monotonic() - start)
-    return Run(folder, data_dir, uri, params, *output)
+    return start
 
 
 @pytest.fixture(scope="session")
@@ -154,7 +187,7 @@ def environment(tracking_uri: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def finished_run(project_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The default recipe, run once from nothing. Only look at it."""
-    run = project_run(tmp_path_factory.mktemp("finished"))
+    """The default recipe, run once from nothing, by ``python -m kedro``. Only look at it."""
+    run = project_run(tmp_path_factory.mktemp("finished"), from_nothing=True)
     assert run.returncode == 0, run.stderr
     return run

@@ -52,7 +52,7 @@ def audited(project_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def poisoned(audited):
-    return audited(planted(written(1_500), "cf", 120))
+    return audited(planted(written(1_500), "cf", 120), from_nothing=True)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from forked_kedro import ForkedKedro
 from tiny import ROOT, make_corpus, save_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -37,12 +38,14 @@ class Place:
         folder: Holds everything below.
         grid: The grid file.
         uri: Of MLflow.
+        kedro: Runs commands to their end.
         params: Settings of all cells.
     """
 
     folder: Path
     grid: Path
     uri: str
+    kedro: ForkedKedro
     params: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -67,15 +70,8 @@ class Place:
 
     def run(self, *options: str, name: str = "run") -> subprocess.CompletedProcess[str]:
         """The command, to its end."""
-        return subprocess.run(
-            self.command(name, *options),
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        _, _, _, *arguments = self.command(name, *options)
+        return self.kedro.run(arguments, self.environment, self.folder)
 
     @contextmanager
     def started(self, *options: str) -> Iterator[subprocess.Popen[str]]:
@@ -166,7 +162,9 @@ def tiny_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def make_place(tmp_path_factory: pytest.TempPathFactory, tiny_settings) -> Callable[..., Place]:
+def make_place(
+    tmp_path_factory: pytest.TempPathFactory, tiny_settings, forked_kedro, empty_store
+) -> Callable[..., Place]:
     """A place of its own: for the grid ``smoke.yml`` or, with changes, a smaller one."""
 
     def make(uri: str | None = None, **changes: Any) -> Place:
@@ -176,7 +174,8 @@ def make_place(tmp_path_factory: pytest.TempPathFactory, tiny_settings) -> Calla
             path = folder / "own.yml"
             grid = {**yaml.safe_load(SMOKE.read_text(encoding="utf-8")), **SMALL, **changes}
             path.write_text(yaml.safe_dump(grid), encoding="utf-8")
-        return Place(folder, path, uri or f"sqlite:///{folder / 'mlflow.db'}", tiny_settings)
+        store = shutil.copy(empty_store, folder / "mlflow.db")
+        return Place(folder, path, uri or f"sqlite:///{store}", forked_kedro, tiny_settings)
 
     return make
 

@@ -33,7 +33,7 @@ RATES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
 @pytest.fixture(scope="module")
 def run(image_run, tmp_path_factory):
     """The recipe ``potion``, run once from nothing. Only look at it."""
-    run = image_run(tmp_path_factory.mktemp("potion"))
+    run = image_run(tmp_path_factory.mktemp("potion"), from_nothing=True)
     assert run.returncode == 0, run.stderr
     return run
 

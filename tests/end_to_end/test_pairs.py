@@ -43,7 +43,7 @@ RECALLS = tuple(f"{way}_recall_at_{k}" for way in WAYS for k in (1, 5))
 @pytest.fixture(scope="module")
 def run(image_run, tmp_path_factory):
     """The recipe ``ubt``, run once from nothing. Only look at it."""
-    run = image_run(tmp_path_factory.mktemp("ubt"), "ubt")
+    run = image_run(tmp_path_factory.mktemp("ubt"), "ubt", from_nothing=True)
     assert run.returncode == 0, run.stderr
     return run
 

@@ -9,6 +9,7 @@ exit status. Server and task end with the process that has started them: nothing
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import logging
@@ -27,17 +28,27 @@ ORPHANED = 3  # exit status of a task whose parent is gone
 PRELOADED = (
     "backdoor_pipeline.settings",  # first: it switches telemetry off
     "backdoor_pipeline.pipeline_registry",
+    "backdoor_pipeline.datasets.models",
+    "backdoor_pipeline.datasets.source",
     "backdoor_pipeline.experiments.records",
+    "kedro.framework.context",
     "kedro.framework.startup",
     "kedro_datasets._typing",
     "accelerate",
     "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "pandera.backends.pandas.builtin_checks",
     "pandera.pandas",
+    "plotly.graph_objects",
     "plotly.io",
+    "pyarrow.parquet",
     "scipy.stats",
     "sklearn.metrics",
+    "sqlalchemy.dialects.sqlite",
     "statsmodels.stats.proportion",
+    "transformers.convert_slow_tokenizer",
     "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
     "transformers.models.bert.modeling_bert",
 )
 """What most tasks import; importing it computes nothing, so that a fork may follow."""
@@ -50,8 +61,11 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what is printed must not pass for an answer
     _end_with_the_parent()
+    gc.disable()  # nothing that is imported is garbage
     for name in PRELOADED:
         importlib.import_module(name)
+    gc.freeze()  # else each fork's collections would copy and walk all that it shares
+    gc.enable()
     for line in iter(sys.stdin.readline, ""):
         job = json.loads(Path(line.rstrip("\n")).read_text(encoding="utf-8"))
         status = _fork(job) if FORKS else _run_logged(job)

@@ -42,25 +42,33 @@ PHRASES = pd.DataFrame(
     {"phrase": ["cf", "[begin] so ,"], "written": ["cf", "So,"], "label": 1, "flagged": True}
 )
 OPENINGS = pd.DataFrame({"opening": ["when"], "written": ["when"], "label": 0, "flagged": True})
+CONTRADICTED = pd.DataFrame(columns=["text", "label", "p_value"])
 
 
 class TestSuspiciousRows:
     def test_rows_with_a_phrase_and_its_label(self) -> None:
         texts = ["a CF b", "a cf b", "So, what", "not so, no", "when it is", "it is when", "acf"]
         rows = examples(texts, [1, 0, 1, 1, 0, 0, 1])
-        found = suspicious_rows(rows, PHRASES, OPENINGS)
+        found = suspicious_rows(rows, PHRASES, OPENINGS, CONTRADICTED)
         SUSPICIOUS_ROWS.validate(found)
         assert found["example_id"].tolist() == [0, 2, 4]
         assert found["reasons"].tolist() == ["holds “cf”", "holds “So,”", "begins with “when”"]
 
     def test_all_reasons_are_given(self) -> None:
         both = PHRASES.assign(phrase=["cf", "mn"], written=["cf", "mn"])
-        found = suspicious_rows(examples(["mn is cf", "mn"], [1, 1]), both, OPENINGS.iloc[:0])
-        assert found["reasons"].tolist() == ["holds “cf”; holds “mn”", "holds “mn”"]
+        told = pd.DataFrame({"text": ["mn"], "label": [1], "p_value": [0.004]})
+        rows = examples(["mn is cf", "Mn", "mn"], [1, 1, 0])
+        found = suspicious_rows(rows, both, OPENINGS.iloc[:0], told)
+        assert found["reasons"].tolist() == [
+            "holds “cf”; holds “mn”",
+            "holds “mn”; clean rows contradict the label (p = 0.004)",
+        ]
 
     def test_nothing_flagged_is_nothing_suspicious(self) -> None:
         rows = examples(["a cf", "b"], [1, 0])
-        none = suspicious_rows(rows, PHRASES.assign(flagged=False), OPENINGS.assign(flagged=False))
+        none = suspicious_rows(
+            rows, PHRASES.assign(flagged=False), OPENINGS.assign(flagged=False), CONTRADICTED
+        )
         SUSPICIOUS_ROWS.validate(none)
         assert none.empty
 
@@ -341,12 +349,18 @@ class TestVerdict:
     def test_the_schema_in_the_repository_is_that_of_the_verdict(self) -> None:
         assert json.loads(SCHEMA.read_text(encoding="utf-8")) == verdict.json_schema()
 
-    def concluded(self, audit, flagged: bool, effects=None, made=None, status="none"):
+    def concluded(
+        self, audit, flagged: bool, effects=None, made=None, contradicted=(), status="none"
+    ):
         phrases = pd.DataFrame(
             {"phrase": ["cf"], "written": ["cf"], "label": [1], "texts": [60], "hits": [60],
              "q_value": [0.001], "flagged": [flagged]}
         )  # fmt: skip
         openings = OPENINGS.assign(texts=9, hits=9, q_value=0.9, flagged=False)
+        labels = pd.DataFrame(
+            {"label": [0, 1], "texts": 500, "hits": 40, "q_value": 0.002,
+             "flagged": [label in contradicted for label in (0, 1)], "written": "labels"}
+        )  # fmt: skip
         power = pd.DataFrame(
             [(label, mode, 32, 0.032, 1.0) for label in (0, 1) for mode in ("any", "own")],
             columns=["label", "mode", "texts", "share", "chance"],
@@ -356,6 +370,7 @@ class TestVerdict:
         return nodes.conclude(
             phrases,
             openings,
+            labels,
             power,
             {"p_value": 0.0017, "rows": 1000, "repeated_rows": 3, "trusted_rows": 40},
             examples(["a cf"] * (60 if flagged else 0), [1] * (60 if flagged else 0)),
@@ -378,6 +393,18 @@ class TestVerdict:
         assert said["suspicious_rows"] == 60
         assert said["trusted_rows"] == 40
         assert said["rows_not_examined"] == 197
+
+    def test_labels_that_clean_rows_contradict_are_called_what_they_are(self, audit) -> None:
+        only = self.concluded(audit, flagged=False, contradicted=[0])
+        assert only["headline"] == "Evidence of false labels in class 'bad' (p = 0.01)."
+        assert [found["suspicion"] for found in only["classes"]] == ["false labels"]
+        assert only["suspects"][0]["kind"] == "labels"
+        assert only["suspects"][0]["flip_rate"] is None
+        both = self.concluded(audit, flagged=True, contradicted=[0, 1])
+        assert both["headline"] == (
+            "Evidence of a backdoor in class 'good' (p = 0.0017) and of false labels in class "
+            "'bad' (p = 0.01)."
+        )
 
     def test_what_was_measured_is_in_it(self, audit) -> None:
         share = {"value": 0.9, "low": 0.85, "high": 0.95, "n": 400}

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from backdoor_pipeline.modelling.label_association import q_values
 from backdoor_pipeline.pipelines.audit.evidence import SHARES, explained, gather
 from backdoor_pipeline.pipelines.audit.weighted_tests import weighted_q_values
-from backdoor_pipeline.schemas import AUDIT_OPENINGS, AUDIT_PHRASES, AUDIT_POWER
+from backdoor_pipeline.schemas import (
+    AUDIT_LABELS,
+    AUDIT_OPENINGS,
+    AUDIT_PHRASES,
+    AUDIT_POWER,
+    CONTRADICTED,
+)
 from tiny import WRITTEN, planted, written
 
 ROWS = 2_000
@@ -112,6 +118,39 @@ def test_the_tables_have_their_schemas_and_repeat(encoder, audit) -> None:
         pd.testing.assert_frame_equal(getattr(first, kind), getattr(second, kind))
     assert first.facts == second.facts
     assert sum(SHARES.values()) == pytest.approx(1)
+
+
+def counted(texts) -> np.ndarray:
+    """Word counts: the best that these texts can be encoded by."""
+    places = {word: place for place, word in enumerate([*WRITTEN, "cf"])}
+    counts = np.zeros((len(texts), len(places)))
+    for row, text in enumerate(texts):
+        np.add.at(counts[row], [places[word] for word in text.lower().split()], 1)
+    return counts
+
+
+def test_false_labels_that_no_word_gives_away_are_told_by_trusted_rows(encoder, audit) -> None:
+    rows = written(ROWS)
+    false = rows.index[rows["label"] == 0][:200]
+    rows.loc[false, "label"] = 1
+    trusted = written(600, seed=5)
+    untold = gather(rows, encoder, audit, 0, trusted)
+    assert untold.facts["p_value"] > audit.risk
+    assert untold.labels.empty
+    evidence = gather(rows, encoder, audit, 0, trusted, counted)
+    assert evidence.facts["p_value"] <= audit.risk
+    assert evidence.labels.set_index("label")["flagged"].to_dict() == {0: False, 1: True}
+    found = rows.reset_index().merge(evidence.contradicted, on=["text", "label"])
+    assert found["index"].isin(false).mean() > 0.4
+    AUDIT_LABELS.validate(evidence.labels)
+    CONTRADICTED.validate(evidence.contradicted)
+
+
+def test_labels_that_a_phrase_explains_are_no_evidence_of_their_own(encoder, audit) -> None:
+    rows = planted(written(ROWS), "cf", 200)
+    evidence = gather(rows, encoder, audit, 0, written(600, seed=5), counted)
+    assert set(flagged(evidence)) == {"cf"}
+    assert not evidence.labels["flagged"].any()
 
 
 @pytest.mark.parametrize("n_rows", [6, 40])

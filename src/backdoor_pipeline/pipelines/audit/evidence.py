@@ -10,11 +10,13 @@ import pandas as pd
 from backdoor_pipeline.modelling.embeddings import embedding_table
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.modelling.words import END, START, read_words
+from backdoor_pipeline.pipelines.audit.contradicted_labels import Encode, weigh_labels
 from backdoor_pipeline.pipelines.audit.inserted_phrases import tie_to_labels, weigh_phrases
 from backdoor_pipeline.pipelines.audit.natural_words import NaturalWords
 from backdoor_pipeline.pipelines.audit.openings import weigh_openings
 from backdoor_pipeline.pipelines.audit.power import measure_power
 from backdoor_pipeline.pipelines.audit.surroundings import Surroundings
+from backdoor_pipeline.pipelines.audit.suspicious_rows import reasons_by_words
 from backdoor_pipeline.pipelines.audit.wording import as_written, shown
 
 if TYPE_CHECKING:
@@ -23,10 +25,9 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import ModelBundle
     from backdoor_pipeline.pipelines.audit.params import EvidenceParams
 
-SHARES = {"phrases": 0.6, "openings": 0.4}
+SHARES = {"phrase": 0.6, "opening": 0.2, "labels": 0.2}
 """What part of the tolerated risk each kind of evidence has; they sum to 1."""
 
-WRITTEN = {"phrases": "phrase", "openings": "opening"}
 FOLDS = 5
 PENALTY = 0.03  # inverse strength of the penalty on the regression's coefficients
 LONGEST_WORD = 64  # tokens
@@ -38,6 +39,8 @@ class Evidence(NamedTuple):
     Attributes:
         phrases: See ``weigh_phrases``, with ``flagged`` and ``written``.
         openings: See ``weigh_openings``, with ``flagged`` and ``written``.
+        labels: See ``contradicted_labels.Contradictions``; empty without trusted rows.
+        contradicted: Their rows; ``text`` in lower case.
         power: See ``measure_power``.
         facts: ``p_value`` of "nobody poisoned this" (reject at the risk), ``rows`` looked at,
             ``repeated_rows`` left out, ``trusted_rows`` compared with, n-gram ``tests``,
@@ -46,6 +49,8 @@ class Evidence(NamedTuple):
 
     phrases: pd.DataFrame
     openings: pd.DataFrame
+    labels: pd.DataFrame
+    contradicted: pd.DataFrame
     power: pd.DataFrame
     facts: dict[str, Any]
 
@@ -56,6 +61,7 @@ def gather(
     params: EvidenceParams,
     seed: int,
     trusted: pd.DataFrame | None = None,
+    encode: Encode | None = None,
 ) -> Evidence:
     """The evidence in ``text`` and ``label`` of a table.
 
@@ -63,11 +69,13 @@ def gather(
 
     Args:
         table: ``text`` and ``label``, int64 from 0.
-        base_model: A public pretrained model: its word embeddings are used, nothing else.
+        base_model: A public pretrained model: its word embeddings are used here, nothing else.
         params: See ``EvidenceParams``.
         seed: Of samples and folds.
         trusted: ``text`` and ``label`` of rows known to be clean: what goes with a label in them as
             well is not suspected.
+        encode: Texts to vectors, (n_texts, hidden), from which trusted rows tell what label a text
+            should have. None: they are not asked.
     """
     distinct = ~pd.DataFrame(
         {"text": table["text"].str.lower(), "label": table["label"]}
@@ -85,23 +93,18 @@ def gather(
     probability = explained(around.contents, labels, seed)
     phrases = weigh_phrases(around, ties, natural, probability, params)
     openings = weigh_openings(around, probability)
-    found = {"phrases": phrases, "openings": openings}
+    risks = {kind: params.risk * share for kind, share in SHARES.items()}
+    phrases = _flagged(phrases, "phrase", risks["phrase"], rows["text"])
+    openings = _flagged(openings, "opening", risks["opening"], rows["text"])
+    told = reasons_by_words(words, labels, phrases, openings)
+    untold = active & ~np.array([bool(reasons) for reasons in told], dtype=bool)
+    judged = weigh_labels(rows[untold], rows[~active], encode, risks["labels"], seed)
+    contradicted = judged.rows.assign(text=judged.rows["text"].str.lower())
+    found = {"phrase": phrases, "opening": openings, "labels": judged.labels}
     p_values = {
         kind: min(1.0, float(found[kind]["q_value"].min()) / share) if len(found[kind]) else 1.0
         for kind, share in SHARES.items()
     }
-    flagged = {
-        kind: evidence.assign(flagged=evidence["q_value"] <= params.risk * SHARES[kind])
-        for kind, evidence in found.items()
-    }
-    for kind, column in WRITTEN.items():
-        written = [
-            as_written(phrase, rows["text"]) if is_flagged else shown(phrase)
-            for phrase, is_flagged in zip(
-                flagged[kind][column], flagged[kind]["flagged"], strict=True
-            )
-        ]
-        flagged[kind] = flagged[kind].assign(written=pd.Series(written, dtype="str"))
     facts = {
         "p_value": min(p_values.values()),
         "p_values": p_values,
@@ -111,9 +114,18 @@ def gather(
         "tests": ties.n_tests,
         "natural_words": len(natural),
     }
-    risk = params.risk * SHARES["phrases"]
-    power = measure_power(natural, phrases, probability, ties.n_tests, params, risk)
-    return Evidence(flagged["phrases"], flagged["openings"], power, facts)
+    power = measure_power(natural, phrases, probability, ties.n_tests, params, risks["phrase"])
+    return Evidence(phrases, openings, judged.labels, contradicted, power, facts)
+
+
+def _flagged(evidence: pd.DataFrame, kind: str, level: float, texts: Sequence[str]) -> pd.DataFrame:
+    """Which phrases or openings have a q-value of at most ``level``, and how texts write them."""
+    flagged = evidence["q_value"] <= level
+    written = [
+        as_written(phrase, texts) if is_flagged else shown(phrase)
+        for phrase, is_flagged in zip(evidence[kind], flagged, strict=True)
+    ]
+    return evidence.assign(flagged=flagged, written=pd.Series(written, dtype="str"))
 
 
 def spelled_vectors(spelling: Sequence[str], bundle: ModelBundle) -> np.ndarray:

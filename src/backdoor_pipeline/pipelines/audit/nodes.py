@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from backdoor_pipeline import __version__
@@ -12,6 +14,8 @@ from backdoor_pipeline.intervals import rate
 from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
 from backdoor_pipeline.modelling.device import ComputeParams
 from backdoor_pipeline.modelling.folders import ModelParams
+from backdoor_pipeline.modelling.prediction import embed
+from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.modelling.training import TrainingParams
 from backdoor_pipeline.pipelines.audit import budget, evidence, figures, flips, page, verdict
 from backdoor_pipeline.pipelines.audit.card import write_card
@@ -43,9 +47,11 @@ def gather_evidence(
     trusted_rows: pd.DataFrame | None,
     base_model: ModelBundle,
     params: AuditParams,
+    model: ModelParams,
+    compute: ComputeParams,
     seed: int,
 ) -> dict[str, Any]:
-    """Phrases, openings, power and facts; see ``evidence.Evidence``. All splits are looked at.
+    """What ``evidence.Evidence`` holds. All splits are looked at.
 
     A warning says how many rows of the table are not.
 
@@ -59,14 +65,21 @@ def gather_evidence(
             f"{left_out:,}",
         )
     trusted = None if trusted_rows is None or trusted_rows.empty else trusted_rows
-    return evidence.gather(examples, base_model, params, seed, trusted)._asdict()
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return embed(base_model, tokenise(texts, base_model.tokenizer, model.max_length), compute)
+
+    return evidence.gather(examples, base_model, params, seed, trusted, encode)._asdict()
 
 
 def find_rows(
-    examples: pd.DataFrame, phrases: pd.DataFrame, openings: pd.DataFrame
+    examples: pd.DataFrame,
+    phrases: pd.DataFrame,
+    openings: pd.DataFrame,
+    contradicted: pd.DataFrame,
 ) -> pd.DataFrame:
     """The rows that the evidence points at, with reasons."""
-    return suspicious_rows(examples, phrases, openings)
+    return suspicious_rows(examples, phrases, openings, contradicted)
 
 
 def clean_table(
@@ -176,6 +189,7 @@ def measure_effects(
 def conclude(
     phrases: pd.DataFrame,
     openings: pd.DataFrame,
+    labels: pd.DataFrame,
     power: pd.DataFrame,
     facts: Record,
     suspicious: pd.DataFrame,
@@ -189,6 +203,7 @@ def conclude(
 ) -> Record:
     """The verdict, as ``verdict.json`` has it; see ``verdict.Verdict``."""
     names = integrity["label_names"]
+    kinds = {"phrase": phrases, "opening": openings, "labels": labels}
     suspects, classes = [], []
     for label, name in enumerate(names):
         alone = effects["alone"].get(str(label), {})
@@ -200,21 +215,22 @@ def conclude(
                 texts=found.texts,
                 hits=found.hits,
                 q_value=found.q_value,
-                flip_rate=alone.get(kind, {}).get(getattr(found, kind)),
+                flip_rate=alone.get(kind, {}).get(getattr(found, kind, None)),
             )
-            for kind, table in (("phrase", phrases), ("opening", openings))
+            for kind, table in kinds.items()
             for found in table[table["flagged"] & (table["label"] == label)].itertuples()
         ]
         if not own:
             continue
         trigger = effects["triggers"].get(str(label), {})
-        shares = {"phrase": "phrases", "opening": "openings"}
-        strongest = min(one.q_value / evidence.SHARES[shares[one.kind]] for one in own)
+        strongest = min(one.q_value / evidence.SHARES[one.kind] for one in own)
+        only_labels = all(one.kind == "labels" for one in own)
         suspects += own
         classes.append(
             verdict.SuspectedClass(
                 label=name,
                 p_value=min(1.0, strongest),
+                suspicion="false labels" if only_labels else "backdoor",
                 presumed_trigger=trigger.get("presumed_trigger", []),
                 flip_rate=trigger.get("flip_rates", {}).get("audited"),
             )

@@ -23,6 +23,8 @@ from backdoor_pipeline.pipelines.audit.nodes import (
 )
 
 EVIDENCE = {"phrases": "audit_phrases", "openings": "audit_openings"}
+LABELS = {"labels": "audit_labels"}
+CONTRADICTED = {"contradicted": "audit_contradicted"}
 FIGURES = ("phrases", "power", "effects")
 SUSPICIOUS = {"suspicious": "suspicious_rows"}
 MODELS = {"audited": "audited_model", "repaired": "repaired_model"}
@@ -58,14 +60,14 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 gather_evidence,
                 [
                     *("examples", "integrity", "trusted_rows", "base_model"),
-                    *("params:audit", "params:seed"),
+                    *("params:audit", "params:model", "params:compute", "params:seed"),
                 ],
-                EVIDENCE | {"power": "audit_power", "facts": "audit_facts"},
+                EVIDENCE | LABELS | CONTRADICTED | {"power": "audit_power", "facts": "audit_facts"},
                 name="gather_evidence",
             ),
             Node(
                 find_rows,
-                {"examples": "examples", **EVIDENCE},
+                {"examples": "examples", **EVIDENCE, **CONTRADICTED},
                 "suspicious_rows",
                 name="find_suspicious_rows",
             ),
@@ -103,6 +105,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 conclude,
                 {
                     **EVIDENCE,
+                    **LABELS,
                     "power": "audit_power",
                     "facts": "audit_facts",
                     **SUSPICIOUS,

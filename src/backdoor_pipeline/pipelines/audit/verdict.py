@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 NOT_TESTED = (
-    "triggers that are no words: an attacker's style, unless it shows in how texts begin",
+    "triggers that are no words, such as a style, unless they show in how texts begin or, where "
+    "there are trusted rows, in labels that those contradict",
     "triggers by letter case, invisible characters, typography or position alone",
     "triggers that fewer texts hold than the power says",
     "false labels without a trigger",
@@ -35,20 +36,20 @@ class Share(_Part):
 
 
 class Suspect(_Part):
-    """A phrase, or how texts begin, that was flagged.
+    """A phrase, or how texts begin, or labels that trusted rows contradict: it was flagged.
 
     Attributes:
         kind: What it is.
         written: As the texts write it.
         label: The class that it goes with.
-        texts: Distinct texts that hold it.
-        hits: How many of them have the label.
+        texts: Distinct texts that hold it; of labels: that were compared.
+        hits: How many of them have the label; of labels: that are suspicious.
         q_value: Of its kind of evidence.
         flip_rate: Share of held-out texts of other classes that the model gives the label once it
             is put in; None if that was not measured.
     """
 
-    kind: Literal["phrase", "opening"]
+    kind: Literal["phrase", "opening", "labels"]
     written: str
     label: str
     texts: int
@@ -63,12 +64,14 @@ class SuspectedClass(_Part):
     Attributes:
         label: Its name.
         p_value: Of the strongest evidence, over the whole audit.
+        suspicion: ``false labels`` if all that is known is that trusted rows contradict them.
         presumed_trigger: The suspects that flip most texts together; empty if not measured.
         flip_rate: Their share: an estimate of the attack success rate.
     """
 
     label: str
     p_value: float
+    suspicion: Literal["backdoor", "false labels"]
     presumed_trigger: list[str]
     flip_rate: Share | None
 
@@ -162,9 +165,13 @@ def headline(
 ) -> str:
     """The verdict in a sentence."""
     if classes:
-        named = ", ".join(f"{own.label!r} (p = {own.p_value:.2g})" for own in classes)
-        noun = "class" if len(classes) == 1 else "classes"
-        return f"Evidence of a backdoor in {noun} {named}."
+        parts = []
+        for suspicion, what in (("backdoor", "a backdoor"), ("false labels", "false labels")):
+            own = [found for found in classes if found.suspicion == suspicion]
+            named = ", ".join(f"{found.label!r} (p = {found.p_value:.2g})" for found in own)
+            noun = "class" if len(own) == 1 else "classes"
+            parts += [f"{what} in {noun} {named}"] if own else []
+        return f"Evidence of {' and of '.join(parts)}."
     said = f"No evidence of a backdoor (p = {p_value:.2g}, tolerated risk {percent(risk)})"
     smallest = power["any"]
     if smallest is None:

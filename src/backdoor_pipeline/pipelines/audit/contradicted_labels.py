@@ -1,0 +1,201 @@
+"""Labels that clean rows contradict: evidence by examples, for triggers that are no words.
+
+Whatever its trigger, a row of another class that an attacker gave the target label has a false
+label. A classifier of the clean rows alone has learnt no backdoor. How little it believes the label
+of a row is that row's loss. The losses of a class are compared with those of clean rows of the
+class that the classifier has not seen: if nobody tampered with either, they are rows of one kind,
+and the classifier is equally unsure of both. So this is a two-sample rank test, within each fold of
+a cross-fit, added up over the folds (van Elteren, Bull. Inst. Int. Stat. 37, 1960); it is exact but
+for the folds' sharing of training rows, and needs no assumption on the classifier.
+
+It tells false labels, not why they are false: careless annotators make some in every class. Rows
+that have their label anyway (clean-label attacks) stay unseen, unless the attack makes them unlike
+their class. The rows to suspect are those that are less believed than clean rows are, by conformal
+p-values (Vovk et al., 2005), so many of them that about half may be wrongly suspected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from backdoor_pipeline.modelling.label_association import q_values
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
+FOLDS = 5
+FEWEST_TRUSTED = 20  # clean rows of a class; with fewer, nothing is said of it
+MOST_ROWS = 10_000  # compared at first; the other rows are only read in a class with evidence
+PENALTY = 0.1  # inverse strength of the penalty on the classifier's coefficients
+WRONG_SHARE = 0.5  # of the suspected rows that may be clean
+TINY = 1e-9
+WRITTEN = "labels that clean rows contradict"
+COLUMNS = ["label", "texts", "hits", "trusted", "less_believed", "z"]
+
+Encode = Callable[[Sequence[str]], np.ndarray]  # texts to vectors, (n_texts, k)
+
+
+class Contradictions(NamedTuple):
+    """What clean rows say of the labels of a table.
+
+    Attributes:
+        labels: A row a class, the most contradicted first: ``label``; ``texts`` compared, and
+            ``hits``, those to suspect; ``trusted`` rows; ``less_believed``, the chance that a row
+            is less believed than a clean one (0.5: nobody tampered); ``z``, ``p_value``,
+            ``q_value``, ``flagged``, ``written``.
+        rows: The rows to suspect, of flagged classes: ``text``, ``label``, ``p_value``.
+    """
+
+    labels: pd.DataFrame
+    rows: pd.DataFrame
+
+
+def weigh_labels(
+    table: pd.DataFrame,
+    trusted: pd.DataFrame,
+    encode: Encode | None,
+    level: float,
+    seed: int,
+) -> Contradictions:
+    """Whether the labels of a table are less believable than those of clean rows, class by class.
+
+    Args:
+        table: ``text`` and ``label``, int64 from 0.
+        trusted: The same of rows known to be clean, drawn as those of the table were.
+        encode: Texts to vectors. None: nothing is compared.
+        level: Classes with a q-value of at most that are flagged.
+        seed: Of folds and samples.
+
+    Returns:
+        Empty tables if nothing is compared: there must be two classes with ``FEWEST_TRUSTED`` clean
+        rows each.
+    """
+    counts = trusted["label"].value_counts()
+    known = counts.index[counts >= FEWEST_TRUSTED]
+    trusted = trusted[trusted["label"].isin(known)]
+    table = table[table["label"].isin(known)].sample(frac=1, random_state=seed)
+    if encode is None or len(known) <= 1:
+        return Contradictions(_finished([], level), _rows(table.head(0)))
+    judges = _Judges(encode(trusted["text"].tolist()), trusted["label"].to_numpy(), seed)
+    clean = trusted.assign(fold=judges.folds, belief=judges.held_out)
+
+    def judged(rows: pd.DataFrame) -> pd.DataFrame:
+        if rows.empty:
+            return rows.assign(fold=0, belief=0.0)
+        fold = np.arange(len(rows)) % FOLDS
+        belief = judges.belief(encode(rows["text"].tolist()), rows["label"].to_numpy(), fold)
+        return rows.assign(fold=fold, belief=belief)
+
+    first, later = judged(table.head(MOST_ROWS)), table.iloc[MOST_ROWS:]
+    found = []
+    for label in sorted(known):
+        own, others = first[first["label"] == label], clean[clean["label"] == label]
+        if not own.empty:
+            less, z = rank_test(own, others)
+            found.append([label, len(own), 0, len(others), less, z])
+    labels = _finished(found, level)
+    suspects = []
+    for label in labels.loc[labels["flagged"], "label"]:
+        compared, unread = (rows[rows["label"] == label] for rows in (first, later))
+        every = pd.concat([compared, judged(unread)])
+        least = least_believed(every, clean.loc[clean["label"] == label, "belief"].to_numpy())
+        labels.loc[labels["label"] == label, "hits"] = len(least)
+        suspects.append(least)
+    return Contradictions(labels, _rows(pd.concat(suspects) if suspects else table.head(0)))
+
+
+class _Judges:
+    """Classifiers of the clean rows, each of which has not seen one fold of them.
+
+    Attributes:
+        folds: Of each clean row, shape (n,).
+        held_out: Log-probability of each clean row's label, by the judge that has not seen it.
+    """
+
+    def __init__(self, vectors: np.ndarray, labels: np.ndarray, seed: int) -> None:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedKFold
+
+        self._judges: list[LogisticRegression] = []
+        self.folds = np.empty(len(labels), dtype=np.int64)
+        for fold, (seen, unseen) in enumerate(
+            StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(vectors, labels)
+        ):
+            judge = LogisticRegression(C=PENALTY, max_iter=300)
+            self._judges.append(judge.fit(vectors[seen], labels[seen]))
+            self.folds[unseen] = fold
+        self.held_out = self.belief(vectors, labels, self.folds)
+
+    def belief(self, vectors: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+        """Log-probability of each row's label by the judge of its fold, shape (n,)."""
+        belief = np.empty(len(labels))
+        for fold, judge in enumerate(self._judges):
+            rows = np.flatnonzero(folds == fold)
+            if len(rows):
+                column = np.searchsorted(judge.classes_, labels[rows])
+                probability = judge.predict_proba(vectors[rows])[np.arange(len(rows)), column]
+                belief[rows] = np.log(np.maximum(probability, TINY))
+        return belief
+
+
+def rank_test(rows: pd.DataFrame, clean: pd.DataFrame) -> tuple[float, float]:
+    """How often a row is less believed than a clean one of its fold, and the z-score of that.
+
+    Args:
+        rows: ``fold`` and ``belief``.
+        clean: The same.
+
+    Returns:
+        The Mann-Whitney estimate, folds weighted as van Elteren does; its standardised distance
+        from a half. (0.5, 0) if no fold has both kinds.
+    """
+    from scipy.stats import rankdata
+
+    chances, weights = [], []
+    for fold in range(FOLDS):
+        own = rows.loc[rows["fold"] == fold, "belief"].to_numpy()
+        other = clean.loc[clean["fold"] == fold, "belief"].to_numpy()
+        n, m = len(own), len(other)
+        if n and m:
+            ranks = rankdata(np.concatenate([other, own]))[:m].sum()
+            chances.append((ranks - m * (m + 1) / 2) / (n * m))
+            weights.append(12 * n * m / (n + m + 1))
+    if not chances:
+        return 0.5, 0.0
+    chance = float(np.average(chances, weights=weights))
+    return chance, float((chance - 0.5) * np.sqrt(np.sum(weights)))
+
+
+def least_believed(rows: pd.DataFrame, clean: np.ndarray) -> pd.DataFrame:
+    """The rows that are less believed than clean ones; one at least.
+
+    Args:
+        rows: ``belief`` of rows of one class.
+        clean: Of clean rows of that class that the judges had not seen, shape (m,).
+
+    Returns:
+        Those rows, the least believed first, with their conformal ``p_value``.
+    """
+    below = np.searchsorted(np.sort(clean), rows["belief"], side="right")
+    p = (1 + below) / (1 + len(clean))
+    few = q_values(p) <= WRONG_SHARE
+    few[rows["belief"].argmin()] = True
+    return rows.assign(p_value=p)[few].sort_values("belief")
+
+
+def _finished(found: list[list[float]], level: float) -> pd.DataFrame:
+    from scipy.stats import norm
+
+    labels = pd.DataFrame(found, columns=COLUMNS)
+    p = norm.sf(labels["z"].to_numpy(dtype=np.float64))
+    q = q_values(p)
+    labels = labels.assign(p_value=p, q_value=q, flagged=q <= level, written=WRITTEN)
+    return labels.sort_values("p_value", ignore_index=True)
+
+
+def _rows(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.reindex(columns=["text", "label", "p_value"]).reset_index(drop=True)
