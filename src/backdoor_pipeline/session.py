@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.project import pipelines
@@ -13,6 +14,8 @@ from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.recipes import ALL, CROSSINGS, DEFAULT, TOLD, crossed, modality_of
 
 if TYPE_CHECKING:
+    from kedro.framework.context import KedroContext
+
     from backdoor_pipeline.parameters import Parameters
     from backdoor_pipeline.recipes import Modality
 
@@ -31,6 +34,8 @@ class ProjectSession(KedroSession):
     """
 
     _crossings: frozenset[str] = frozenset()
+    _context: KedroContext | None = None
+    _made_of: object = None
 
     def run(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The outputs that are not kept in files.
@@ -78,6 +83,13 @@ class ProjectSession(KedroSession):
             _add(name, recipe, parameters.modality)
         self._crossings = frozenset(CROSSINGS.keys() & {*meant})
         return parameters, chosen
+
+    def load_context(self) -> KedroContext:
+        """The context; the same one for as long as what it is made of is the same."""
+        made_of = deepcopy(self._store.get("runtime_params")), self._crossings
+        if self._context is None or self._made_of != made_of:
+            self._context, self._made_of = super().load_context(), made_of
+        return self._context
 
     def _get_config_loader(self) -> Any:
         loader: Any = super()._get_config_loader()
