@@ -60,6 +60,7 @@ RATES = (0.01, 0.02, 0.05, 0.1)
 MODES = ("dirty", "mix", "clean")
 ROWS = 7_000  # of a training split, at most
 TRUSTED = 500  # clean rows
+LARGEST_P = 0.5  # that is written; larger ones say no more
 RESULTS = ROOT / "benchmarks" / "results" / "audit"
 FOUND = ("p_value", "p_phrases", "p_openings", "p_labels", "phrases", "openings", "seconds")
 COLUMNS = {
@@ -132,14 +133,19 @@ def poisoned(
     return made["poisoned_train"], test
 
 
+def p_value(p: float) -> str:
+    """As the tables have it."""
+    return f"{min(p, LARGEST_P):.3g}"
+
+
 def found(evidence: Evidence, seconds: float) -> dict[str, Any]:
     phrases, openings = evidence.phrases, evidence.openings
     p = evidence.facts["p_values"]
     return {
-        "p_value": f"{evidence.facts['p_value']:.3g}",
-        "p_phrases": f"{p['phrase']:.3g}",
-        "p_openings": f"{p['opening']:.3g}",
-        "p_labels": f"{p['labels']:.3g}",
+        "p_value": p_value(evidence.facts["p_value"]),
+        "p_phrases": p_value(p["phrase"]),
+        "p_openings": p_value(p["opening"]),
+        "p_labels": p_value(p.get("labels", 1.0)),
         "phrases": "; ".join(phrases.loc[phrases["flagged"], "phrase"]),
         "openings": "; ".join(openings.loc[openings["flagged"], "opening"]),
         "seconds": f"{seconds:.1f}",

@@ -23,6 +23,7 @@ from backdoor_pipeline.pipelines.audit import budget, flips, nodes, verdict
 from backdoor_pipeline.pipelines.audit.budget import Clock, OutOfTimeError
 from backdoor_pipeline.pipelines.audit.card import write_card
 from backdoor_pipeline.pipelines.audit.classifier import of_classes
+from backdoor_pipeline.pipelines.audit.evidence import SHARES_WITH_TRUSTED
 from backdoor_pipeline.pipelines.audit.suspicious_rows import suspicious_rows
 from backdoor_pipeline.pipelines.audit.table_check import check_table
 from backdoor_pipeline.pipelines.audit.wording import as_written, shown
@@ -372,7 +373,13 @@ class TestVerdict:
             openings,
             labels,
             power,
-            {"p_value": 0.0017, "rows": 1000, "repeated_rows": 3, "trusted_rows": 40},
+            {
+                "p_value": 0.0017,
+                "rows": 1000,
+                "repeated_rows": 3,
+                "trusted_rows": 40,
+                "shares": SHARES_WITH_TRUSTED,
+            },
             examples(["a cf"] * (60 if flagged else 0), [1] * (60 if flagged else 0)),
             effects or nothing,
             made,

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdoor_pipeline.modelling.label_association import q_values
-from backdoor_pipeline.pipelines.audit.evidence import SHARES, explained, gather
+from backdoor_pipeline.pipelines.audit.evidence import (
+    SHARES,
+    SHARES_WITH_TRUSTED,
+    explained,
+    gather,
+)
 from backdoor_pipeline.pipelines.audit.weighted_tests import weighted_q_values
 from backdoor_pipeline.schemas import (
     AUDIT_LABELS,
@@ -117,7 +122,11 @@ def test_the_tables_have_their_schemas_and_repeat(encoder, audit) -> None:
         schema.validate(getattr(first, kind))
         pd.testing.assert_frame_equal(getattr(first, kind), getattr(second, kind))
     assert first.facts == second.facts
-    assert sum(SHARES.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("shares", [SHARES, SHARES_WITH_TRUSTED])
+def test_the_kinds_of_evidence_share_the_risk(shares) -> None:
+    assert sum(shares.values()) == pytest.approx(1)
 
 
 def counted(texts) -> np.ndarray:

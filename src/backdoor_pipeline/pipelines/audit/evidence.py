@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import ModelBundle
     from backdoor_pipeline.pipelines.audit.params import EvidenceParams
 
-SHARES = {"phrase": 0.6, "opening": 0.2, "labels": 0.2}
+SHARES = {"phrase": 0.6, "opening": 0.4}
 """What part of the tolerated risk each kind of evidence has; they sum to 1."""
+
+SHARES_WITH_TRUSTED = {"phrase": 0.6, "opening": 0.2, "labels": 0.2}
+"""The same, if there are trusted rows that labels can be compared with."""
 
 FOLDS = 5
 PENALTY = 0.03  # inverse strength of the penalty on the regression's coefficients
@@ -42,7 +45,8 @@ class Evidence(NamedTuple):
         labels: See ``contradicted_labels.Contradictions``; empty without trusted rows.
         contradicted: Their rows; ``text`` in lower case.
         power: See ``measure_power``.
-        facts: ``p_value`` of "nobody poisoned this" (reject at the risk), ``rows`` looked at,
+        facts: ``p_value`` of "nobody poisoned this" (reject at the risk), ``p_values`` by kind, the
+            ``shares`` of the risk that each kind has, ``rows`` looked at,
             ``repeated_rows`` left out, ``trusted_rows`` compared with, n-gram ``tests``,
             ``natural_words`` compared with.
     """
@@ -93,21 +97,24 @@ def gather(
     probability = explained(around.contents, labels, seed)
     phrases = weigh_phrases(around, ties, natural, probability, params)
     openings = weigh_openings(around, probability)
-    risks = {kind: params.risk * share for kind, share in SHARES.items()}
+    ask = trusted is not None and encode is not None
+    shares = SHARES_WITH_TRUSTED if ask else SHARES
+    risks = {kind: params.risk * share for kind, share in shares.items()}
     phrases = _flagged(phrases, "phrase", risks["phrase"], rows["text"])
     openings = _flagged(openings, "opening", risks["opening"], rows["text"])
     told = reasons_by_words(words, labels, phrases, openings)
     untold = active & ~np.array([bool(reasons) for reasons in told], dtype=bool)
-    judged = weigh_labels(rows[untold], rows[~active], encode, risks["labels"], seed)
+    judged = weigh_labels(rows[untold], rows[~active], encode, risks.get("labels", 0.0), seed)
     contradicted = judged.rows.assign(text=judged.rows["text"].str.lower())
     found = {"phrase": phrases, "opening": openings, "labels": judged.labels}
     p_values = {
         kind: min(1.0, float(found[kind]["q_value"].min()) / share) if len(found[kind]) else 1.0
-        for kind, share in SHARES.items()
+        for kind, share in shares.items()
     }
     facts = {
         "p_value": min(p_values.values()),
         "p_values": p_values,
+        "shares": shares,
         "rows": int(distinct.sum()),
         "repeated_rows": int((~distinct).sum()),
         "trusted_rows": len(rows) - int(distinct.sum()),

@@ -223,7 +223,7 @@ def conclude(
         if not own:
             continue
         trigger = effects["triggers"].get(str(label), {})
-        strongest = min(one.q_value / evidence.SHARES[one.kind] for one in own)
+        strongest = min(one.q_value / facts["shares"][one.kind] for one in own)
         only_labels = all(one.kind == "labels" for one in own)
         suspects += own
         classes.append(
