@@ -240,7 +240,11 @@ def collect(folder: Path, risk: float) -> None:
     print(f"false alarms: {(alarms['p_value'] <= risk).sum()} of {len(alarms)}")
     power["found"] = power["p_value"] <= risk
     print(power.pivot_table("found", ["attack", "data"], ["rate", "mode"]).round(2))
-    (folder / "leaderboard.md").write_text(summary(alarms, power, risk), encoding="utf-8")
+    lines = [summary(alarms, power, risk)]
+    if (folder / "trusted").exists():
+        given, of_clean = whole(folder, "trusted"), whole(folder, "trusted_alarms")
+        lines.append(summary_with_trusted(of_clean, power, given, risk))
+    (folder / "leaderboard.md").write_text("\n".join(lines), encoding="utf-8")
     draw(power).write_json(folder / "power.json")
     draw(power).write_html(folder / "power.html", include_plotlyjs="cdn")
 
@@ -266,6 +270,33 @@ def summary(alarms: pd.DataFrame, power: pd.DataFrame, risk: float) -> str:
     by_mode = words[words["rate"] > min(RATES)].groupby("mode")["found"].mean()
     modes = ", ".join(f"{100 * by_mode[mode]:.1f} % {mode}" for mode in MODES)
     lines += ["", f"Words and sentences above {100 * min(RATES):g} %, by label mode: {modes}."]
+    return "\n".join(lines) + "\n"
+
+
+def summary_with_trusted(
+    alarms: pd.DataFrame, power: pd.DataFrame, trusted: pd.DataFrame, risk: float
+) -> str:
+    """The same where the auditor has clean rows, and the same tables without them beside it."""
+    both = trusted.merge(power, on=["data", "attack", "rate", "mode", "seed"], suffixes=("", "_no"))
+    both["found"] = both["p_value"] <= risk
+    words = both[~both["attack"].isin(REWRITING)]
+    lines = [
+        f"With {TRUSTED} clean rows {(alarms['p_value'] <= risk).sum()} of {len(alarms)} clean "
+        f"tables raise evidence. At {100 * min(RATES):g} %, {100 * words['found'].mean():.0f} % of "
+        f"words and sentences are found, {100 * words['found_no'].mean():.0f} % without "
+        f"({len(words)} tables). Of rewritten texts, by label mode (in brackets: without):",
+        "",
+        "| attack | labels | " + " | ".join(f"{100 * rate:g} %" for rate in RATES) + " |",
+        "| --- | --- " + "| --- " * len(RATES) + "|",
+    ]
+    for attack in REWRITING:
+        for mode in MODES:
+            own = both[(both["attack"] == attack) & (both["mode"] == mode)]
+            shares = own.groupby("rate")[["found", "found_no"]].mean()
+            cells = [
+                f"{100 * row.found:.0f} % ({100 * row.found_no:.0f})" for row in shares.itertuples()
+            ]
+            lines.append(f"| {attack} | {mode} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
