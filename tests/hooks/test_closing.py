@@ -78,8 +78,10 @@ def audited(catalog, tmp_path):
         verdict = {
             "headline": "Evidence of a backdoor in class 'good' (p = 0.001).",
             "evidence": True,
-            "classes": [{"label": "good", "presumed_trigger": ["cf"]}],
-            "suspects": [{"label": "good", "written": "cf"}],
+            "classes": [
+                {"label": "good", "presumed_trigger": ["cf"], "suspicion": "backdoor"},
+            ],
+            "suspects": [{"kind": "phrase", "label": "good", "written": "cf"}],
             "suspicious_rows": 1200,
             "rows": 4000,
             "repeated_rows": 500,
@@ -121,6 +123,20 @@ def test_an_audit_without_evidence_is_exit_code_0(audited, capsys) -> None:
     out = capsys.readouterr().out
     assert out.strip().startswith("No evidence.\n")
     assert "repaired model" not in out
+
+
+def test_false_labels_have_no_trigger(audited, capsys) -> None:
+    changes = {
+        "classes": [{"label": "good", "presumed_trigger": [], "suspicion": "false labels"}],
+        "suspects": [{"kind": "labels", "label": "good", "written": "labels", "hits": 1_200}],
+        "repaired_model": NONE,
+    }
+    ClosingHooks().after_pipeline_run(AUDIT, WHOLE_AUDIT, audited(**changes))
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[1].split() == "false labels 1,200 texts of good, by the clean rows".split()
+    assert lines[2].split()[:3] == ["audited", "model", "accuracy"]
+    assert lines[3].endswith("not measured: not asked")
+    assert not any("trigger" in line or "flip" in line for line in lines)
 
 
 def test_a_part_of_an_audit_has_no_verdict(audited, capsys) -> None:

@@ -77,8 +77,13 @@ def verdict_lines(verdict: Mapping[str, Any]) -> str:
             "not in the cleaned table"
         )
     for found in verdict["classes"]:
+        if found["suspicion"] == "false labels":
+            lines += _of_false_labels(verdict, found["label"])
+            continue
         trigger = found["presumed_trigger"] or [
-            one["written"] for one in verdict["suspects"] if one["label"] == found["label"]
+            one["written"]
+            for one in verdict["suspects"]
+            if one["label"] == found["label"] and one["kind"] != "labels"
         ]
         named = ", ".join(f"“{written}”" for written in trigger)
         lines.append(f"{'presumed trigger':<{FIRST}}{named} → {found['label']}")
@@ -96,6 +101,18 @@ def verdict_lines(verdict: Mapping[str, Any]) -> str:
     if verdict["evidence"]:
         lines.append(f"{'suspicious rows':<{FIRST}}{verdict['suspicious_rows']:,}")
     return "\n".join(lines)
+
+
+def _of_false_labels(verdict: Mapping[str, Any], label: str) -> list[str]:
+    """There is no trigger to put into texts: only how right the models are can be said."""
+    rows = sum(one["hits"] for one in verdict["suspects"] if one["label"] == label)
+    lines = [f"{'false labels':<{FIRST}}{rows:,} texts of {label}, by the clean rows"]
+    for name in ("audited", "repaired"):
+        model = verdict[f"{name}_model"]
+        accuracy = model["accuracy"]
+        said = f"accuracy {_share(accuracy)}" if accuracy else f"not measured: {model['reason']}"
+        lines.append(f"{name + ' model':<{FIRST}}{said}")
+    return lines
 
 
 def _share(share: Mapping[str, Any]) -> str:

@@ -468,7 +468,14 @@ class TestCard:
         said = {
             "headline": "Evidence.",
             "labels": ["a|b", "c"],
-            "classes": [{"label": "a|b", "presumed_trigger": ["x | `y`\n| z", "cf"]}],
+            "classes": [
+                {
+                    "label": "a|b",
+                    "presumed_trigger": ["x | `y`\n| z", "cf"],
+                    "suspicion": "backdoor",
+                },
+                {"label": "c", "presumed_trigger": [], "suspicion": "false labels"},
+            ],
             "suspicious_rows": 9,
             "rows_not_examined": 1_000,
             "not_tested": [],

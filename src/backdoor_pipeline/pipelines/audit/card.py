@@ -49,6 +49,8 @@ def write_card(
         f"{share(verdict['audited_model']['accuracy'])} | {share(model['accuracy'])} |",
     ]
     for found in verdict["classes"]:
+        if found["suspicion"] == "false labels":
+            continue
         label = found["label"]
         rates = [
             share(verdict[f"{of}_model"]["flip_rates"].get(label)) for of in ("audited", "repaired")

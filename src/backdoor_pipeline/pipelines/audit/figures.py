@@ -100,7 +100,8 @@ def draw_effects(verdict: Mapping[str, Any]) -> Figure:
                 },
             )
     if not figure.data:
-        return nothing_to_draw(title, "Not measured: " + verdict["audited_model"]["reason"] + ".")
+        reason = verdict["audited_model"]["reason"] or "there is nothing to put into texts"
+        return nothing_to_draw(title, f"Not measured: {reason}.")
     figure = styled(figure, title)
     figure.update_xaxes(type="category")
     return figure.update_yaxes(tickformat=".0%", range=[0, 1.05])
