@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -341,7 +342,11 @@ class TestRay:
 
 @contextmanager
 def ray_node(folder: Path, address: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A node of a Ray cluster with one core, at a loopback address of its own."""
+    """A node of a Ray cluster with one core, at a loopback address of its own.
+
+    Its files are not in Ray's usual folder: a cluster that is killed leaves its address there, and
+    every later training by Ray Train waits twelve seconds for it to answer.
+    """
     log = folder / f"{address}.log"
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
     environment = os.environ | {
@@ -350,13 +355,14 @@ def ray_node(folder: Path, address: str, *options: str) -> Iterator[subprocess.P
         "PYTHONPATH": str(ROOT / "src"),
     }
     with (
+        TemporaryDirectory(ignore_cleanup_errors=True) as own,  # sockets need a short path
         log.open("wb") as output,
         subprocess.Popen(
             [*command, f"--node-ip-address={address}", *options],
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=environment,
+            env=environment | {"RAY_TMPDIR": own},
         ) as process,
     ):
         try:
