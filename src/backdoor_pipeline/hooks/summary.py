@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backdoor_pipeline.formatting import duration, number, percent, rate, size
+from backdoor_pipeline.formatting import MISSING, duration, number, percent, rate, size
 from backdoor_pipeline.recipes import ALL
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ def _of_false_labels(verdict: Mapping[str, Any], label: str) -> list[str]:
     return lines
 
 
-def _share(share: Mapping[str, Any]) -> str:
+def _share(share: Mapping[str, Any] | None) -> str:
+    if share is None:
+        return MISSING
     return rate(
         {"share": share["value"], "share_low": share["low"], "share_high": share["high"]}, "share"
     )

@@ -5,8 +5,10 @@ label. A classifier of the clean rows alone has learnt no backdoor. How little i
 of a row is that row's loss. The losses of a class are compared with those of clean rows of the
 class that the classifier has not seen: if nobody tampered with either, they are rows of one kind,
 and the classifier is equally unsure of both. So this is a two-sample rank test, within each fold of
-a cross-fit, added up over the folds (van Elteren, Bull. Inst. Int. Stat. 37, 1960); it is exact but
-for the folds' sharing of training rows, and needs no assumption on the classifier.
+a cross-fit, added up over the folds (van Elteren, Bull. Inst. Int. Stat. 37, 1960). The folds share
+training rows, so their statistics are not independent. How far that spreads the z-scores is
+measured in the table itself: some of its rows play the clean ones, drawn anew each time. Whoever
+tampered with the table tampered with both sides alike.
 
 It tells false labels, not why they are false: careless annotators make some in every class. Rows
 that have their label anyway (clean-label attacks) stay unseen, unless the attack makes them unlike
@@ -32,6 +34,8 @@ FEWEST_TRUSTED = 20  # clean rows of a class; with fewer, nothing is said of it
 MOST_ROWS = 10_000  # compared at first; the other rows are only read in a class with evidence
 PENALTY = 0.1  # inverse strength of the penalty on the classifier's coefficients
 WRONG_SHARE = 0.5  # of the suspected rows that may be clean
+REHEARSALS = 20  # in which rows of the table play the clean ones
+PLAYING = 3  # at most one in so many rows of a class plays a clean one
 TINY = 1e-9
 WRITTEN = "labels that clean rows contradict"
 COLUMNS = ["label", "texts", "hits", "trusted", "less_believed", "z"]
@@ -74,35 +78,32 @@ def weigh_labels(
         Empty tables if nothing is compared: there must be two classes with ``FEWEST_TRUSTED`` clean
         rows each.
     """
-    counts = trusted["label"].value_counts()
-    known = counts.index[counts >= FEWEST_TRUSTED]
+    known = comparable(trusted["label"])
     trusted = trusted[trusted["label"].isin(known)]
     table = table[table["label"].isin(known)].sample(frac=1, random_state=seed)
-    if encode is None or len(known) <= 1:
+    if encode is None or not known:
         return Contradictions(_finished([], level), _rows(table.head(0)))
     judges = _Judges(encode(trusted["text"].tolist()), trusted["label"].to_numpy(), seed)
     clean = trusted.assign(fold=judges.folds, belief=judges.held_out)
 
-    def judged(rows: pd.DataFrame) -> pd.DataFrame:
-        if rows.empty:
-            return rows.assign(fold=0, belief=0.0)
-        fold = np.arange(len(rows)) % FOLDS
-        belief = judges.belief(encode(rows["text"].tolist()), rows["label"].to_numpy(), fold)
-        return rows.assign(fold=fold, belief=belief)
-
-    first, later = judged(table.head(MOST_ROWS)), table.iloc[MOST_ROWS:]
+    first, later = table.head(MOST_ROWS), table.iloc[MOST_ROWS:]
+    vectors = encode(first["text"].tolist())
+    spread = _spread(vectors, first["label"].to_numpy(), trusted["label"].value_counts(), seed)
+    first = judges.judged(first, vectors)
     found = []
-    for label in sorted(known):
+    for label in known:
         own, others = first[first["label"] == label], clean[clean["label"] == label]
         if not own.empty:
             less, z = rank_test(own, others)
-            found.append([label, len(own), 0, len(others), less, z])
+            found.append([label, len(own), 0, len(others), less, z / spread[label]])
     labels = _finished(found, level)
     suspects = []
     for label in labels.loc[labels["flagged"], "label"]:
         compared, unread = (rows[rows["label"] == label] for rows in (first, later))
-        every = pd.concat([compared, judged(unread)])
-        least = least_believed(every, clean.loc[clean["label"] == label, "belief"].to_numpy())
+        if not unread.empty:
+            read = judges.judged(unread, encode(unread["text"].tolist()))
+            compared = pd.concat([compared, read])
+        least = least_believed(compared, clean.loc[clean["label"] == label, "belief"].to_numpy())
         labels.loc[labels["label"] == label, "hits"] = len(least)
         suspects.append(least)
     return Contradictions(labels, _rows(pd.concat(suspects) if suspects else table.head(0)))
@@ -130,6 +131,11 @@ class _Judges:
             self.folds[unseen] = fold
         self.held_out = self.belief(vectors, labels, self.folds)
 
+    def judged(self, rows: pd.DataFrame, vectors: np.ndarray) -> pd.DataFrame:
+        """Rows that no judge has seen, with a ``fold`` each and the ``belief`` in their labels."""
+        fold = np.arange(len(rows)) % FOLDS
+        return rows.assign(fold=fold, belief=self.belief(vectors, rows["label"].to_numpy(), fold))
+
     def belief(self, vectors: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
         """Log-probability of each row's label by the judge of its fold, shape (n,)."""
         belief = np.empty(len(labels))
@@ -140,6 +146,45 @@ class _Judges:
                 probability = judge.predict_proba(vectors[rows])[np.arange(len(rows)), column]
                 belief[rows] = np.log(np.maximum(probability, TINY))
         return belief
+
+
+def comparable(labels: pd.Series) -> list[int]:
+    """The classes with enough clean rows to compare with; none, if there are not two of them."""
+    counts = labels.value_counts()
+    known = sorted(counts.index[counts >= FEWEST_TRUSTED])
+    return known if len(known) > 1 else []
+
+
+def _spread(
+    vectors: np.ndarray, labels: np.ndarray, counts: pd.Series, seed: int
+) -> dict[int, float]:
+    """How far the z-scores of each class spread if rows of the table play the clean ones.
+
+    At least 1, what it would be if folds were independent.
+
+    Args:
+        vectors: Of the table, shape (n, k).
+        labels: Its labels, shape (n,).
+        counts: Clean rows, by label: so many rows play them.
+        seed: Of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    rows_of = {int(label): np.flatnonzero(labels == label) for label in counts.index}
+    playing = {
+        label: min(int(counts[label]), len(rows) // PLAYING) for label, rows in rows_of.items()
+    }
+    played = [label for label, n in playing.items() if n >= FOLDS]
+    squares: dict[int, list[float]] = {label: [] for label in rows_of}
+    for rehearsal in range(REHEARSALS if len(played) > 1 else 0):
+        drawn = np.concatenate([rng.permutation(rows_of[c])[: playing[c]] for c in played])
+        left = np.setdiff1d(np.flatnonzero(np.isin(labels, played)), drawn)
+        judges = _Judges(vectors[drawn], labels[drawn], seed + rehearsal)
+        clean = pd.DataFrame({"fold": judges.folds, "belief": judges.held_out})
+        rows = judges.judged(pd.DataFrame({"label": labels[left]}), vectors[left])
+        for label in played:
+            z = rank_test(rows[rows["label"] == label], clean[labels[drawn] == label])[1]
+            squares[label].append(z**2)
+    return {label: max(1.0, np.sqrt(np.mean(z))) if z else 1.0 for label, z in squares.items()}
 
 
 def rank_test(rows: pd.DataFrame, clean: pd.DataFrame) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import pandas as pd
 from backdoor_pipeline.modelling.embeddings import embedding_table
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.modelling.words import END, START, read_words
-from backdoor_pipeline.pipelines.audit.contradicted_labels import Encode, weigh_labels
+from backdoor_pipeline.pipelines.audit.contradicted_labels import Encode, comparable, weigh_labels
 from backdoor_pipeline.pipelines.audit.inserted_phrases import tie_to_labels, weigh_phrases
 from backdoor_pipeline.pipelines.audit.natural_words import NaturalWords
 from backdoor_pipeline.pipelines.audit.openings import weigh_openings
@@ -97,14 +97,16 @@ def gather(
     probability = explained(around.contents, labels, seed)
     phrases = weigh_phrases(around, ties, natural, probability, params)
     openings = weigh_openings(around, probability)
-    ask = trusted is not None and encode is not None
+    alone = ~rows["text"].str.lower().isin(_repeated(table["text"])).to_numpy()
+    ask = encode is not None and bool(comparable(rows["label"][alone & ~active]))
     shares = SHARES_WITH_TRUSTED if ask else SHARES
     risks = {kind: params.risk * share for kind, share in shares.items()}
     phrases = _flagged(phrases, "phrase", risks["phrase"], rows["text"])
     openings = _flagged(openings, "opening", risks["opening"], rows["text"])
     told = reasons_by_words(words, labels, phrases, openings)
-    untold = active & ~np.array([bool(reasons) for reasons in told], dtype=bool)
-    judged = weigh_labels(rows[untold], rows[~active], encode, risks.get("labels", 0.0), seed)
+    untold = alone & ~np.array([bool(reasons) for reasons in told], dtype=bool)
+    own, clean = rows[untold & active], rows[untold & ~active]
+    judged = weigh_labels(own, clean, encode if ask else None, risks.get("labels", 0.0), seed)
     contradicted = judged.rows.assign(text=judged.rows["text"].str.lower())
     found = {"phrase": phrases, "opening": openings, "labels": judged.labels}
     p_values = {
@@ -123,6 +125,12 @@ def gather(
     }
     power = measure_power(natural, phrases, probability, ties.n_tests, params, risks["phrase"])
     return Evidence(phrases, openings, judged.labels, contradicted, power, facts)
+
+
+def _repeated(texts: pd.Series) -> pd.Series:
+    """Texts that stand there more than once. Trusted rows hold none that stands in the table."""
+    lower = texts.str.lower()
+    return lower[lower.duplicated()]
 
 
 def _flagged(evidence: pd.DataFrame, kind: str, level: float, texts: Sequence[str]) -> pd.DataFrame:
