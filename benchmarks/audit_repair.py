@@ -62,7 +62,10 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
     made = poison_train(examples, base_model().tokenizer, p.poison, p.model.max_length, seed)
     poisoned, triggered = made["poisoned_train"], made["triggered_test"]
     mine = parted(poisoned, seed)
-    names = {"label_names": [str(label) for label in sorted(rows["label"].unique())], "splits": {}}
+    names = {
+        "label_names": [str(label) for label in sorted(rows["label"].unique())],
+        "rows_left_out": 0,
+    }
     evidence = audit.gather_evidence(
         mine, names, None, base_model(), p.audit, p.model, p.compute, seed
     )

@@ -386,7 +386,7 @@ class TestVerdict:
             made,
             {"status": status, "rows": 0},
             {"status": "none", "rows": 0},
-            NAMED | {"splits": {"train": {"rows_read": 1200, "rows": 1003}}},
+            NAMED | {"rows_left_out": 197},
             audit,
         )
 

@@ -59,7 +59,7 @@ def gather_evidence(
         InputError: The columns are no texts and classes.
     """
     check_table(examples, integrity["label_names"])
-    if left_out := _not_examined(integrity):
+    if left_out := integrity["rows_left_out"]:
         logger.warning(
             "ingest.max_rows: %s rows of the table are not examined, and not in the cleaned table",
             f"{left_out:,}",
@@ -244,7 +244,7 @@ def conclude(
         risk=params.risk,
         rows=facts["rows"],
         repeated_rows=facts["repeated_rows"],
-        rows_not_examined=_not_examined(integrity),
+        rows_not_examined=integrity["rows_left_out"],
         trusted_rows=facts["trusted_rows"],
         labels=names,
         classes=classes,
@@ -291,15 +291,13 @@ def describe_repaired(verdict: Record, integrity: dict[str, Any], model: ModelPa
     return write_card(verdict, integrity, model.name, __version__)
 
 
-def _not_examined(integrity: dict[str, Any]) -> int:
-    return sum(split["rows_read"] - split["rows"] for split in integrity["splits"].values())
-
-
 def _model(
     name: str, made: ModelBundle | NoModel, record: Record, effects: Record, labels: list[str]
 ) -> verdict.Model:
     triggers = effects["triggers"].items()
-    measured = bool(effects["accuracy"].get(name) or triggers)
+    measured = name in effects["accuracy"] or any(
+        name in found["flip_rates"] for _, found in triggers
+    )
     reason = "" if measured else NOT_MEASURED
     if isinstance(made, NoModel) and record["status"] == "none":
         reason = made.reason

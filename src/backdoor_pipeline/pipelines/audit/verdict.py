@@ -17,7 +17,7 @@ NOT_TESTED = (
     "there are trusted rows, in labels that those contradict",
     "triggers by letter case, invisible characters, typography or position alone",
     "triggers that fewer texts hold than the power says",
-    "false labels without a trigger",
+    "false labels without a trigger, unless trusted rows contradict them",
     "a base model that was poisoned before",
 )
 
@@ -117,7 +117,8 @@ class Verdict(_Part):
 
     Attributes:
         schema_version: Of this form.
-        evidence: Whether there is evidence of a backdoor; the exit code is 3 then, else 0.
+        evidence: Whether there is evidence of a backdoor, or of false labels; the exit code is 3
+            then, else 0.
         headline: The same in a sentence.
         p_value: Of "nobody poisoned this table".
         risk: The tolerated share of false alarms; evidence means a p-value of at most that.
@@ -129,7 +130,7 @@ class Verdict(_Part):
         labels: Names of the classes.
         classes: Those with evidence.
         suspects: All that is flagged.
-        suspicious_rows: Rows of the table that hold a suspect and have its label.
+        suspicious_rows: Rows of the table that the suspects point at.
         power: What would have been found.
         audited_model: Trained on the table as it is, or the one that was given.
         repaired_model: Trained without the suspicious rows.

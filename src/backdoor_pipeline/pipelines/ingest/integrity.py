@@ -135,6 +135,7 @@ def report(
     rows: pd.DataFrame,
     label_names: Sequence[str],
     findings: Sequence[Finding],
+    left_out: int,
 ) -> dict[str, Any]:
     """Returns the integrity report, ready for JSON.
 
@@ -144,6 +145,7 @@ def report(
         rows: the rows as used, after repair, cuts and cap.
         label_names: of the classes.
         findings: all of them.
+        left_out: rows that the cap left out.
     """
     known = source.known.sha256 if source.known else {}
     splits = {}
@@ -163,6 +165,7 @@ def report(
         "variant": "repaired" if source.repaired else "paper",
         "label_names": list(label_names),
         "splits": splits,
+        "rows_left_out": left_out,
         "files": {
             name: {"sha256": sha256, "known": known[name] == sha256 if name in known else None}
             for name, sha256 in source.files.items()

@@ -92,7 +92,8 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
     cuts += more
     n_before = len(rows)
     rows = split.capped(rows, _most_rows(source, params), seed)
-    if len(rows) < n_before:
+    left_out = n_before - len(rows)
+    if left_out:
         cuts = [
             *cuts,
             Finding("info", "ingest.max_rows", f"{len(rows):,} of {n_before:,} rows kept"),
@@ -110,7 +111,7 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
     columns = [name for name in schemas.EXAMPLES.columns if name in rows]
     return {
         "examples": rows.sort_values("example_id", ignore_index=True)[columns],
-        "integrity": integrity.report(source, read, rows, label_names, findings),
+        "integrity": integrity.report(source, read, rows, label_names, findings, left_out),
     }
 
 
