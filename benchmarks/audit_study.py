@@ -278,7 +278,7 @@ def summary_with_trusted(
 ) -> str:
     """The same where the auditor has clean rows, and the same tables without them beside it."""
     both = trusted.merge(power, on=["data", "attack", "rate", "mode", "seed"], suffixes=("", "_no"))
-    both["found"] = both["p_value"] <= risk
+    both = both.assign(found=both["p_value"] <= risk, found_no=both["p_value_no"] <= risk)
     words = both[~both["attack"].isin(REWRITING)]
     lines = [
         f"With {TRUSTED} clean rows {(alarms['p_value'] <= risk).sum()} of {len(alarms)} clean "
