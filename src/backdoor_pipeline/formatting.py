@@ -94,6 +94,14 @@ def code(value: Any) -> str:
     return f"{fence}{blank}{text}{blank}{fence}" if text else "` `"
 
 
+def share(found: Mapping[str, Any] | None) -> str:
+    """A share with its interval; a dash for none."""
+    if found is None:
+        return MISSING
+    interval = {"x": found["value"], "x_low": found["low"], "x_high": found["high"]}
+    return rate(interval, "x")
+
+
 def flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested groups (dicts or pydantic models) as dotted names and values, without empty groups."""
     values: dict[str, Any] = {}

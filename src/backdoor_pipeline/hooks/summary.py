@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backdoor_pipeline.formatting import MISSING, duration, number, percent, rate, size
+from backdoor_pipeline.formatting import duration, number, percent, rate, share, size
 from backdoor_pipeline.recipes import ALL
 
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ def verdict_lines(verdict: Mapping[str, Any]) -> str:
         lines.append(f"{'presumed trigger':<{FIRST}}{named} → {found['label']}")
         for name in ("audited", "repaired"):
             model = verdict[f"{name}_model"]
-            share = model["flip_rates"].get(found["label"])
-            if share:
+            flipped = model["flip_rates"].get(found["label"])
+            if flipped:
                 early = " (stopped early)" if model["status"] == "stopped" else ""
-                flips = f"{_share(share)} of other texts flip{early}"
+                flips = f"{share(flipped)} of other texts flip{early}"
                 lines.append(
-                    f"{name + ' model':<{FIRST}}{flips}, accuracy {_share(model['accuracy'])}"
+                    f"{name + ' model':<{FIRST}}{flips}, accuracy {share(model['accuracy'])}"
                 )
             else:
                 lines.append(f"{name + ' model':<{FIRST}}not measured: {model['reason']}")
@@ -110,14 +110,6 @@ def _of_false_labels(verdict: Mapping[str, Any], label: str) -> list[str]:
     for name in ("audited", "repaired"):
         model = verdict[f"{name}_model"]
         accuracy = model["accuracy"]
-        said = f"accuracy {_share(accuracy)}" if accuracy else f"not measured: {model['reason']}"
+        said = f"accuracy {share(accuracy)}" if accuracy else f"not measured: {model['reason']}"
         lines.append(f"{name + ' model':<{FIRST}}{said}")
     return lines
-
-
-def _share(share: Mapping[str, Any] | None) -> str:
-    if share is None:
-        return MISSING
-    return rate(
-        {"share": share["value"], "share_low": share["low"], "share_high": share["high"]}, "share"
-    )

@@ -100,6 +100,15 @@ def test_without_clean_rows_of_two_classes_nothing_is_said(few) -> None:
     assert list(rows) == ["text", "label", "p_value"]
 
 
+def test_a_table_of_which_nothing_is_left_to_compare_says_nothing() -> None:
+    def never(texts) -> np.ndarray:
+        raise AssertionError(texts)
+
+    labels, rows = weigh_labels(drawn(0, 0), drawn(300, 1), never, 0.05, 0)
+    assert labels.empty
+    assert rows.empty
+
+
 def test_a_class_that_the_clean_rows_lack_is_left_out() -> None:
     labels, _ = weigh_labels(drawn(900, 0, 3), drawn(400, 1), encode, 0.05, 0)
     assert set(labels["label"]) == {0, 1}

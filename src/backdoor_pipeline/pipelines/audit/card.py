@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from backdoor_pipeline.formatting import code
-from backdoor_pipeline.pipelines.audit.page import share
+from backdoor_pipeline.formatting import code, share
 
 
 def write_card(

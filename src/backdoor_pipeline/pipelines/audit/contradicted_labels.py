@@ -81,7 +81,7 @@ def weigh_labels(
     known = comparable(trusted["label"])
     trusted = trusted[trusted["label"].isin(known)]
     table = table[table["label"].isin(known)].sample(frac=1, random_state=seed)
-    if encode is None or not known:
+    if encode is None or not known or table.empty:
         return Contradictions(_finished([], level), _rows(table.head(0)))
     judges = _Judges(encode(trusted["text"].tolist()), trusted["label"].to_numpy(), seed)
     clean = trusted.assign(fold=judges.folds, belief=judges.held_out)

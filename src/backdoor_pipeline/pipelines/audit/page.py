@@ -39,16 +39,8 @@ def render(
         openings=[row._asdict() for row in openings[openings["flagged"]].itertuples(index=False)],
         rows=[row._asdict() for row in suspicious.head(ROWS).itertuples(index=False)],
         findings=integrity.get("findings") or [],
-        share=share,
+        share=formatting.share,
         parameters=settings,
         plotly_js=plotly_script(),
         figures={name: embedded(name, figure) for name, figure in figures.items()},
     )
-
-
-def share(found: Mapping[str, Any] | None) -> str:
-    """A share with its interval; a dash for none."""
-    if found is None:
-        return formatting.MISSING
-    interval = {"x": found["value"], "x_low": found["low"], "x_high": found["high"]}
-    return formatting.rate(interval, "x")
