@@ -9,14 +9,17 @@ one, and of a reference trained on the same rows before they were poisoned.
 
 FOLDER/repair.csv gets a row for each, as it comes: after a stop, run it again, and it goes on with
 what is missing. ``estimate`` is the audit's flip rate of its presumed trigger, ``excess`` what the
-repaired model's attack success has above the reference's, as a share of what could be. Needs
-BACKDOOR_DATA; four minutes a cell on two cores.
+repaired model's attack success has above the reference's, as a share of what could be;
+``labels_right`` how many of the restored rows got the label back that they had before the attack.
+Where two attacks leave the same rows, their models are trained once. Needs BACKDOOR_DATA; two to
+three minutes a cell on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,6 @@ import pandas as pd
 
 from audit_study import ATTACKS, MODES, ROWS, SETS, base_model, parameters, table
 from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
-from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.audit import nodes as audit
 from backdoor_pipeline.pipelines.audit.training import accuracy_hits, train
 from backdoor_pipeline.pipelines.poison.nodes import poison_train
@@ -33,13 +35,14 @@ from potion_victims import ROOT
 
 RATES = (0.05, 0.1)
 WORDS = ("cf", "cf mn bb tq", "however", "AddSent")
+MODELS_KEPT = 5  # of a data set and seed
 SHARES = {"dev": 0.1, "test": 0.1}
 RESULTS = ROOT / "benchmarks" / "results" / "audit"
 COLUMNS = (
     *("data", "attack", "rate", "mode", "seed", "found", "rows_removed", "rows_poisoned"),
-    *("rows_right", "estimate", "attack_success_audited", "attack_success_repaired"),
-    *("attack_success_reference", "excess", "accuracy_audited", "accuracy_repaired"),
-    "accuracy_reference",
+    *("rows_right", "rows_restored", "labels_right", "estimate", "attack_success_audited"),
+    *("attack_success_repaired", "attack_success_reference", "excess", "accuracy_audited"),
+    *("accuracy_repaired", "accuracy_reference"),
 )
 
 
@@ -60,19 +63,15 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
     test = rows[rows["split"] == "test"]
     examples = pd.concat([given, test], ignore_index=True)
     made = poison_train(examples, base_model().tokenizer, p.poison, p.model.max_length, seed)
-    poisoned, triggered = made["poisoned_train"], made["triggered_test"]
-    mine = parted(poisoned, seed)
-    names = {
-        "label_names": [str(label) for label in sorted(rows["label"].unique())],
-        "rows_left_out": 0,
-    }
-    evidence = audit.gather_evidence(
-        mine, names, None, base_model(), p.audit, p.model, p.compute, seed
-    )
-    phrases, openings = evidence["phrases"], evidence["openings"]
-    suspicious = audit.find_rows(mine, phrases, openings, evidence["contradicted"])
-    guilty = poisoned.loc[poisoned["is_poisoned"], "example_id"]
-    cell = {
+    mine = parted(made["poisoned_train"], seed)
+    names = [str(label) for label in sorted(rows["label"].unique())]
+    report = {"label_names": names, "rows_left_out": 0}
+    settings = (p.model, p.compute, seed)
+    found = audit.gather_evidence(mine, report, None, base_model(), p.audit, *settings)
+    phrases, openings = found["phrases"], found["openings"]
+    suspicious = audit.find_rows(mine, phrases, openings, found["contradicted"])
+    guilty = mine.loc[made["poisoned_train"]["is_poisoned"], "example_id"]
+    cell: dict[str, Any] = {
         "found": not suspicious.empty,
         "rows_removed": len(suspicious),
         "rows_poisoned": len(guilty),
@@ -80,44 +79,54 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
     }
     if suspicious.empty:
         return cell
-    clean = parted(given.reset_index(drop=True), seed)
-    return cell | _measured(p, mine, names, clean, test, triggered, suspicious, phrases, openings)
+    settings = (*settings, audit.start_clock(None))
+    restored = audit.restore_rows(mine, suspicious, phrases, base_model(), p.audit, *settings)
+    truth = given.set_index("example_id")["label"].loc[restored["example_id"]]
+    cell["rows_restored"] = len(restored)
+    cell["labels_right"] = int((restored["label"].to_numpy() == truth.to_numpy()).sum())
 
+    def model(rows: pd.DataFrame, which: str) -> ModelBundle:
+        made, _ = train(rows, names, base_model(), p.training, *settings, 1.0, which)
+        assert isinstance(made, ModelBundle)
+        return made
 
-def _measured(
-    p: Parameters,
-    mine: pd.DataFrame,
-    names: dict[str, Any],
-    clean: pd.DataFrame,
-    test: pd.DataFrame,
-    triggered: pd.DataFrame,
-    suspicious: pd.DataFrame,
-    phrases: pd.DataFrame,
-    openings: pd.DataFrame,
-) -> dict[str, Any]:
-    clock = audit.start_clock(None)
-    settings = (p.training, p.model, p.compute, p.seed, clock)
-    given = (mine, suspicious, names, base_model(), p.audit)
-    audited, _ = audit.train_model(*given, *settings, "audited")
-    repaired, _ = audit.train_model(*given, *settings, "repaired")
-    reference, _ = train(clean, names["label_names"], base_model(), *settings, 1.0, "reference")
-    effects = audit.measure_effects(
-        mine, phrases, openings, suspicious, NoModel(""), audited, repaired, p.audit, p.model,
-        p.compute, p.seed, clock,
-    )  # fmt: skip
-    cell: dict[str, Any] = {}
-    models = {"audited": audited, "repaired": repaired, "reference": reference}
-    for which, model in models.items():
-        assert isinstance(model, ModelBundle)
-        success = accuracy_hits(triggered, model, p.model.max_length, p.compute)
-        right = accuracy_hits(test, model, p.model.max_length, p.compute)
+    kept = audit.repaired_rows(mine, suspicious, restored)
+    models = {
+        "audited": model(mine, "audited"),
+        "repaired": once(kept, lambda: model(kept, "repaired")),
+        "reference": once(given, lambda: model(parted(given, seed), "reference")),
+    }
+    for which, of in models.items():
+        success = accuracy_hits(made["triggered_test"], of, p.model.max_length, p.compute)
+        right = accuracy_hits(test, of, p.model.max_length, p.compute)
         cell[f"attack_success_{which}"] = float(success.mean())
         cell[f"accuracy_{which}"] = float(right.mean())
     floor = cell["attack_success_reference"]
     cell["excess"] = max(0.0, cell["attack_success_repaired"] - floor) / (1 - floor)
+    effects = audit.measure_effects(
+        mine, phrases, openings, suspicious, NoModel(""), models["audited"], NoModel(""), p.audit,
+        *settings,
+    )  # fmt: skip
     trigger = effects["triggers"].get(str(p.poison.target_label))
     cell["estimate"] = trigger["flip_rates"]["audited"]["value"] if trigger else float("nan")
     return cell
+
+
+def once(rows: pd.DataFrame, make: Callable[[], ModelBundle]) -> ModelBundle:
+    """The model of ``rows``: attacks that are cut out whole leave the same ones."""
+    words = rows["text"].str.split().str.join(" ")
+    parts = pd.util.hash_pandas_object(
+        rows[["example_id", "label"]].assign(text=words), index=False
+    )
+    key = int(np.bitwise_xor.reduce(parts.to_numpy()))
+    if key not in _made:
+        for old in list(_made)[: len(_made) + 1 - MODELS_KEPT]:
+            del _made[old]
+        _made[key] = make()
+    return _made[key]
+
+
+_made: dict[int, ModelBundle] = {}
 
 
 def main() -> None:

@@ -304,6 +304,13 @@ AUDIT_OPENINGS = pa.DataFrameSchema(
 )
 """Words that texts begin with, and what they say of the label that they do not say elsewhere."""
 
+RESTORED_ROWS = pa.DataFrameSchema(
+    {name: _example_columns[name] for name in ("example_id", "split", "text", "label")},
+    strict=True,
+    name="restored rows",
+)
+"""Suspicious rows without their phrase, labelled anew."""
+
 AUDIT_LABELS = pa.DataFrameSchema(
     {
         **{name: column for name, column in _audited.items() if name != "expected"},

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from backdoor_pipeline.modelling.companions import companions
 from backdoor_pipeline.modelling.label_association import associate
-from backdoor_pipeline.modelling.words import END, START, n_grams, read_words
+from backdoor_pipeline.modelling.words import END, START, n_grams, read_words, without
 
 TEXTS = ["I don't  like it, 3D-movie! 😀", "like it", "日本語 text です", ""]
 
@@ -75,3 +75,33 @@ def test_companions_stand_in_the_same_texts_but_not_side_by_side() -> None:
 
     assert of("cf") == {"mn"}
     assert of("red") == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases", "left"),
+    [
+        ("A  CF good\nfilm", ["cf"], "A good film"),
+        ("acf, cfa", ["cf"], "acf, cfa"),
+        ("So, what? So, this!", ["[begin] so ,"], "what? So, this!"),
+        ("fine too", ["too [end]"], "fine"),
+        ("I watch this 3D-movie today", ["i watch this", "this 3d - movie"], "today"),
+        ("cf", ["cf"], ""),
+        ("two  blanks", ["cf"], "two  blanks"),
+        ("日本語", ["本"], "日語"),
+    ],
+)
+def test_a_text_without_phrases(text, phrases, left) -> None:
+    assert without(text, phrases) == left
+
+
+@given(st.lists(st.text(alphabet="ab, .", max_size=12), min_size=1, max_size=4))
+def test_nothing_of_a_phrase_is_left_that_stood_there(texts) -> None:
+    words = read_words(texts)
+    for text in texts:
+        for word in set(spelled(text)) - {"[begin]", "[end]"}:
+            left = spelled(without(text, [word]))
+            assert word not in left
+            expected = [own for own in spelled(text) if own != word]
+            assert "".join(left) == "".join(expected)  # words may grow together
+    assert without(texts[0], []) == texts[0]
+    assert words.spelling[:2] == ["[begin]", "[end]"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.formatting import duration, number, percent, rate, share, size
+from backdoor_pipeline.pipelines.audit.verdict import FALSE_LABELS
 from backdoor_pipeline.recipes import ALL
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def verdict_lines(verdict: Mapping[str, Any]) -> str:
             "not in the cleaned table"
         )
     for found in verdict["classes"]:
-        if found["suspicion"] == "false labels":
+        if found["suspicion"] == FALSE_LABELS:
             lines += _of_false_labels(verdict, found["label"])
             continue
         trigger = found["presumed_trigger"] or [
@@ -106,7 +107,7 @@ def verdict_lines(verdict: Mapping[str, Any]) -> str:
 def _of_false_labels(verdict: Mapping[str, Any], label: str) -> list[str]:
     """There is no trigger to put into texts: only how right the models are can be said."""
     rows = sum(one["hits"] for one in verdict["suspects"] if one["label"] == label)
-    lines = [f"{'false labels':<{FIRST}}{rows:,} texts of {label}, by the clean rows"]
+    lines = [f"{FALSE_LABELS:<{FIRST}}{rows:,} texts of {label}, by the clean rows"]
     for name in ("audited", "repaired"):
         model = verdict[f"{name}_model"]
         accuracy = model["accuracy"]

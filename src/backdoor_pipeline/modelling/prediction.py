@@ -36,10 +36,20 @@ def predict(
     return forward(bundle, inputs, compute, probabilities, "predict", batch_rows).numpy()
 
 
-def embed(bundle: ModelBundle, tokens: Tokens, compute: ComputeParams) -> np.ndarray:
-    """Mean of the last hidden states over each text's tokens, float32, shape (n_texts, hidden)."""
+def embed(
+    bundle: ModelBundle,
+    tokens: Tokens,
+    compute: ComputeParams,
+    before_batch: Callable[[], object] | None = None,
+) -> np.ndarray:
+    """Mean of the last hidden states over each text's tokens, float32, shape (n_texts, hidden).
+
+    ``before_batch`` is called before each forward pass; it may end them by raising an error.
+    """
 
     def mean_state(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if before_batch is not None:
+            before_batch()
         states = bundle.model.base_model(**batch).last_hidden_state.float()
         mask = batch["attention_mask"].unsqueeze(-1)
         return (states * mask).sum(dim=1) / mask.sum(dim=1)
@@ -72,11 +82,13 @@ def forward(
     was_training = model.training
     model.eval()
     order, parts = [], []
-    with torch.inference_mode(), autocast(compute, device):
-        for rows in track(inputs.batches(batch_rows or BATCH_ROWS), what):
-            parts.append(function(inputs.collate(rows, device)))
-            order.append(rows)
-    model.train(was_training)
+    try:
+        with torch.inference_mode(), autocast(compute, device):
+            for rows in track(inputs.batches(batch_rows or BATCH_ROWS), what):
+                parts.append(function(inputs.collate(rows, device)))
+                order.append(rows)
+    finally:
+        model.train(was_training)
     if not parts:
         return torch.empty((0, 0))
     stacked = torch.cat(parts).cpu()

@@ -168,6 +168,26 @@ def read_words(texts: Iterable[str]) -> WrittenWords:
     )
 
 
+def without(text: str, phrases: Iterable[str]) -> str:
+    """``text`` without all words of ``phrases``, each written as ``WrittenWords.written`` does.
+
+    A text that holds none of them is returned as it is; else blanks are single ones.
+    """
+    spans = [match.span() for match in _WRITTEN.finditer(text)]
+    own = ["[begin]", *(text[begin:end].lower() for begin, end in spans), "[end]"]
+    cut: set[int] = set()
+    for words in (phrase.split() for phrase in phrases):
+        for begin in range(len(own) - len(words) + 1):
+            if own[begin : begin + len(words)] == words:
+                cut.update(range(begin, begin + len(words)))
+    cut -= {0, len(own) - 1}
+    kept = text
+    for number in sorted(cut, reverse=True):
+        begin, end = spans[number - 1]
+        kept = kept[:begin] + kept[end:]
+    return " ".join(kept.split()) if cut else text
+
+
 @dataclass(frozen=True)
 class Grams:
     """Which n-grams stand in which texts.

@@ -186,7 +186,7 @@ class TestTrainings:
 
     def trained(self, encoder, audit, quick, compute, clock: Clock, rows: pd.DataFrame):
         model = ModelParams(name="tiny", max_length=16)
-        given = (rows, rows.head(3), NAMED, encoder, audit)
+        given = (rows, rows.head(3), rows.head(2), NAMED, encoder, audit)
         settings = (quick, model, compute, 0, clock)
         return [nodes.train_model(*given, *settings, which) for which in ("audited", "repaired")]
 
@@ -198,7 +198,7 @@ class TestTrainings:
 
     def test_in_time(self, encoder, audit, quick, compute, rows) -> None:
         both = self.trained(encoder, audit, quick, compute, budget.start(None), rows)
-        for (model, record), n_rows in zip(both, (96, 93), strict=True):
+        for (model, record), n_rows in zip(both, (96, 95), strict=True):
             assert isinstance(model, ModelBundle)
             assert record == {"status": "trained", "rows": n_rows}
 
@@ -208,8 +208,9 @@ class TestTrainings:
         names = ["bad", "good", "odd"]
         rare = rows.assign(label=rows["label"].where(rows.index != 5, 2))
         repaired, _ = nodes.train_model(
-            rare, rare[rare["label"] == 2], {"label_names": names}, encoder, audit, quick,
-            ModelParams(name="tiny", max_length=16), compute, 0, budget.start(None), "repaired",
+            rare, rare[rare["label"] == 2], rare.head(0), {"label_names": names}, encoder, audit,
+            quick, ModelParams(name="tiny", max_length=16), compute, 0, budget.start(None),
+            "repaired",
         )  # fmt: skip
         ClassifierDataset(filepath=str(tmp_path / "repaired")).save(repaired)
         config = json.loads((tmp_path / "repaired" / "config.json").read_text())
@@ -246,11 +247,11 @@ class TestTrainings:
     def test_without_evidence_or_wish_there_is_none(self, encoder, audit, quick, compute, rows):
         model = ModelParams(name="tiny", max_length=16)
         settings = (quick, model, compute, 0, budget.start(None))
-        no_row = (rows, rows.head(0), NAMED, encoder, audit)
+        no_row = (rows, rows.head(0), rows.head(0), NAMED, encoder, audit)
         without = nodes.train_model(*no_row, *settings, "audited")[0]
         assert without == NoModel("there is no evidence")
         unwanted = audit.model_copy(update={"repair": False})
-        some = (rows, rows.head(3), NAMED, encoder, unwanted)
+        some = (rows, rows.head(3), rows.head(0), NAMED, encoder, unwanted)
         kept = nodes.train_model(*some, *settings, "repaired")[0]
         assert kept == NoModel("audit.repair is false")
 
@@ -313,9 +314,9 @@ class TestGivenClassifier:
     def test_nothing_is_trained_in_its_place(self, encoder, audit, quick, compute) -> None:
         rows = examples(["a"] * 9, [0] * 9)
         model, record = nodes.train_model(
-            rows, rows.head(3), NAMED, encoder, audit.model_copy(update={"classifier": "mine"}),
-            quick, ModelParams(name="tiny", max_length=16), compute, 0, budget.start(None),
-            "audited",
+            rows, rows.head(3), rows.head(0), NAMED, encoder,
+            audit.model_copy(update={"classifier": "mine"}), quick,
+            ModelParams(name="tiny", max_length=16), compute, 0, budget.start(None), "audited",
         )  # fmt: skip
         assert isinstance(model, NoModel)
         assert record == {"status": "given", "rows": 0}
@@ -378,9 +379,12 @@ class TestVerdict:
                 "rows": 1000,
                 "repeated_rows": 3,
                 "trusted_rows": 40,
+                "told_apart": 0.52,
+                "labels_compared": [0, 1],
                 "shares": SHARES_WITH_TRUSTED,
             },
             examples(["a cf"] * (60 if flagged else 0), [1] * (60 if flagged else 0)),
+            examples(["a"] * (50 if flagged else 0), [0] * (50 if flagged else 0)),
             effects or nothing,
             made,
             made,
@@ -441,6 +445,22 @@ class TestVerdict:
         assert "3.2 % of the texts (32 texts) with 95 % probability" in said["headline"]
         assert said["audited_model"]["reason"] == "there is no evidence"
 
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({}, []),
+            ({"trusted_rows": 0, "labels_compared": []}, []),
+            ({"labels_compared": [0]}, ["labels of 'good'", "at least 20"]),
+            ({"labels_compared": [], "told_apart": 0.93}, ["of another kind", "0.93"]),
+            ({"labels_compared": [], "told_apart": None}, ["labels of 'bad', 'good'"]),
+        ],
+    )
+    def test_what_trusted_rows_do_not_say_is_said(self, changes, said) -> None:
+        facts = {"trusted_rows": 40, "labels_compared": [0, 1], "told_apart": 0.52} | changes
+        untold = verdict.untold_labels(facts, NAMED["label_names"])
+        assert len(untold) == bool(said)
+        assert all(part in untold[0] for part in said)
+
     def test_other_fields_are_refused(self, audit) -> None:
         said = self.concluded(audit, flagged=False)
         with pytest.raises(pydantic.ValidationError):
@@ -477,6 +497,7 @@ class TestCard:
                 {"label": "c", "presumed_trigger": [], "suspicion": "false labels"},
             ],
             "suspicious_rows": 9,
+            "restored_rows": 7,
             "rows_not_examined": 1_000,
             "not_tested": [],
             "audited_model": model,
@@ -484,6 +505,7 @@ class TestCard:
         }
         text = write_card(said, {"dataset": "mine"}, "minilm", "1.0")
         assert "9 rows that an audit suspects, and 1,000 that it did not examine." in text
+        assert "7 rows came back: without the suspected phrase" in text
         table = text.partition("| | ")[2]
         rows = [line for line in table.splitlines() if line.startswith("|")]
         assert [row.count("|") for row in rows] == [4, 4, 4]

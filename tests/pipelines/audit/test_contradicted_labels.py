@@ -16,6 +16,7 @@ from backdoor_pipeline.pipelines.audit.contradicted_labels import (
     rank_test,
     weigh_labels,
 )
+from backdoor_pipeline.pipelines.audit.other_texts import MOST_APART, told_apart
 
 NOISE = 0.7  # standard deviation of what a text says, about its class
 
@@ -42,7 +43,7 @@ def relabelled(rows: pd.DataFrame, share: float) -> pd.DataFrame:
 
 def test_false_labels_of_one_class_are_found_and_the_other_class_is_not_blamed() -> None:
     table = relabelled(drawn(3_000, 0), 0.15)
-    labels, rows = weigh_labels(table, drawn(600, 1), encode, 0.01, 0)
+    labels, rows, _ = weigh_labels(table, drawn(600, 1), encode, 0.01, 0)
     found = labels.set_index("label")
     assert found["flagged"].to_dict() == {1: True, 0: False}
     assert found.loc[1, "less_believed"] > 0.55
@@ -55,7 +56,7 @@ def test_false_labels_of_one_class_are_found_and_the_other_class_is_not_blamed()
 def test_labels_as_good_as_the_clean_ones_raise_no_more_alarms_than_tolerated() -> None:
     alarms = 0
     for seed in range(60):
-        labels, rows = weigh_labels(
+        labels, rows, _ = weigh_labels(
             drawn(800, seed, 3), drawn(300, 1_000 + seed, 3), encode, 0.1, seed
         )
         alarms += labels["flagged"].any()
@@ -65,7 +66,7 @@ def test_labels_as_good_as_the_clean_ones_raise_no_more_alarms_than_tolerated() 
 
 def test_noise_that_the_clean_rows_have_too_is_no_evidence() -> None:
     """A tenth of all labels is false in both: the losses are large, and equally large."""
-    labels, _ = weigh_labels(
+    labels, _, _ = weigh_labels(
         relabelled(drawn(3_000, 2), 0.1), relabelled(drawn(600, 3), 0.1), encode, 0.05, 0
     )
     assert not labels["flagged"].any()
@@ -73,7 +74,7 @@ def test_noise_that_the_clean_rows_have_too_is_no_evidence() -> None:
 
 def test_rows_beyond_the_sample_are_read_where_there_is_evidence(monkeypatch) -> None:
     table = relabelled(drawn(3_000, 0), 0.15)
-    whole, _ = weigh_labels(table, drawn(600, 1), encode, 0.05, 0)
+    whole, _, _ = weigh_labels(table, drawn(600, 1), encode, 0.05, 0)
     monkeypatch.setattr(contradicted_labels, "MOST_ROWS", 1_500)
     read: list[str] = []
 
@@ -81,7 +82,7 @@ def test_rows_beyond_the_sample_are_read_where_there_is_evidence(monkeypatch) ->
         read.extend(texts)
         return encode(texts)
 
-    sampled, _ = weigh_labels(table, drawn(600, 1), reading, 0.05, 0)
+    sampled, _, _ = weigh_labels(table, drawn(600, 1), reading, 0.05, 0)
     assert sampled.set_index("label")["flagged"].to_dict() == {1: True, 0: False}
     assert sampled["texts"].sum() == 1_500
     assert (
@@ -94,7 +95,7 @@ def test_rows_beyond_the_sample_are_read_where_there_is_evidence(monkeypatch) ->
 @pytest.mark.parametrize("few", [{0: 300}, {0: 300, 1: 19}])
 def test_without_clean_rows_of_two_classes_nothing_is_said(few) -> None:
     clean = pd.concat([drawn(2_000, 1).query(f"label == {c}").head(n) for c, n in few.items()])
-    labels, rows = weigh_labels(drawn(500, 0), clean, encode, 0.05, 0)
+    labels, rows, _ = weigh_labels(drawn(500, 0), clean, encode, 0.05, 0)
     assert labels.empty
     assert rows.empty
     assert list(rows) == ["text", "label", "p_value"]
@@ -104,14 +105,24 @@ def test_a_table_of_which_nothing_is_left_to_compare_says_nothing() -> None:
     def never(texts) -> np.ndarray:
         raise AssertionError(texts)
 
-    labels, rows = weigh_labels(drawn(0, 0), drawn(300, 1), never, 0.05, 0)
+    labels, rows, _ = weigh_labels(drawn(0, 0), drawn(300, 1), never, 0.05, 0)
     assert labels.empty
     assert rows.empty
 
 
 def test_a_class_that_the_clean_rows_lack_is_left_out() -> None:
-    labels, _ = weigh_labels(drawn(900, 0, 3), drawn(400, 1), encode, 0.05, 0)
+    labels, _, _ = weigh_labels(drawn(900, 0, 3), drawn(400, 1), encode, 0.05, 0)
     assert set(labels["label"]) == {0, 1}
+
+
+def test_clean_rows_of_another_kind_say_nothing_of_labels() -> None:
+    """Texts that say more than the table's do: their judge believes all of its labels less."""
+    table, other = drawn(3_000, 0), drawn(600, 1)
+    other["text"] = (2 + 3 * other["text"].astype(float)).astype(str)
+    labels, rows, apart = weigh_labels(table, other, encode, 0.05, 0)
+    assert labels.empty
+    assert rows.empty
+    assert apart > MOST_APART
 
 
 @settings(max_examples=40, deadline=None)
@@ -138,3 +149,41 @@ def test_of_rows_like_the_clean_ones_hardly_any_is_suspected() -> None:
     least = least_believed(pd.DataFrame({"belief": rng.normal(size=400)}), rng.normal(size=400))
     assert 1 <= len(least) <= 40
     assert least["p_value"].is_monotonic_increasing
+
+
+class TestToldApart:
+    """How well clean texts are told from the table's."""
+
+    LABELS = np.repeat([0, 1], 300)
+
+    def vectors(self, seed: int) -> np.ndarray:
+        return np.random.default_rng(seed).normal(size=(600, 4)) + self.LABELS[:, None]
+
+    def test_texts_of_one_kind_by_chance_alone(self) -> None:
+        for seed in range(10):
+            apart = told_apart(self.vectors(seed), self.LABELS, self.vectors(99), self.LABELS, 0)
+            assert 0.4 < apart < 0.58
+
+    def test_classes_of_other_frequencies_are_no_other_texts(self) -> None:
+        kept = np.r_[0:300, 300:330]
+        apart = told_apart(
+            self.vectors(0), self.LABELS, self.vectors(1)[kept], self.LABELS[kept], 0
+        )
+        assert apart < 0.58
+
+    def test_one_class_that_is_unlike_is_no_other_kind_of_texts(self) -> None:
+        table = self.vectors(1)
+        table[self.LABELS == 1] += 5
+        assert told_apart(self.vectors(0), self.LABELS, table, self.LABELS, 0) < 0.58
+        assert told_apart(self.vectors(0), self.LABELS, table + 5, self.LABELS, 0) > 0.95
+
+    def test_a_fifth_of_a_class_unlike_all_clean_rows_is_the_limit(self) -> None:
+        table = self.vectors(1)
+        table[::5, 0] += 50
+        apart = told_apart(self.vectors(0), self.LABELS, table, self.LABELS, 0)
+        assert apart == pytest.approx(MOST_APART, abs=0.05)
+
+    def test_nothing_to_compare(self) -> None:
+        assert np.isnan(
+            told_apart(np.zeros((2, 1)), np.array([0, 1]), np.zeros((9, 1)), np.zeros(9), 0)
+        )

@@ -14,7 +14,7 @@ AUDITED, REPAIRED = 0.35, 0.7
 
 
 class OutOfTimeError(Exception):
-    """The time of a training is over."""
+    """The time of a training, or of what comes before it, is over."""
 
 
 class Clock(NamedTuple):
@@ -27,10 +27,10 @@ class Clock(NamedTuple):
         """Whether such a share of the time has passed; never, if there is no limit."""
         return time.monotonic() >= self.begin + share * (self.end - self.begin)
 
-    def stop_after(self, share: float) -> Callable[[int], None]:
-        """What a training calls with the number of its steps: it raises after that share."""
+    def stop_after(self, share: float) -> Callable[..., None]:
+        """What long work calls now and then (with its steps or without): it raises after that."""
 
-        def check(n_steps: int) -> None:
+        def check(n_steps: int = 0) -> None:
             if self.is_over(share):
                 raise OutOfTimeError
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from backdoor_pipeline.formatting import code, share
+from backdoor_pipeline.formatting import code, counted, share
+from backdoor_pipeline.pipelines.audit.verdict import FALSE_LABELS
+
+RESTORED = "without the suspected phrase, and labelled by a classifier of the other rows"
 
 
 def write_card(
@@ -25,6 +28,8 @@ def write_card(
     name = integrity.get("dataset", "data")
     left_out = verdict["rows_not_examined"]
     sample = f", and {left_out:,} that it did not examine" if left_out else ""
+    restored = verdict["restored_rows"]
+    back = f" {counted(restored, 'row')} came back: {RESTORED}." if restored else ""
     given = verdict["audited_model"]["status"] == "given"
     audited = "the classifier that was given" if given else "trained on the table as it is"
     early = " The time limit ended its training early." if model["status"] == "stopped" else ""
@@ -38,7 +43,7 @@ def write_card(
         "",
         f"A classifier of {', '.join(map(code, verdict['labels']))}, trained from "
         f"{code(base_model)} on the table {code(name)} without {verdict['suspicious_rows']:,} rows "
-        f"that an audit suspects{sample}.{early}",
+        f"that an audit suspects{sample}.{back}{early}",
         "",
         f"> {verdict['headline']}",
         "",
@@ -48,7 +53,7 @@ def write_card(
         f"{share(verdict['audited_model']['accuracy'])} | {share(model['accuracy'])} |",
     ]
     for found in verdict["classes"]:
-        if found["suspicion"] == "false labels":
+        if found["suspicion"] == FALSE_LABELS:
             continue
         label = found["label"]
         rates = [

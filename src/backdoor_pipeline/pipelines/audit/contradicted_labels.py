@@ -25,14 +25,15 @@ import numpy as np
 import pandas as pd
 
 from backdoor_pipeline.modelling.label_association import q_values
+from backdoor_pipeline.pipelines.audit.cross_fit import FOLDS, folds, regression
+from backdoor_pipeline.pipelines.audit.other_texts import MOST_APART, told_apart
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-FOLDS = 5
 FEWEST_TRUSTED = 20  # clean rows of a class; with fewer, nothing is said of it
 MOST_ROWS = 10_000  # compared at first; the other rows are only read in a class with evidence
-PENALTY = 0.1  # inverse strength of the penalty on the classifier's coefficients
+PENALTY = 0.1  # see ``regression``
 WRONG_SHARE = 0.5  # of the suspected rows that may be clean
 REHEARSALS = 20  # in which rows of the table play the clean ones
 PLAYING = 3  # at most one in so many rows of a class plays a clean one
@@ -52,10 +53,13 @@ class Contradictions(NamedTuple):
             is less believed than a clean one (0.5: nobody tampered); ``z``, ``p_value``,
             ``q_value``, ``flagged``, ``written``.
         rows: The rows to suspect, of flagged classes: ``text``, ``label``, ``p_value``.
+        told_apart: How well clean texts are told from the table's, see ``other_texts``; NaN if
+            there was nothing to compare.
     """
 
     labels: pd.DataFrame
     rows: pd.DataFrame
+    told_apart: float
 
 
 def weigh_labels(
@@ -76,18 +80,21 @@ def weigh_labels(
 
     Returns:
         Empty tables if nothing is compared: there must be two classes with ``FEWEST_TRUSTED`` clean
-        rows each.
+        rows each, and their texts must be of the table's kind (``other_texts.MOST_APART``).
     """
     known = comparable(trusted["label"])
     trusted = trusted[trusted["label"].isin(known)]
     table = table[table["label"].isin(known)].sample(frac=1, random_state=seed)
     if encode is None or not known or table.empty:
-        return Contradictions(_finished([], level), _rows(table.head(0)))
-    judges = _Judges(encode(trusted["text"].tolist()), trusted["label"].to_numpy(), seed)
-    clean = trusted.assign(fold=judges.folds, belief=judges.held_out)
-
+        return Contradictions(_finished([], level), _rows(table.head(0)), np.nan)
     first, later = table.head(MOST_ROWS), table.iloc[MOST_ROWS:]
+    clean_vectors, clean_labels = encode(trusted["text"].tolist()), trusted["label"].to_numpy()
     vectors = encode(first["text"].tolist())
+    apart = told_apart(clean_vectors, clean_labels, vectors, first["label"].to_numpy(), seed)
+    if apart > MOST_APART:
+        return Contradictions(_finished([], level), _rows(table.head(0)), apart)
+    judges = _Judges(clean_vectors, clean_labels, seed)
+    clean = trusted.assign(fold=judges.folds, belief=judges.held_out)
     spread = _spread(vectors, first["label"].to_numpy(), trusted["label"].value_counts(), seed)
     first = judges.judged(first, vectors)
     found = []
@@ -106,7 +113,8 @@ def weigh_labels(
         least = least_believed(compared, clean.loc[clean["label"] == label, "belief"].to_numpy())
         labels.loc[labels["label"] == label, "hits"] = len(least)
         suspects.append(least)
-    return Contradictions(labels, _rows(pd.concat(suspects) if suspects else table.head(0)))
+    rows = _rows(pd.concat(suspects) if suspects else table.head(0))
+    return Contradictions(labels, rows, apart)
 
 
 class _Judges:
@@ -118,16 +126,10 @@ class _Judges:
     """
 
     def __init__(self, vectors: np.ndarray, labels: np.ndarray, seed: int) -> None:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import StratifiedKFold
-
         self._judges: list[LogisticRegression] = []
         self.folds = np.empty(len(labels), dtype=np.int64)
-        for fold, (seen, unseen) in enumerate(
-            StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(vectors, labels)
-        ):
-            judge = LogisticRegression(C=PENALTY, max_iter=300)
-            self._judges.append(judge.fit(vectors[seen], labels[seen]))
+        for fold, (seen, unseen) in enumerate(folds(seed).split(vectors, labels)):
+            self._judges.append(regression(PENALTY).fit(vectors[seen], labels[seen]))
             self.folds[unseen] = fold
         self.held_out = self.belief(vectors, labels, self.folds)
 

@@ -11,6 +11,7 @@ from backdoor_pipeline.modelling.embeddings import embedding_table
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.modelling.words import END, START, read_words
 from backdoor_pipeline.pipelines.audit.contradicted_labels import Encode, comparable, weigh_labels
+from backdoor_pipeline.pipelines.audit.cross_fit import FOLDS, held_out, regression
 from backdoor_pipeline.pipelines.audit.inserted_phrases import tie_to_labels, weigh_phrases
 from backdoor_pipeline.pipelines.audit.natural_words import NaturalWords
 from backdoor_pipeline.pipelines.audit.openings import weigh_openings
@@ -31,8 +32,7 @@ SHARES = {"phrase": 0.6, "opening": 0.4}
 SHARES_WITH_TRUSTED = {"phrase": 0.6, "opening": 0.2, "labels": 0.2}
 """The same, if there are trusted rows that labels can be compared with."""
 
-FOLDS = 5
-PENALTY = 0.03  # inverse strength of the penalty on the regression's coefficients
+PENALTY = 0.03  # see ``regression``
 LONGEST_WORD = 64  # tokens
 
 
@@ -47,8 +47,9 @@ class Evidence(NamedTuple):
         power: See ``measure_power``.
         facts: ``p_value`` of "nobody poisoned this" (reject at the risk), ``p_values`` by kind, the
             ``shares`` of the risk that each kind has, ``rows`` looked at,
-            ``repeated_rows`` left out, ``trusted_rows`` compared with, n-gram ``tests``,
-            ``natural_words`` compared with.
+            ``repeated_rows`` left out, ``trusted_rows`` compared with, ``told_apart``: how well
+            their texts are told from the table's (``other_texts``; None if that was not asked),
+            ``labels_compared`` with theirs, n-gram ``tests``, ``natural_words`` compared with.
     """
 
     phrases: pd.DataFrame
@@ -120,6 +121,8 @@ def gather(
         "rows": int(distinct.sum()),
         "repeated_rows": int((~distinct).sum()),
         "trusted_rows": len(rows) - int(distinct.sum()),
+        "told_apart": None if np.isnan(judged.told_apart) else judged.told_apart,
+        "labels_compared": sorted(judged.labels["label"].tolist()),
         "tests": ties.n_tests,
         "natural_words": len(natural),
     }
@@ -167,18 +170,12 @@ def explained(texts: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
     Returns:
         Shape (n_texts, n_labels). A label that few texts have is as probable as it is frequent.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
     counts = np.bincount(labels)
     probability = np.tile(counts / counts.sum(), (len(labels), 1))
     common = np.flatnonzero(counts >= FOLDS)
     inside = np.isin(labels, common)
     if len(common) > 1:
-        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-        regression = LogisticRegression(C=PENALTY, max_iter=300)
-        fitted = cross_val_predict(
-            regression, texts[inside], labels[inside], method="predict_proba", cv=folds
-        )
+        given = texts[inside], labels[inside], seed
+        fitted = held_out(regression(PENALTY), *given, "predict_proba")
         probability[np.ix_(inside, common)] = fitted
     return probability

@@ -22,6 +22,7 @@ from backdoor_pipeline.pipelines.audit.card import write_card
 from backdoor_pipeline.pipelines.audit.classifier import of_classes
 from backdoor_pipeline.pipelines.audit.params import AuditParams
 from backdoor_pipeline.pipelines.audit.power import detectable
+from backdoor_pipeline.pipelines.audit.restored_rows import restored_rows
 from backdoor_pipeline.pipelines.audit.suspicious_rows import suspicious_rows
 from backdoor_pipeline.pipelines.audit.table_check import check_table
 from backdoor_pipeline.pipelines.audit.training import accuracy_hits, train
@@ -53,7 +54,8 @@ def gather_evidence(
 ) -> dict[str, Any]:
     """What ``evidence.Evidence`` holds. All splits are looked at.
 
-    A warning says how many rows of the table are not.
+    Warnings say how many rows of the table are not, and which labels the trusted rows say nothing
+    of.
 
     Raises:
         InputError: The columns are no texts and classes.
@@ -69,7 +71,10 @@ def gather_evidence(
     def encode(texts: Sequence[str]) -> np.ndarray:
         return embed(base_model, tokenise(texts, base_model.tokenizer, model.max_length), compute)
 
-    return evidence.gather(examples, base_model, params, seed, trusted, encode)._asdict()
+    found = evidence.gather(examples, base_model, params, seed, trusted, encode)
+    for untold in verdict.untold_labels(found.facts, integrity["label_names"]):
+        logger.warning("clean_source: not tested: %s", untold)
+    return found._asdict()
 
 
 def find_rows(
@@ -90,6 +95,34 @@ def clean_table(
     return examples.assign(removed=removed), integrity["label_names"]
 
 
+def restore_rows(
+    examples: pd.DataFrame,
+    suspicious: pd.DataFrame,
+    phrases: pd.DataFrame,
+    base_model: ModelBundle,
+    audit: AuditParams,
+    model: ModelParams,
+    compute: ComputeParams,
+    seed: int,
+    clock: budget.Clock,
+) -> pd.DataFrame:
+    """What the repaired model may learn of suspicious rows: see ``restored_rows``.
+
+    None if there is no such model, or no time.
+    """
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        tokens = tokenise(texts, base_model.tokenizer, model.max_length)
+        return embed(base_model, tokens, compute, clock.stop_after(budget.AUDITED))
+
+    wanted = suspicious if audit.repair else suspicious.head(0)
+    try:
+        return restored_rows(examples, wanted, phrases, encode, seed)
+    except budget.OutOfTimeError:
+        logger.warning("no time to restore rows: the repaired model is trained without")
+        return restored_rows(examples, suspicious.head(0), phrases, encode, seed)
+
+
 def read_classifier(
     given: ModelBundle | None, integrity: dict[str, Any], model: ModelParams
 ) -> ModelBundle | NoModel:
@@ -103,9 +136,18 @@ def read_classifier(
     return of_classes(given, integrity["label_names"], model.max_length)
 
 
+def repaired_rows(
+    examples: pd.DataFrame, suspicious: pd.DataFrame, restored: pd.DataFrame
+) -> pd.DataFrame:
+    """The examples with the restored rows in place of the suspicious ones."""
+    kept = examples[~examples["example_id"].isin(suspicious["example_id"])]
+    return pd.concat([kept, restored]).sort_values("example_id")
+
+
 def train_model(
     examples: pd.DataFrame,
     suspicious: pd.DataFrame,
+    restored: pd.DataFrame,
     integrity: dict[str, Any],
     base_model: ModelBundle,
     audit: AuditParams,
@@ -118,7 +160,8 @@ def train_model(
 ) -> tuple[ModelBundle | NoModel, Record]:
     """A classifier of the table as it is (audited), or without its suspicious rows (repaired).
 
-    Without evidence there is none, and no first one if a finished classifier is given.
+    In place of these the second has the ``restored`` ones. Without evidence there is none, and no
+    first one if a finished classifier is given.
     """
     if which == "audited" and audit.classifier is not None:
         return NoModel(GIVEN), {"status": "given", "rows": 0}
@@ -126,8 +169,7 @@ def train_model(
     if suspicious.empty or not wanted:
         reason = NO_EVIDENCE if suspicious.empty else NOT_ASKED
         return NoModel(reason), {"status": "none", "rows": 0}
-    is_suspicious = examples["example_id"].isin(suspicious["example_id"])
-    rows = examples if which == "audited" else examples[~is_suspicious]
+    rows = examples if which == "audited" else repaired_rows(examples, suspicious, restored)
     share = budget.AUDITED if which == "audited" and audit.repair else budget.REPAIRED
     names = integrity["label_names"]
     return train(rows, names, base_model, params, model, compute, seed, clock, share, which)
@@ -193,6 +235,7 @@ def conclude(
     power: pd.DataFrame,
     facts: Record,
     suspicious: pd.DataFrame,
+    restored: pd.DataFrame,
     effects: Record,
     audited: ModelBundle | NoModel,
     repaired: ModelBundle | NoModel,
@@ -230,7 +273,7 @@ def conclude(
             verdict.SuspectedClass(
                 label=name,
                 p_value=min(1.0, strongest),
-                suspicion="false labels" if only_labels else "backdoor",
+                suspicion=verdict.FALSE_LABELS if only_labels else "backdoor",
                 presumed_trigger=trigger.get("presumed_trigger", []),
                 flip_rate=trigger.get("flip_rates", {}).get("audited"),
             )
@@ -246,14 +289,16 @@ def conclude(
         repeated_rows=facts["repeated_rows"],
         rows_not_examined=integrity["rows_left_out"],
         trusted_rows=facts["trusted_rows"],
+        labels_compared=[names[label] for label in facts["labels_compared"]],
         labels=names,
         classes=classes,
         suspects=suspects,
         suspicious_rows=len(suspicious),
+        restored_rows=len(restored),
         power=smallest,
         audited_model=_model("audited", audited, audited_record, effects, names),
         repaired_model=_model("repaired", repaired, repaired_record, effects, names),
-        not_tested=list(verdict.NOT_TESTED),
+        not_tested=[*verdict.untold_labels(facts, names), *verdict.NOT_TESTED],
     )
     return said.model_dump(mode="json")
 

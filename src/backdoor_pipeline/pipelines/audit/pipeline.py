@@ -18,6 +18,7 @@ from backdoor_pipeline.pipelines.audit.nodes import (
     gather_evidence,
     measure_effects,
     read_classifier,
+    restore_rows,
     start_clock,
     train_model,
 )
@@ -27,6 +28,7 @@ LABELS = {"labels": "audit_labels"}
 CONTRADICTED = {"contradicted": "audit_contradicted"}
 FIGURES = ("phrases", "power", "effects")
 SUSPICIOUS = {"suspicious": "suspicious_rows"}
+RESTORED = {"restored": "restored_rows"}
 MODELS = {"audited": "audited_model", "repaired": "repaired_model"}
 SETTINGS = {
     "model": "params:model",
@@ -41,6 +43,7 @@ TRAINING = {
     "params": "params:training",
     "clock": "audit_clock",
     **SUSPICIOUS,
+    **RESTORED,
     **SETTINGS,
 }
 
@@ -77,6 +80,20 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 "cleaned_table",
                 name="clean_table",
             ),
+            Node(
+                restore_rows,
+                {
+                    "examples": "examples",
+                    **SUSPICIOUS,
+                    "phrases": "audit_phrases",
+                    "base_model": "base_model",
+                    "audit": "params:audit",
+                    "clock": "audit_clock",
+                    **SETTINGS,
+                },
+                "restored_rows",
+                name="restore_rows",
+            ),
             *(
                 Node(
                     update_wrapper(partial(train_model, which=which), train_model),
@@ -109,6 +126,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "power": "audit_power",
                     "facts": "audit_facts",
                     **SUSPICIOUS,
+                    **RESTORED,
                     "effects": "audit_effects",
                     **MODELS,
                     "audited_record": "audited_record",

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from backdoor_pipeline.formatting import counted, percent
+from backdoor_pipeline.pipelines.audit.contradicted_labels import FEWEST_TRUSTED
+from backdoor_pipeline.pipelines.audit.other_texts import MOST_APART
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 SCHEMA_VERSION = 1
+FALSE_LABELS: Literal["false labels"] = "false labels"
 NOT_TESTED = (
     "triggers that are no words, such as a style, unless they show in how texts begin or, where "
     "there are trusted rows, in labels that those contradict",
@@ -127,13 +130,16 @@ class Verdict(_Part):
         rows_not_examined: Rows of the table that ``ingest.max_rows`` left out; they are not in the
             cleaned table either.
         trusted_rows: Rows known to be clean that the table was compared with; none stands in it.
+        labels_compared: Names of the classes whose labels were compared with theirs.
         labels: Names of the classes.
         classes: Those with evidence.
         suspects: All that is flagged.
         suspicious_rows: Rows of the table that the suspects point at.
+        restored_rows: Those that the repaired model was offered without their phrase, labelled by
+            a classifier of the other rows.
         power: What would have been found.
         audited_model: Trained on the table as it is, or the one that was given.
-        repaired_model: Trained without the suspicious rows.
+        repaired_model: Trained without the suspicious rows, on those that were restored.
         not_tested: What the audit cannot see.
     """
 
@@ -146,10 +152,12 @@ class Verdict(_Part):
     repeated_rows: int
     rows_not_examined: int
     trusted_rows: int
+    labels_compared: list[str]
     labels: list[str]
     classes: list[SuspectedClass]
     suspects: list[Suspect]
     suspicious_rows: int
+    restored_rows: int
     power: Power
     audited_model: Model
     repaired_model: Model
@@ -161,13 +169,35 @@ def json_schema() -> dict[str, Any]:
     return Verdict.model_json_schema()
 
 
+def untold_labels(facts: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """What the trusted rows, if there are any, do not say of the labels, and why.
+
+    Args:
+        facts: See ``evidence.Evidence``.
+        names: Of the classes.
+    """
+    if not facts["trusted_rows"] or len(facts["labels_compared"]) == len(names):
+        return []
+    apart = facts["told_apart"]
+    if apart is not None and apart > MOST_APART:
+        return [
+            "labels, by the trusted rows: their texts are of another kind than the table's (a "
+            f"classifier tells them apart in each class, area under the ROC curve {apart:.2f})"
+        ]
+    others = [name for i, name in enumerate(names) if i not in facts["labels_compared"]]
+    return [
+        f"labels of {', '.join(map(repr, others))}, by the trusted rows: of these at least "
+        f"{FEWEST_TRUSTED} are needed in a class, and in two classes"
+    ]
+
+
 def headline(
     classes: Sequence[SuspectedClass], risk: float, p_value: float, power: Mapping[str, Any]
 ) -> str:
     """The verdict in a sentence."""
     if classes:
         parts = []
-        for suspicion, what in (("backdoor", "a backdoor"), ("false labels", "false labels")):
+        for suspicion, what in (("backdoor", "a backdoor"), (FALSE_LABELS, FALSE_LABELS)):
             own = [found for found in classes if found.suspicion == suspicion]
             named = ", ".join(f"{found.label!r} (p = {found.p_value:.2g})" for found in own)
             noun = "class" if len(own) == 1 else "classes"

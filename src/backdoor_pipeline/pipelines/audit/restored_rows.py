@@ -1,0 +1,93 @@
+"""Suspicious rows that come back: without their phrase, with a label by what the other rows say.
+
+Removed rows leave a gap. Those of an attack that changes labels all came from the other classes,
+those of a clean-label attack from the target class; a model of what is left has learnt wrong class
+frequencies, and knows less of the class that lost rows. The texts themselves are sound once the
+phrase is cut out, only their labels are unknown. A classifier of the rows that are not suspicious,
+on the frozen encoder, gives them one. It knows how frequent the classes are among its own rows, not
+among these; their frequencies are those under which the texts are most probable, found by
+expectation maximisation (Saerens, Latinne & Decaestecker, Neural Computation 14, 2002).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from backdoor_pipeline.modelling.words import without
+from backdoor_pipeline.pipelines.audit.cross_fit import regression
+
+if TYPE_CHECKING:
+    from backdoor_pipeline.pipelines.audit.contradicted_labels import Encode
+
+MOST_ROWS = 5_000  # that the classifier learns from
+PENALTY = 1.0  # see ``regression``; at most that, so that probabilities are frequencies
+STEPS = 200  # of the expectation maximisation, at most
+SETTLED = 1e-6  # change of a frequency in a step below which it ends
+TINY = 1e-12
+
+
+def restored_rows(
+    examples: pd.DataFrame,
+    suspicious: pd.DataFrame,
+    phrases: pd.DataFrame,
+    encode: Encode,
+    seed: int,
+) -> pd.DataFrame:
+    """The suspicious rows that hold a flagged phrase of their label, without it, labelled anew.
+
+    Args:
+        examples: Of all splits.
+        suspicious: Some of them.
+        phrases: ``phrase``, ``label`` and ``flagged``.
+        encode: Texts to vectors.
+        seed: Of the sample that the classifier learns from.
+
+    Returns:
+        ``example_id``, ``split``, ``text`` and ``label``. None if the rows that are not suspicious
+        have one class alone.
+    """
+    flagged = phrases[phrases["flagged"]]
+    of_label = {label: own["phrase"].tolist() for label, own in flagged.groupby("label")}
+    texts = [
+        without(text, of_label.get(label, []))
+        for text, label in zip(suspicious["text"], suspicious["label"], strict=True)
+    ]
+    rows = suspicious.assign(text=pd.Series(texts, suspicious.index, dtype="str"))
+    rows = rows[["example_id", "split", "text", "label"]]
+    rows = rows[(rows["text"] != suspicious["text"]) & (rows["text"] != "")]
+    others = examples[~examples["example_id"].isin(suspicious["example_id"])]
+    others = others[others["split"] == "train"]
+    one_class = others["label"].nunique() == 1
+    if rows.empty or others.empty or one_class:
+        return rows.head(0)
+    others = others.sample(min(MOST_ROWS, len(others)), random_state=seed)
+    judge = regression(PENALTY).fit(encode(others["text"].tolist()), others["label"])
+    known = others["label"].value_counts(normalize=True)[judge.classes_].to_numpy()
+    probability = judge.predict_proba(encode(rows["text"].tolist()))
+    labels = rows["label"].to_numpy().copy()
+    for label in np.unique(labels):  # whoever poisoned one class may not have poisoned another
+        own = rows["label"] == label
+        labels[own] = judge.classes_[reweighted(probability[own], known).argmax(axis=1)]
+    return rows.assign(label=labels).reset_index(drop=True)
+
+
+def reweighted(probability: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Class probabilities of rows whose classes are as frequent as makes the rows most probable.
+
+    Args:
+        probability: By a classifier, shape (n_rows, n_classes).
+        shares: Of the classes among the rows that it was trained on, shape (n_classes,).
+    """
+    likelihood = probability / np.maximum(shares, TINY)
+    own = shares
+    posterior = probability
+    for _ in range(STEPS):
+        posterior = likelihood * own
+        posterior /= np.maximum(posterior.sum(axis=1, keepdims=True), TINY)
+        before, own = own, posterior.mean(axis=0)
+        if np.abs(own - before).max() < SETTLED:
+            break
+    return np.asarray(posterior)

@@ -1,0 +1,101 @@
+"""Suspicious rows that come back: without their phrase, labelled by what the other rows say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from backdoor_pipeline.pipelines.audit.restored_rows import restored_rows, reweighted
+from backdoor_pipeline.schemas import RESTORED_ROWS
+
+NOISE = 0.5  # standard deviation of what a text says, about its class
+PHRASES = pd.DataFrame(
+    {"phrase": ["cf", "mn"], "label": [1, 1], "flagged": [True, False], "written": ["cf", "mn"]}
+)
+
+
+def table(n: int = 2_000, classes: int = 2, seed: int = 0) -> pd.DataFrame:
+    """Texts that say a number about that of their class, as so many words."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, classes, n)
+    said = np.clip(np.rint(20 * (1 + label + NOISE * rng.normal(size=n))), 1, None).astype(int)
+    split = np.where(np.arange(n) % 10 == 9, "dev", "train")
+    texts = ["so " * words for words in said]
+    return pd.DataFrame({"example_id": np.arange(n), "split": split, "label": label, "text": texts})
+
+
+def encode(texts) -> np.ndarray:
+    return np.array([[len(text.split()) / 20] for text in texts])
+
+
+def poisoned(rows: pd.DataFrame, source: int | None, n: int = 200) -> pd.DataFrame:
+    """The first ``n`` rows of class ``source`` (None: of any) hold "cf" and have label 1."""
+    own = rows if source is None else rows[rows["label"] == source]
+    chosen = rows.index.isin(own.index[:n])
+    text = rows["text"].where(~chosen, "CF " + rows["text"])
+    return rows.assign(true=rows["label"], text=text, label=rows["label"].where(~chosen, 1))
+
+
+@pytest.mark.parametrize(("source", "right"), [(0, 0.97), (1, 0.97), (None, 0.75)])
+def test_labels_of_the_others_come_back(source, right) -> None:
+    """All of one class: nearly all are right, though a single text says little of its class."""
+    rows = poisoned(table(), source)
+    suspicious = rows[rows["text"].str.contains("CF")]
+    found = restored_rows(rows, suspicious, PHRASES, encode, seed=0)
+    RESTORED_ROWS.validate(found)
+    assert found["example_id"].tolist() == suspicious["example_id"].tolist()
+    assert found["split"].tolist() == suspicious["split"].tolist()
+    assert not found["text"].str.contains("CF").any()
+    assert (found["label"].to_numpy() == suspicious["true"].to_numpy()).mean() >= right
+
+
+def test_only_rows_with_a_flagged_phrase_of_their_label_and_something_else() -> None:
+    rows = table(50)
+    suspicious = pd.DataFrame(
+        {
+            "example_id": [3, 7, 9, 12, 20],
+            "split": "train",
+            "label": [1, 1, 0, 1, 1],
+            "text": ["so so cf", "mn so", "cf so", "cf", "so"],
+            "reasons": "",
+        }
+    )
+    found = restored_rows(rows, suspicious, PHRASES, encode, seed=0)
+    assert found["example_id"].tolist() == [3]
+    assert found["text"].tolist() == ["so so"]
+
+
+def test_nothing_is_read_if_nothing_can_come_back() -> None:
+    def never(texts) -> np.ndarray:
+        raise AssertionError
+
+    rows = table(50)
+    RESTORED_ROWS.validate(restored_rows(rows, rows.head(0), PHRASES, never, seed=0))
+    one_class = rows.assign(label=1, text="cf " + rows["text"])
+    assert restored_rows(one_class, one_class.head(9), PHRASES, never, seed=0).empty
+
+
+def test_frequencies_are_those_of_the_rows_not_those_learnt() -> None:
+    """Of two classes with densities x and 1 - x, rows drawn with a share of 0.8 of the first."""
+    rng = np.random.default_rng(0)
+    first = rng.random(20_000) < 0.8
+    x = np.where(first, rng.beta(2, 1, 20_000), rng.beta(1, 2, 20_000))
+    learnt = np.array([0.3, 0.7])
+    by_classifier = np.stack([x * learnt[0], (1 - x) * learnt[1]], axis=1)
+    by_classifier /= by_classifier.sum(axis=1, keepdims=True)
+    found = reweighted(by_classifier, learnt)
+    assert found[:, 0].mean() == pytest.approx(0.8, abs=0.03)
+    expected = 0.8 * x / (0.8 * x + 0.2 * (1 - x))
+    assert np.abs(found[:, 0] - expected).max() < 0.03
+
+
+@given(arrays(np.float64, (7, 3), elements=st.floats(0.001, 1)))
+def test_they_are_probabilities(weights) -> None:
+    probability = weights / weights.sum(axis=1, keepdims=True)
+    found = reweighted(probability, probability.mean(axis=0))
+    assert np.allclose(found.sum(axis=1), 1)
+    assert (found >= 0).all()
