@@ -21,7 +21,7 @@ import argparse
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -66,8 +66,8 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
     mine = parted(made["poisoned_train"], seed)
     names = [str(label) for label in sorted(rows["label"].unique())]
     report = {"label_names": names, "rows_left_out": 0}
-    settings = (p.model, p.compute, seed)
-    found = audit.gather_evidence(mine, report, None, base_model(), p.audit, *settings)
+    how = (p.model, p.compute, seed)
+    found = audit.gather_evidence(mine, report, None, base_model(), p.audit, *how)
     phrases, openings = found["phrases"], found["openings"]
     suspicious = audit.find_rows(mine, phrases, openings, found["contradicted"])
     guilty = mine.loc[made["poisoned_train"]["is_poisoned"], "example_id"]
@@ -79,16 +79,17 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
     }
     if suspicious.empty:
         return cell
-    settings = (*settings, audit.start_clock(None))
-    restored = audit.restore_rows(mine, suspicious, phrases, base_model(), p.audit, *settings)
+    clock = audit.start_clock(None)
+    restored = audit.restore_rows(mine, suspicious, phrases, base_model(), p.audit, *how, clock)
     truth = given.set_index("example_id")["label"].loc[restored["example_id"]]
     cell["rows_restored"] = len(restored)
     cell["labels_right"] = int((restored["label"].to_numpy() == truth.to_numpy()).sum())
 
-    def model(rows: pd.DataFrame, which: str) -> ModelBundle:
-        made, _ = train(rows, names, base_model(), p.training, *settings, 1.0, which)
+    def model(rows: pd.DataFrame, which: str) -> Measured:
+        made, _ = train(rows, names, base_model(), p.training, *how, clock, 1.0, which)
         assert isinstance(made, ModelBundle)
-        return made
+        hits = accuracy_hits(test, made, p.model.max_length, p.compute)
+        return Measured(made, float(hits.mean()))
 
     kept = audit.repaired_rows(mine, suspicious, restored)
     models = {
@@ -96,23 +97,29 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
         "repaired": once(kept, lambda: model(kept, "repaired")),
         "reference": once(given, lambda: model(parted(given, seed), "reference")),
     }
-    for which, of in models.items():
+    for which, (of, accuracy) in models.items():
         success = accuracy_hits(made["triggered_test"], of, p.model.max_length, p.compute)
-        right = accuracy_hits(test, of, p.model.max_length, p.compute)
         cell[f"attack_success_{which}"] = float(success.mean())
-        cell[f"accuracy_{which}"] = float(right.mean())
+        cell[f"accuracy_{which}"] = accuracy
     floor = cell["attack_success_reference"]
     cell["excess"] = max(0.0, cell["attack_success_repaired"] - floor) / (1 - floor)
     effects = audit.measure_effects(
-        mine, phrases, openings, suspicious, NoModel(""), models["audited"], NoModel(""), p.audit,
-        *settings,
+        mine, phrases, openings, suspicious, NoModel(""), models["audited"].model, NoModel(""),
+        p.audit, *how, clock,
     )  # fmt: skip
     trigger = effects["triggers"].get(str(p.poison.target_label))
     cell["estimate"] = trigger["flip_rates"]["audited"]["value"] if trigger else float("nan")
     return cell
 
 
-def once(rows: pd.DataFrame, make: Callable[[], ModelBundle]) -> ModelBundle:
+class Measured(NamedTuple):
+    """A model, and its accuracy on the real test split."""
+
+    model: ModelBundle
+    accuracy: float
+
+
+def once(rows: pd.DataFrame, make: Callable[[], Measured]) -> Measured:
     """The model of ``rows``: attacks that are cut out whole leave the same ones."""
     words = rows["text"].str.split().str.join(" ")
     parts = pd.util.hash_pandas_object(
@@ -126,7 +133,7 @@ def once(rows: pd.DataFrame, make: Callable[[], ModelBundle]) -> ModelBundle:
     return _made[key]
 
 
-_made: dict[int, ModelBundle] = {}
+_made: dict[int, Measured] = {}
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from backdoor_pipeline.pipelines.audit.evidence import SHARES_WITH_TRUSTED
 from backdoor_pipeline.pipelines.audit.suspicious_rows import suspicious_rows
 from backdoor_pipeline.pipelines.audit.table_check import check_table
 from backdoor_pipeline.pipelines.audit.wording import as_written, shown
-from backdoor_pipeline.schemas import SUSPICIOUS_ROWS
+from backdoor_pipeline.schemas import RESTORED_ROWS, SUSPICIOUS_ROWS
 from tiny import ROOT, written
 
 SCHEMA = ROOT / "src/backdoor_pipeline/pipelines/audit/verdict.schema.json"
@@ -243,6 +243,22 @@ class TestTrainings:
             ModelParams(name="tiny", max_length=16), compute, 0, over,
         )  # fmt: skip
         assert effects == {"accuracy": {}, "triggers": {}, "alone": {}}
+
+    def test_rows_are_restored_if_there_is_time(
+        self, encoder, audit, compute, rows, caplog
+    ) -> None:
+        suspicious = rows.head(9).assign(text="cf " + rows["text"], label=1)
+        settings = (ModelParams(name="tiny", max_length=16), compute, 0)
+        given = (rows, suspicious, PHRASES, encoder)
+        found = nodes.restore_rows(*given, audit, *settings, budget.start(None))
+        assert found["text"].tolist() == rows["text"].head(9).tolist()
+        assert not caplog.records
+        late = nodes.restore_rows(*given, audit, *settings, Clock(-2.0, -1.0))
+        RESTORED_ROWS.validate(late)
+        assert late.empty
+        assert "no time to restore rows" in caplog.text
+        unwanted = audit.model_copy(update={"repair": False})
+        assert nodes.restore_rows(*given, unwanted, *settings, budget.start(None)).empty
 
     def test_without_evidence_or_wish_there_is_none(self, encoder, audit, quick, compute, rows):
         model = ModelParams(name="tiny", max_length=16)

@@ -53,15 +53,16 @@ def test_false_labels_of_one_class_are_found_and_the_other_class_is_not_blamed()
     assert false.mean() > 2 * table.loc[table["label"] == 1, "false"].mean()
 
 
-def test_labels_as_good_as_the_clean_ones_raise_no_more_alarms_than_tolerated() -> None:
+def test_labels_as_good_as_the_clean_ones_raise_no_more_alarms_than_tolerated(monkeypatch) -> None:
+    monkeypatch.setattr(contradicted_labels, "REHEARSALS", 8)
     alarms = 0
-    for seed in range(60):
+    for seed in range(40):
         labels, rows, _ = weigh_labels(
             drawn(800, seed, 3), drawn(300, 1_000 + seed, 3), encode, 0.1, seed
         )
         alarms += labels["flagged"].any()
         assert labels["flagged"].any() or rows.empty
-    assert alarms <= 12  # 6 are expected; more than 12 have a chance of 0.4 %
+    assert alarms <= 9  # 4 are expected; more than 9 have a chance of 0.5 %
 
 
 def test_noise_that_the_clean_rows_have_too_is_no_evidence() -> None:

@@ -40,17 +40,27 @@ def poisoned(rows: pd.DataFrame, source: int | None, n: int = 200) -> pd.DataFra
     return rows.assign(true=rows["label"], text=text, label=rows["label"].where(~chosen, 1))
 
 
-@pytest.mark.parametrize(("source", "right"), [(0, 0.97), (1, 0.97), (None, 0.75)])
-def test_labels_of_the_others_come_back(source, right) -> None:
-    """All of one class: nearly all are right, though a single text says little of its class."""
+@pytest.mark.parametrize("source", [0, 1])
+def test_rows_of_one_class_come_back_as_such(source) -> None:
+    """Though a single text says little of its class: one of six looks like the other."""
     rows = poisoned(table(), source)
     suspicious = rows[rows["text"].str.contains("CF")]
     found = restored_rows(rows, suspicious, PHRASES, encode, seed=0)
     RESTORED_ROWS.validate(found)
     assert found["example_id"].tolist() == suspicious["example_id"].tolist()
-    assert found["split"].tolist() == suspicious["split"].tolist()
+    assert found["split"].eq("dev").any()
     assert not found["text"].str.contains("CF").any()
-    assert (found["label"].to_numpy() == suspicious["true"].to_numpy()).mean() >= right
+    assert found["label"].eq(source).mean() > 0.97
+
+
+def test_rows_of_both_classes_come_back_as_each_looks() -> None:
+    rows = poisoned(table(), None)
+    suspicious = rows[rows["text"].str.contains("CF")]
+    found = restored_rows(rows, suspicious, PHRASES, encode, seed=0)
+    true = rows.set_index("example_id")["true"].loc[found["example_id"]]
+    assert len(found) == len(suspicious)
+    assert (found["label"].to_numpy() == true.to_numpy()).mean() > 0.75
+    assert 0.3 < found["label"].mean() < 0.7
 
 
 def test_only_rows_with_a_flagged_phrase_of_their_label_and_something_else() -> None:
