@@ -97,10 +97,15 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
         "repaired": once(kept, lambda: model(kept, "repaired")),
         "reference": once(given, lambda: model(parted(given, seed), "reference")),
     }
-    for which, (of, accuracy) in models.items():
-        success = accuracy_hits(made["triggered_test"], of, p.model.max_length, p.compute)
-        cell[f"attack_success_{which}"] = float(success.mean())
-        cell[f"accuracy_{which}"] = accuracy
+    triggered = made["triggered_test"]
+    different = {id(one.model): one.model for one in models.values()}
+    success = {
+        number: float(accuracy_hits(triggered, of, p.model.max_length, p.compute).mean())
+        for number, of in different.items()
+    }
+    for which, one in models.items():
+        cell[f"attack_success_{which}"] = success[id(one.model)]
+        cell[f"accuracy_{which}"] = one.accuracy
     floor = cell["attack_success_reference"]
     cell["excess"] = max(0.0, cell["attack_success_repaired"] - floor) / (1 - floor)
     effects = audit.measure_effects(
