@@ -80,7 +80,8 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
     if suspicious.empty:
         return cell
     clock = audit.start_clock(None)
-    restored = audit.restore_rows(mine, suspicious, phrases, base_model(), p.audit, *how, clock)
+    given_back = (phrases, openings, base_model(), p.audit, *how, clock)
+    restored = audit.restore_rows(mine, suspicious, *given_back)
     truth = given.set_index("example_id")["label"].loc[restored["example_id"]]
     cell["rows_restored"] = len(restored)
     cell["labels_right"] = int((restored["label"].to_numpy() == truth.to_numpy()).sum())

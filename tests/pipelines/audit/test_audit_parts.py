@@ -249,7 +249,7 @@ class TestTrainings:
     ) -> None:
         suspicious = rows.head(9).assign(text="cf " + rows["text"], label=1)
         settings = (ModelParams(name="tiny", max_length=16), compute, 0)
-        given = (rows, suspicious, PHRASES, encoder)
+        given = (rows, suspicious, PHRASES, OPENINGS, encoder)
         found = nodes.restore_rows(*given, audit, *settings, budget.start(None))
         assert found["text"].tolist() == rows["text"].head(9).tolist()
         assert not caplog.records

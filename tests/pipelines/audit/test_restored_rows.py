@@ -17,6 +17,8 @@ PHRASES = pd.DataFrame(
     {"phrase": ["cf", "mn"], "label": [1, 1], "flagged": [True, False], "written": ["cf", "mn"]}
 )
 
+OPENINGS = pd.DataFrame({"opening": ["when"], "label": 1, "flagged": True, "written": "when"})
+
 
 def table(n: int = 2_000, classes: int = 2, seed: int = 0) -> pd.DataFrame:
     """Texts that say a number about that of their class, as so many words."""
@@ -45,7 +47,7 @@ def test_rows_of_one_class_come_back_as_such(source) -> None:
     """Though a single text says little of its class: one of six looks like the other."""
     rows = poisoned(table(), source)
     suspicious = rows[rows["text"].str.contains("CF")]
-    found = restored_rows(rows, suspicious, PHRASES, encode, seed=0)
+    found = restored_rows(rows, suspicious, PHRASES, OPENINGS, encode, seed=0)
     RESTORED_ROWS.validate(found)
     assert found["example_id"].tolist() == suspicious["example_id"].tolist()
     assert found["split"].eq("dev").any()
@@ -56,7 +58,7 @@ def test_rows_of_one_class_come_back_as_such(source) -> None:
 def test_rows_of_both_classes_come_back_as_each_looks() -> None:
     rows = poisoned(table(), None)
     suspicious = rows[rows["text"].str.contains("CF")]
-    found = restored_rows(rows, suspicious, PHRASES, encode, seed=0)
+    found = restored_rows(rows, suspicious, PHRASES, OPENINGS, encode, seed=0)
     true = rows.set_index("example_id")["true"].loc[found["example_id"]]
     assert len(found) == len(suspicious)
     assert (found["label"].to_numpy() == true.to_numpy()).mean() > 0.75
@@ -74,9 +76,19 @@ def test_only_rows_with_a_flagged_phrase_of_their_label_and_something_else() -> 
             "reasons": "",
         }
     )
-    found = restored_rows(rows, suspicious, PHRASES, encode, seed=0)
+    found = restored_rows(rows, suspicious, PHRASES, OPENINGS, encode, seed=0)
     assert found["example_id"].tolist() == [3]
     assert found["text"].tolist() == ["so so"]
+
+
+def test_rows_of_a_template_stay_away() -> None:
+    """What is left of them once their beginning is cut out would still be of the template."""
+    rows = table(50)
+    texts = ["so cf so", "when so cf", "so, cf so", "so cf"]
+    suspicious = rows.head(4).assign(text=texts, label=1)
+    edges = PHRASES.assign(phrase=["cf", "[begin] so ,"], flagged=True)
+    found = restored_rows(rows, suspicious, edges, OPENINGS, encode, seed=0)
+    assert found["text"].tolist() == ["so so", "so"]
 
 
 def test_nothing_is_read_if_nothing_can_come_back() -> None:
@@ -84,9 +96,9 @@ def test_nothing_is_read_if_nothing_can_come_back() -> None:
         raise AssertionError
 
     rows = table(50)
-    RESTORED_ROWS.validate(restored_rows(rows, rows.head(0), PHRASES, never, seed=0))
+    RESTORED_ROWS.validate(restored_rows(rows, rows.head(0), PHRASES, OPENINGS, never, seed=0))
     one_class = rows.assign(label=1, text="cf " + rows["text"])
-    assert restored_rows(one_class, one_class.head(9), PHRASES, never, seed=0).empty
+    assert restored_rows(one_class, one_class.head(9), PHRASES, OPENINGS, never, seed=0).empty
 
 
 def test_frequencies_are_those_of_the_rows_not_those_learnt() -> None:

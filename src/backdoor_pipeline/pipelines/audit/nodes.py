@@ -99,6 +99,7 @@ def restore_rows(
     examples: pd.DataFrame,
     suspicious: pd.DataFrame,
     phrases: pd.DataFrame,
+    openings: pd.DataFrame,
     base_model: ModelBundle,
     audit: AuditParams,
     model: ModelParams,
@@ -117,10 +118,10 @@ def restore_rows(
 
     wanted = suspicious if audit.repair else suspicious.head(0)
     try:
-        return restored_rows(examples, wanted, phrases, encode, seed)
+        return restored_rows(examples, wanted, phrases, openings, encode, seed)
     except budget.OutOfTimeError:
         logger.warning("no time to restore rows: the repaired model is trained without")
-        return restored_rows(examples, suspicious.head(0), phrases, encode, seed)
+        return restored_rows(examples, suspicious.head(0), phrases, openings, encode, seed)
 
 
 def read_classifier(

@@ -85,7 +85,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 {
                     "examples": "examples",
                     **SUSPICIOUS,
-                    "phrases": "audit_phrases",
+                    **EVIDENCE,
                     "base_model": "base_model",
                     "audit": "params:audit",
                     "clock": "audit_clock",

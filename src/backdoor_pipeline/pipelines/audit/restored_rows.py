@@ -13,12 +13,13 @@ two models that are trained with one seed see the others in the same order.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from backdoor_pipeline.modelling.words import without
+from backdoor_pipeline.modelling.words import EDGES, without
 from backdoor_pipeline.pipelines.audit.cross_fit import regression
 
 if TYPE_CHECKING:
@@ -35,15 +36,19 @@ def restored_rows(
     examples: pd.DataFrame,
     suspicious: pd.DataFrame,
     phrases: pd.DataFrame,
+    openings: pd.DataFrame,
     encode: Encode,
     seed: int,
 ) -> pd.DataFrame:
     """The suspicious rows that hold a flagged phrase of their label, without it, labelled anew.
 
+    Not those that are suspected for how they begin or end: a template is more than its edges.
+
     Args:
         examples: Of all splits.
         suspicious: Some of them.
         phrases: ``phrase``, ``label`` and ``flagged``.
+        openings: ``opening``, ``label`` and ``flagged``.
         encode: Texts to vectors.
         seed: Of the sample that the classifier learns from.
 
@@ -51,15 +56,13 @@ def restored_rows(
         ``example_id``, ``split``, ``text`` and ``label``. None if the rows that are not suspicious
         have one class alone.
     """
-    flagged = phrases[phrases["flagged"]]
-    of_label = {label: own["phrase"].tolist() for label, own in flagged.groupby("label")}
-    texts = [
-        without(text, of_label.get(label, []))
-        for text, label in zip(suspicious["text"], suspicious["label"], strict=True)
-    ]
-    rows = suspicious.assign(text=pd.Series(texts, suspicious.index, dtype="str"))
-    rows = rows[["example_id", "split", "text", "label"]]
-    rows = rows[(rows["text"] != suspicious["text"]) & (rows["text"] != "")]
+    begins = openings.assign(phrase="[begin] " + openings["opening"])
+    flagged = pd.concat([found[found["flagged"]] for found in (phrases, begins)])
+    at_edge = flagged["phrase"].str.contains("|".join(map(re.escape, EDGES)))
+    cut = _cut(suspicious, flagged[~at_edge])
+    is_template = _cut(suspicious, flagged[at_edge]) != suspicious["text"]
+    can_return = (cut != suspicious["text"]) & (cut != "") & ~is_template
+    rows = suspicious.assign(text=cut)[["example_id", "split", "text", "label"]][can_return]
     others = examples[~examples["example_id"].isin(suspicious["example_id"])]
     others = others[others["split"] == "train"]
     one_class = others["label"].nunique() == 1
@@ -73,6 +76,16 @@ def restored_rows(
     for label in np.unique(given):  # whoever poisoned one class may not have poisoned another
         probability[given == label] = reweighted(probability[given == label], known)
     return rows.assign(label=judge.classes_[probability.argmax(axis=1)]).reset_index(drop=True)
+
+
+def _cut(rows: pd.DataFrame, phrases: pd.DataFrame) -> pd.Series:
+    """The texts of ``rows`` without the phrases of their labels."""
+    of_label = {label: own["phrase"].tolist() for label, own in phrases.groupby("label")}
+    texts = [
+        without(text, of_label.get(label, []))
+        for text, label in zip(rows["text"], rows["label"], strict=True)
+    ]
+    return pd.Series(texts, rows.index, dtype="str")
 
 
 def reweighted(probability: np.ndarray, shares: np.ndarray) -> np.ndarray:
