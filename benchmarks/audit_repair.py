@@ -28,6 +28,7 @@ import pandas as pd
 
 from audit_study import ATTACKS, MODES, ROWS, SETS, base_model, parameters, table
 from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
+from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.audit import nodes as audit
 from backdoor_pipeline.pipelines.audit.training import accuracy_hits, train
 from backdoor_pipeline.pipelines.poison.nodes import poison_train
@@ -92,11 +93,11 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
         hits = accuracy_hits(test, made, p.model.max_length, p.compute)
         return Measured(made, float(hits.mean()))
 
-    kept = audit.repaired_rows(mine, suspicious, restored)
+    kept, clean = audit.repaired_rows(mine, suspicious, restored), parted(given, seed)
     models = {
         "audited": model(mine, "audited"),
-        "repaired": once(kept, lambda: model(kept, "repaired")),
-        "reference": once(given, lambda: model(parted(given, seed), "reference")),
+        "repaired": once(p, kept, lambda: model(kept, "repaired")),
+        "reference": once(p, clean, lambda: model(clean, "reference")),
     }
     triggered = made["triggered_test"]
     different = {id(one.model): one.model for one in models.values()}
@@ -125,13 +126,12 @@ class Measured(NamedTuple):
     accuracy: float
 
 
-def once(rows: pd.DataFrame, make: Callable[[], Measured]) -> Measured:
+def once(p: Parameters, rows: pd.DataFrame, make: Callable[[], Measured]) -> Measured:
     """The model of ``rows``: attacks that are cut out whole leave the same ones."""
     words = rows["text"].str.split().str.join(" ")
-    parts = pd.util.hash_pandas_object(
-        rows[["example_id", "label"]].assign(text=words), index=False
-    )
-    key = int(np.bitwise_xor.reduce(parts.to_numpy()))
+    learnt = rows[["example_id", "split", "label"]].assign(text=words)
+    parts = pd.util.hash_pandas_object(learnt, index=False).to_numpy()
+    key = (p.source.dataset, p.seed, int(np.bitwise_xor.reduce(parts)))
     if key not in _made:
         for old in list(_made)[: len(_made) + 1 - MODELS_KEPT]:
             del _made[old]
@@ -139,7 +139,7 @@ def once(rows: pd.DataFrame, make: Callable[[], Measured]) -> Measured:
     return _made[key]
 
 
-_made: dict[int, Measured] = {}
+_made: dict[tuple[str, int, int], Measured] = {}
 
 
 def main() -> None:
@@ -151,6 +151,8 @@ def main() -> None:
     path = given.to / "repair.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+    if list(done) != list(COLUMNS):
+        parser.error(f"{path}: its columns are others; remove it, or choose another folder")
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         if done.empty:

@@ -94,11 +94,12 @@ def test_suspicious_rows_come_back_without_their_phrase(poisoned, verdict) -> No
     run, _ = poisoned
     rows = pd.read_parquet(run.file("restored_rows.parquet"))
     suspicious = pd.read_parquet(run.file("suspicious_rows.parquet"))
-    assert len(rows) == verdict["restored_rows"] == 120
-    assert rows["example_id"].tolist() == suspicious["example_id"].tolist()
+    learnt = suspicious[suspicious["split"] != "test"]
+    assert len(rows) == verdict["restored_rows"] == len(learnt) > 90
+    assert rows["example_id"].tolist() == learnt["example_id"].tolist()
     assert not rows["text"].str.contains(r"\bcf\b").any()
     page = run.file("audit_report.html").read_text(encoding="utf-8")
-    assert "120 suspicious rows came back" in page
+    assert f"{len(rows)} suspicious rows came back" in page
 
 
 def test_the_repaired_model_is_a_folder_like_any_other(poisoned) -> None:

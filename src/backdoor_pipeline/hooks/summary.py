@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline.formatting import duration, number, percent, rate, share, size
-from backdoor_pipeline.pipelines.audit.verdict import FALSE_LABELS
 from backdoor_pipeline.recipes import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROWS = {"reference": "reference (as ingested)", "victim": "victim", "purified": "purified"}
+FALSE_LABELS = "false labels"  # what a verdict calls labels that clean rows contradict
 FIRST, OTHER = 24, 26  # widths of the columns, in characters
 
 

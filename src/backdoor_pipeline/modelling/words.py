@@ -171,21 +171,26 @@ def read_words(texts: Iterable[str]) -> WrittenWords:
 def without(text: str, phrases: Iterable[str]) -> str:
     """``text`` without all words of ``phrases``, each written as ``WrittenWords.written`` does.
 
-    A text that holds none of them is returned as it is; else blanks are single ones.
+    Nor is one left that comes about when words move together. A text that holds none of them is
+    returned as it is; else blanks are single ones, and letters lower ones if these are more.
     """
-    spans = [match.span() for match in _WRITTEN.finditer(text)]
-    own = ["[begin]", *(text[begin:end].lower() for begin, end in spans), "[end]"]
+    phrases = list(phrases)
+    lower = text.lower()
+    spans = [match.span() for match in _WRITTEN.finditer(lower)]
+    own = ["[begin]", *(lower[begin:end] for begin, end in spans), "[end]"]
     cut: set[int] = set()
     for words in (phrase.split() for phrase in phrases):
         for begin in range(len(own) - len(words) + 1):
             if own[begin : begin + len(words)] == words:
                 cut.update(range(begin, begin + len(words)))
     cut -= {0, len(own) - 1}
-    kept = text
+    if not cut:
+        return text
+    kept = text if len(text) == len(lower) else lower
     for number in sorted(cut, reverse=True):
         begin, end = spans[number - 1]
         kept = kept[:begin] + kept[end:]
-    return " ".join(kept.split()) if cut else text
+    return without(" ".join(kept.split()), phrases)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from backdoor_pipeline.pipelines.audit import restored_rows as module
 from backdoor_pipeline.pipelines.audit.restored_rows import restored_rows, reweighted
 from backdoor_pipeline.schemas import RESTORED_ROWS
 
@@ -66,7 +67,7 @@ def test_rows_of_both_classes_come_back_as_each_looks() -> None:
 
 
 def test_only_rows_with_a_flagged_phrase_of_their_label_and_something_else() -> None:
-    rows = table(50)
+    rows = table(200)
     suspicious = pd.DataFrame(
         {
             "example_id": [3, 7, 9, 12, 20],
@@ -83,7 +84,7 @@ def test_only_rows_with_a_flagged_phrase_of_their_label_and_something_else() -> 
 
 def test_rows_of_a_template_stay_away() -> None:
     """What is left of them once their beginning is cut out would still be of the template."""
-    rows = table(50)
+    rows = table(200)
     texts = ["so cf so", "when so cf", "so, cf so", "so cf"]
     suspicious = rows.head(4).assign(text=texts, label=1)
     edges = PHRASES.assign(phrase=["cf", "[begin] so ,"], flagged=True)
@@ -97,8 +98,21 @@ def test_nothing_is_read_if_nothing_can_come_back() -> None:
 
     rows = table(50)
     RESTORED_ROWS.validate(restored_rows(rows, rows.head(0), PHRASES, OPENINGS, never, seed=0))
+    test = rows.head(9).assign(split="test", label=1, text="cf " + rows["text"])
+    assert restored_rows(rows, test, PHRASES, OPENINGS, never, seed=0).empty
     one_class = rows.assign(label=1, text="cf " + rows["text"])
     assert restored_rows(one_class, one_class.head(9), PHRASES, OPENINGS, never, seed=0).empty
+
+
+def test_rows_of_a_class_that_has_hardly_any_left_stay_away(monkeypatch) -> None:
+    """Else all of them would be given another label, for certain."""
+    monkeypatch.setattr(module, "MOST_ROWS", 500)
+    rows = table(3_000, classes=3)
+    few = rows[(rows["label"] != 1) | (rows.groupby("label").cumcount() < 9)]
+    suspicious = rows.tail(60).assign(label=1, text="cf " + rows["text"])
+    assert restored_rows(few, suspicious, PHRASES, OPENINGS, encode, seed=0).empty
+    enough = restored_rows(rows, suspicious, PHRASES, OPENINGS, encode, seed=0)
+    assert len(enough) == len(suspicious)
 
 
 def test_frequencies_are_those_of_the_rows_not_those_learnt() -> None:

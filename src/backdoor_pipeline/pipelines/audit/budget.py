@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-AUDITED, REPAIRED = 0.35, 0.7
-"""Shares of the time after which the training of a model ends; what is left is for measuring."""
+RESTORED, AUDITED, REPAIRED = 0.1, 0.35, 0.7
+"""Shares of the time: until then rows are restored, and a first and a second model trained; what is
+left is for measuring."""
 
 
 class OutOfTimeError(Exception):

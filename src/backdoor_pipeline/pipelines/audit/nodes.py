@@ -114,7 +114,7 @@ def restore_rows(
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         tokens = tokenise(texts, base_model.tokenizer, model.max_length)
-        return embed(base_model, tokens, compute, clock.stop_after(budget.AUDITED))
+        return embed(base_model, tokens, compute, clock.stop_after(budget.RESTORED))
 
     wanted = suspicious if audit.repair else suspicious.head(0)
     try:

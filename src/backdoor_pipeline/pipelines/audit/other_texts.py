@@ -2,8 +2,9 @@
 
 A classifier that learnt from other texts (another shop, another year) believes all labels of a
 table less, tampered with or not. So class by class a further classifier tries to tell clean texts
-from those of the table. An attack makes some texts of its target class unlike clean ones; only
-other texts are unlike in every class.
+from those of the table. An attack makes some texts of its target class unlike clean ones; other
+texts are unlike in every class. Whoever tampers with more than a fifth of each class looks the
+same: then nothing is said of labels, and why.
 """
 
 from __future__ import annotations

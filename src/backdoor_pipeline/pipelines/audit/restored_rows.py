@@ -7,8 +7,7 @@ phrase is cut out, only their labels are unknown. A classifier of the rows that 
 on the frozen encoder, gives them one. It knows how frequent the classes are among its own rows, not
 among these; their frequencies are those under which the texts are most probable, found by
 expectation maximisation (Saerens, Latinne & Decaestecker, Neural Computation 14, 2002). If all come
-from one class, nearly all are given it then. So there are as many rows as before the removal, and
-two models that are trained with one seed see the others in the same order.
+from one class, nearly all are given it then.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from backdoor_pipeline.pipelines.audit.contradicted_labels import Encode
 
 MOST_ROWS = 5_000  # that the classifier learns from
+FEWEST_ROWS = 20  # of a class among these
 PENALTY = 1.0  # see ``regression``; at most that, so that probabilities are frequencies
 STEPS = 200  # of the expectation maximisation, at most
 SETTLED = 1e-6  # change of a frequency in a step below which it ends
@@ -42,7 +42,9 @@ def restored_rows(
 ) -> pd.DataFrame:
     """The suspicious rows that hold a flagged phrase of their label, without it, labelled anew.
 
-    Not those that are suspected for how they begin or end: a template is more than its edges.
+    Not those that are suspected for how they begin or end: a template is more than its edges. Not
+    those of a class that has fewer than ``FEWEST_ROWS`` left to learn from, either: no row would be
+    given that label. And not those of the test split, which no model learns from.
 
     Args:
         examples: Of all splits.
@@ -53,8 +55,8 @@ def restored_rows(
         seed: Of the sample that the classifier learns from.
 
     Returns:
-        ``example_id``, ``split``, ``text`` and ``label``. None if the rows that are not suspicious
-        have one class alone.
+        ``example_id``, ``split``, ``text`` and ``label``. None if there are not two classes to tell
+        apart.
     """
     begins = openings.assign(phrase="[begin] " + openings["opening"])
     flagged = pd.concat([found[found["flagged"]] for found in (phrases, begins)])
@@ -62,13 +64,16 @@ def restored_rows(
     cut = _cut(suspicious, flagged[~at_edge])
     is_template = _cut(suspicious, flagged[at_edge]) != suspicious["text"]
     can_return = (cut != suspicious["text"]) & (cut != "") & ~is_template
+    can_return &= suspicious["split"] != "test"
     rows = suspicious.assign(text=cut)[["example_id", "split", "text", "label"]][can_return]
     others = examples[~examples["example_id"].isin(suspicious["example_id"])]
     others = others[others["split"] == "train"]
-    one_class = others["label"].nunique() == 1
-    if rows.empty or others.empty or one_class:
-        return rows.head(0)
     others = others.sample(min(MOST_ROWS, len(others)), random_state=seed)
+    counts = others["label"].value_counts()
+    classes = counts.index[counts >= FEWEST_ROWS]
+    rows, others = (part[part["label"].isin(classes)] for part in (rows, others))
+    if rows.empty or len(classes) == 1:
+        return rows.head(0)
     judge = regression(PENALTY).fit(encode(others["text"].tolist()), others["label"])
     known = others["label"].value_counts(normalize=True)[judge.classes_].to_numpy()
     probability = judge.predict_proba(encode(rows["text"].tolist()))

@@ -135,8 +135,8 @@ class Verdict(_Part):
         classes: Those with evidence.
         suspects: All that is flagged.
         suspicious_rows: Rows of the table that the suspects point at.
-        restored_rows: Those that the repaired model was offered without their phrase, labelled by
-            a classifier of the other rows.
+        restored_rows: Those that the repaired model learns from without their phrase, labelled by a
+            classifier of the other rows; 0 if there was no time for that.
         power: What would have been found.
         audited_model: Trained on the table as it is, or the one that was given.
         repaired_model: Trained without the suspicious rows, on those that were restored.
@@ -181,13 +181,15 @@ def untold_labels(facts: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     apart = facts["told_apart"]
     if apart is not None and apart > MOST_APART:
         return [
-            "labels, by the trusted rows: their texts are of another kind than the table's (a "
-            f"classifier tells them apart in each class, area under the ROC curve {apart:.2f})"
+            "labels, by the trusted rows: their texts are of another kind than the table's, or "
+            "more than a fifth of each class was tampered with (a classifier tells them apart in "
+            f"each, area under the ROC curve {apart:.2f})"
         ]
     others = [name for i, name in enumerate(names) if i not in facts["labels_compared"]]
     return [
         f"labels of {', '.join(map(repr, others))}, by the trusted rows: of these at least "
-        f"{FEWEST_TRUSTED} are needed in a class, and in two classes"
+        f"{FEWEST_TRUSTED} are needed in a class, in two classes, and texts of the table that hold "
+        "no suspect"
     ]
 
 
