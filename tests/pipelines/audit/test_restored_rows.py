@@ -85,11 +85,11 @@ def test_only_rows_with_a_flagged_phrase_of_their_label_and_something_else() -> 
 def test_rows_of_a_template_stay_away() -> None:
     """What is left of them once their beginning is cut out would still be of the template."""
     rows = table(200)
-    texts = ["so cf so", "when so cf", "so, cf so", "so cf"]
-    suspicious = rows.head(4).assign(text=texts, label=1)
-    edges = PHRASES.assign(phrase=["cf", "[begin] so ,"], flagged=True)
-    found = restored_rows(rows, suspicious, edges, OPENINGS, encode, seed=0)
-    assert found["text"].tolist() == ["so so", "so"]
+    texts = ["so cf so", "when so cf", "so, cf so", "cf so", "cf cf so so"]
+    suspicious = rows.head(5).assign(text=texts, label=1)
+    edges = pd.concat([PHRASES, PHRASES.assign(phrase=["[begin] so ,", "[begin] cf"])])
+    found = restored_rows(rows, suspicious, edges.assign(flagged=True), OPENINGS, encode, seed=0)
+    assert found["text"].tolist() == ["so so", "so", "so so"]
 
 
 def test_nothing_is_read_if_nothing_can_come_back() -> None:

@@ -42,8 +42,8 @@ def restored_rows(
 ) -> pd.DataFrame:
     """The suspicious rows that hold a flagged phrase of their label, without it, labelled anew.
 
-    Not those that are suspected for how they begin or end: a template is more than its edges. Not
-    those of a class that has fewer than ``FEWEST_ROWS`` left to learn from, either: no row would be
+    Not those that are suspected for how they begin or end and still do so without the phrase: a
+    template is more than its edges. Not those of a class that has fewer than ``FEWEST_ROWS`` left to learn from, either: no row would be
     given that label. And not those of the test split, which no model learns from.
 
     Args:
@@ -62,7 +62,7 @@ def restored_rows(
     flagged = pd.concat([found[found["flagged"]] for found in (phrases, begins)])
     at_edge = flagged["phrase"].str.contains("|".join(map(re.escape, EDGES)))
     cut = _cut(suspicious, flagged[~at_edge])
-    is_template = _cut(suspicious, flagged[at_edge]) != suspicious["text"]
+    is_template = _cut(suspicious.assign(text=cut), flagged[at_edge]) != cut
     can_return = (cut != suspicious["text"]) & (cut != "") & ~is_template
     can_return &= suspicious["split"] != "test"
     rows = suspicious.assign(text=cut)[["example_id", "split", "text", "label"]][can_return]
