@@ -43,8 +43,9 @@ def restored_rows(
     """The suspicious rows that hold a flagged phrase of their label, without it, labelled anew.
 
     Not those that are suspected for how they begin or end and still do so without the phrase: a
-    template is more than its edges. Not those of a class that has fewer than ``FEWEST_ROWS`` left to learn from, either: no row would be
-    given that label. And not those of the test split, which no model learns from.
+    template is more than its edges. Not those of a class that has fewer than ``FEWEST_ROWS`` left
+    to learn from, either: no row would be given that label. And not those of the test split, which
+    no model learns from.
 
     Args:
         examples: Of all splits.
