@@ -177,7 +177,8 @@ def without(text: str, phrases: Iterable[str]) -> str:
     phrases = list(phrases)
     lower = text.lower()
     spans = [match.span() for match in _WRITTEN.finditer(lower)]
-    own = ["[begin]", *(lower[begin:end] for begin, end in spans), "[end]"]
+    first, last = EDGES
+    own = [first, *(lower[begin:end] for begin, end in spans), last]
     cut: set[int] = set()
     for words in (phrase.split() for phrase in phrases):
         for begin in range(len(own) - len(words) + 1):

@@ -8,7 +8,7 @@ from typing import Any
 from backdoor_pipeline.formatting import code, counted, share
 from backdoor_pipeline.pipelines.audit.verdict import FALSE_LABELS
 
-RESTORED = "without the suspected phrase, and labelled by a classifier of the other rows"
+HOW_RESTORED = "without the suspected phrase, and labelled by a classifier of the other rows"
 
 
 def write_card(
@@ -29,7 +29,7 @@ def write_card(
     left_out = verdict["rows_not_examined"]
     sample = f", and {left_out:,} that it did not examine" if left_out else ""
     restored = verdict["restored_rows"]
-    back = f" {counted(restored, 'row')} came back: {RESTORED}." if restored else ""
+    back = f" {counted(restored, 'row')} came back: {HOW_RESTORED}." if restored else ""
     given = verdict["audited_model"]["status"] == "given"
     audited = "the classifier that was given" if given else "trained on the table as it is"
     early = " The time limit ended its training early." if model["status"] == "stopped" else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from backdoor_pipeline.modelling.training import TrainingParams
 from backdoor_pipeline.pipelines.audit import budget, evidence, figures, flips, page, verdict
 from backdoor_pipeline.pipelines.audit.card import write_card
 from backdoor_pipeline.pipelines.audit.classifier import of_classes
+from backdoor_pipeline.pipelines.audit.contradicted_labels import Encode
 from backdoor_pipeline.pipelines.audit.params import AuditParams
 from backdoor_pipeline.pipelines.audit.power import detectable
 from backdoor_pipeline.pipelines.audit.restored_rows import restored_rows
@@ -68,9 +69,7 @@ def gather_evidence(
         )
     trusted = None if trusted_rows is None or trusted_rows.empty else trusted_rows
 
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        return embed(base_model, tokenise(texts, base_model.tokenizer, model.max_length), compute)
-
+    encode = _encoder(base_model, model, compute)
     found = evidence.gather(examples, base_model, params, seed, trusted, encode)
     for untold in verdict.untold_labels(found.facts, integrity["label_names"]):
         logger.warning("clean_source: not tested: %s", untold)
@@ -111,11 +110,7 @@ def restore_rows(
 
     None if there is no such model, or no time.
     """
-
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        tokens = tokenise(texts, base_model.tokenizer, model.max_length)
-        return embed(base_model, tokens, compute, clock.stop_after(budget.RESTORED))
-
+    encode = _encoder(base_model, model, compute, clock.stop_after(budget.RESTORED))
     wanted = suspicious if audit.repair else suspicious.head(0)
     try:
         return restored_rows(examples, wanted, phrases, openings, encode, seed)
@@ -335,6 +330,21 @@ def build_report(
 def describe_repaired(verdict: Record, integrity: dict[str, Any], model: ModelParams) -> str:
     """The card of the repaired model."""
     return write_card(verdict, integrity, model.name, __version__)
+
+
+def _encoder(
+    base_model: ModelBundle,
+    model: ModelParams,
+    compute: ComputeParams,
+    before_batch: Callable[[], object] | None = None,
+) -> Encode:
+    """Texts to their mean hidden states; ``before_batch`` as ``embed`` calls it."""
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        tokens = tokenise(texts, base_model.tokenizer, model.max_length)
+        return embed(base_model, tokens, compute, before_batch)
+
+    return encode
 
 
 def _model(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backdoor_pipeline import formatting
-from backdoor_pipeline.pipelines.audit.card import RESTORED
+from backdoor_pipeline.pipelines.audit.card import HOW_RESTORED
 from backdoor_pipeline.presentation import embedded, plotly_script, template
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def render(
         rows=[row._asdict() for row in suspicious.head(ROWS).itertuples(index=False)],
         findings=integrity.get("findings") or [],
         share=formatting.share,
-        restored=RESTORED,
+        restored=HOW_RESTORED,
         parameters=settings,
         plotly_js=plotly_script(),
         figures={name: embedded(name, figure) for name, figure in figures.items()},

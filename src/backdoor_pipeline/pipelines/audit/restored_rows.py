@@ -12,7 +12,6 @@ from one class, nearly all are given it then.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,9 +58,9 @@ def restored_rows(
         ``example_id``, ``split``, ``text`` and ``label``. None if there are not two classes to tell
         apart.
     """
-    begins = openings.assign(phrase="[begin] " + openings["opening"])
+    begins = openings.assign(phrase=f"{next(iter(EDGES))} " + openings["opening"])
     flagged = pd.concat([found[found["flagged"]] for found in (phrases, begins)])
-    at_edge = flagged["phrase"].str.contains("|".join(map(re.escape, EDGES)))
+    at_edge = np.array([not EDGES.keys().isdisjoint(p.split()) for p in flagged["phrase"]], bool)
     cut = _cut(suspicious, flagged[~at_edge])
     is_template = _cut(suspicious.assign(text=cut), flagged[at_edge]) != cut
     can_return = (cut != suspicious["text"]) & (cut != "") & ~is_template
