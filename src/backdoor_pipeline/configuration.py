@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from backdoor_pipeline.errors import InputError, did_you_mean
 from backdoor_pipeline.keys import STAGES, behind, discovery, purified, stage_keys
@@ -54,12 +54,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
             parameters = self.typed_parameters  # errors in them come first, and plainly
             if key == "parameters":
                 return dict(parameters)
-        # resolvers belong to the process, and Kedro would keep those of an earlier session
-        OmegaConf.register_new_resolver("key", self._key, replace=True)
-        OmegaConf.register_new_resolver("group", self._group, replace=True)
-        OmegaConf.register_new_resolver("provenance", self._provenance, replace=True)
-        config = super().__getitem__(key)
-        return self._expand(config) if key == "catalog" else config
+            return copy.deepcopy(self._catalog)  # a run asks for it several times
+        return super().__getitem__(key)
 
     @cached_property
     def typed_parameters(self) -> Parameters:
@@ -94,6 +90,18 @@ class ProjectConfigLoader(OmegaConfigLoader):
         return raw
 
     @cached_property
+    def _catalog(self) -> dict[str, Any]:
+        # resolvers belong to the process, and Kedro would keep those of an earlier session
+        OmegaConf.register_new_resolver("key", self._key, replace=True)
+        OmegaConf.register_new_resolver("group", self._group, replace=True)
+        OmegaConf.register_new_resolver("provenance", self._provenance, replace=True)
+        return self._expand(super().__getitem__("catalog"))
+
+    @cached_property
+    def _plain_parameters(self) -> dict[str, Any]:
+        return self.typed_parameters.model_dump(mode="json")
+
+    @cached_property
     def keys_of_stages(self) -> dict[str, str]:
         """The output folder of every stage, detector and recipe."""
         return stage_keys(self.typed_parameters)
@@ -101,13 +109,13 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def _key(self, stage: str) -> str:
         return self.keys_of_stages[stage]
 
-    def _provenance(self, stage: str) -> DictConfig:
+    def _provenance(self, stage: str) -> dict[str, Any]:
         groups = {group for name in behind(stage) for group in STAGES[name].reads}
-        return OmegaConf.create(self.typed_parameters.model_dump(mode="json", include=groups))
+        return {name: value for name, value in self._plain_parameters.items() if name in groups}
 
-    def _group(self, name: str) -> DictConfig | str:
-        value = self.typed_parameters.model_dump(mode="json")[name]
-        return OmegaConf.create(value) if isinstance(value, dict) else str(value)
+    def _group(self, name: str) -> dict[str, Any] | str:
+        value = self._plain_parameters[name]
+        return value if isinstance(value, dict) else str(value)
 
     def _expand(self, catalog: dict[str, Any]) -> dict[str, Any]:
         expanded: dict[str, Any] = {}
@@ -134,7 +142,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
             return {}
         recipe = chosen["{recipe}"]
         defence = [self._key(stage) for stage in (*behind(purified(recipe)), recipe)]
-        provenance: Any = OmegaConf.to_container(self._provenance(purified(recipe)))
+        provenance = self._provenance(purified(recipe))
         folders = {"{key}": recipe, "{purified_key}": purified(recipe)}
         if ALL[recipe].curve:
             folders["{curve_key}"] = discovery(recipe)

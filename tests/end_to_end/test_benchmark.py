@@ -309,19 +309,19 @@ def test_cleaning_spares_what_another_grid_needs(finished, make_place) -> None:
 class TestRay:
     def test_makes_the_same_table_whoever_is_killed(self, finished, make_place) -> None:
         """A worker, then the driver, in the middle of the grid; then the grid is run again."""
-        place = make_place()
+        place = make_place(seeds=[0, 1])
         with place.started(*RAY) as driver:
             wait_until(lambda: any(map(killed, place.workers())))
             wait_until(lambda: any(r["finishes_cell"] for r in place.records()))
             driver.send_signal(signal.SIGKILL)
         wait_until(lambda: not place.workers())  # they do not outlive it
         before = place.jobs()
-        assert 0 < len(before) < len(finished.records())
+        assert 0 < len(before) < TASKS_OF_FOUR_CELLS
         done = place.run(*RAY)
         assert done.returncode == 0, done.stdout + done.stderr
-        place.assert_complete(8)
+        place.assert_complete(4)
         assert before.items() <= place.jobs().items()  # nothing that was done is done twice
-        pd.testing.assert_frame_equal(place.table(), finished.table())
+        assert_part_of(place.table(), finished.table())
 
     def test_one_of_two_nodes_is_stopped(self, finished, make_place, tmp_path) -> None:
         place = make_place(seeds=[0, 1])

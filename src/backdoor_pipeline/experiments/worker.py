@@ -168,9 +168,9 @@ def _kedro_run(job: Mapping[str, Any], tracking: Mapping[str, Any]) -> dict[str,
         loader: Any = context.config_loader
         _check_keys(loader.keys_of_stages, about["keys"])
         data_dir = project / loader.typed_parameters.data_dir
-        catalog = context.catalog
         chosen = None
         if not whole_cell:
+            catalog = context.catalog
             keys = {loader.keys_of_stages[stage] for stage in about["stages"]}
             outputs = pipelines[recipe].all_outputs()
             chosen = [n for n in sorted(outputs) if output_folder(catalog.get(n), data_dir) in keys]
@@ -178,6 +178,7 @@ def _kedro_run(job: Mapping[str, Any], tracking: Mapping[str, Any]) -> dict[str,
         (costs,) = (hook for hook in HOOKS if isinstance(hook, CostHooks))
         outcome = {"nodes": dict(costs.spent), **git_state(project)}
         if whole_cell:
+            catalog = context.catalog  # not before the run: Kedro would check all pipelines' types
             predictions: Any = catalog.get(f"{recipe}.predictions")
             outcome["metrics"] = catalog.load(f"{recipe}.metrics")
             outcome["predictions"] = str(Path(predictions._filepath).relative_to(data_dir))
