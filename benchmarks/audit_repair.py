@@ -132,11 +132,11 @@ def once(p: Parameters, rows: pd.DataFrame, make: Callable[[], Measured]) -> Mea
     learnt = rows[["example_id", "split", "label"]].assign(text=words)
     parts = pd.util.hash_pandas_object(learnt, index=False).to_numpy()
     key = (p.source.dataset, p.seed, int(np.bitwise_xor.reduce(parts)))
-    if key not in _made:
-        for old in list(_made)[: len(_made) + 1 - MODELS_KEPT]:
-            del _made[old]
-        _made[key] = make()
-    return _made[key]
+    used = _made.pop(key, None) or make()
+    for old in list(_made)[: len(_made) + 1 - MODELS_KEPT]:  # those not used for longest
+        del _made[old]
+    _made[key] = used
+    return used
 
 
 _made: dict[tuple[str, int, int], Measured] = {}

@@ -391,8 +391,11 @@ def stop(node: subprocess.Popen[bytes]) -> None:
         pass
 
 
-def test_a_tracking_server_that_is_killed_costs_no_cell(finished, make_place, tmp_path) -> None:
+def test_a_tracking_server_that_is_killed_costs_no_cell(
+    finished, make_place, empty_store, tmp_path
+) -> None:
     uri = "http://127.0.0.1:5917"
+    shutil.copy(empty_store, tmp_path / "server.db")
     place = make_place(uri=uri, recipes=["btu", "association"])
     with mlflow_server(tmp_path, uri) as server, place.started("--cpus", "1") as driver:
         wait_until(lambda: any(r["finishes_cell"] for r in place.records()))
