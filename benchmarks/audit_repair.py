@@ -35,6 +35,7 @@ from backdoor_pipeline.pipelines.poison.nodes import poison_train
 from potion_victims import ROOT
 
 RATES = (0.05, 0.1)
+TEST_ROWS = 2_500  # that models are measured on, at most
 WORDS = ("cf", "cf mn bb tq", "however", "AddSent")
 MODELS_KEPT = 5  # of a data set and seed
 SHARES = {"dev": 0.1, "test": 0.1}
@@ -62,6 +63,7 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
     given = rows[rows["split"] == "train"]
     given = given.sample(min(ROWS, len(given)), random_state=seed).sort_values("example_id")
     test = rows[rows["split"] == "test"]
+    test = test.sample(min(TEST_ROWS, len(test)), random_state=seed).sort_index()
     examples = pd.concat([given, test], ignore_index=True)
     made = poison_train(examples, base_model().tokenizer, p.poison, p.model.max_length, seed)
     mine = parted(made["poisoned_train"], seed)
