@@ -10,7 +10,6 @@ exit status. Each command is a process of its own, as it is for a user, but for 
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import os
 import runpy
@@ -21,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backdoor_pipeline.experiments.worker import PRELOADED
+from backdoor_pipeline.experiments.worker import PRELOADED, preload
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTED = (
@@ -76,16 +75,13 @@ class ForkedKedro:
 
 
 def import_all() -> None:
-    """Import what the commands do; it computes nothing, so that a fork may follow."""
-    gc.disable()
-    for name in IMPORTED:
-        importlib.import_module(name)
+    """Import what the commands do; no thread is started: a fork may follow."""
+    preload(IMPORTED)
     from kedro.framework.cli.utils import load_entry_points
 
     for group in ("global", "project"):  # of plugins such as kedro-viz
         load_entry_points(group)
-    gc.freeze()  # else each fork's collections would copy and walk all that it shares
-    gc.enable()
+    gc.freeze()  # as preload does
 
 
 def kedro(arguments: Sequence[str]) -> None:

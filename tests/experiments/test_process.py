@@ -34,7 +34,7 @@ def run_job(job):
     print("attempt", job["attempt"], flush=True)
     %s
     return 0
-worker.PRELOADED, worker.run_job = (), run_job
+worker.preload, worker.run_job = (lambda: None), run_job
 worker.serve()
 """
 
@@ -114,7 +114,7 @@ def test_a_server_that_cannot_start(site, worker) -> None:
 
 
 def test_what_is_printed_while_a_server_starts_is_no_answer(site, worker) -> None:
-    noisy = START.replace("worker.PRELOADED,", "worker.PRELOADED = ('this',)\n_,")
+    noisy = START.replace("lambda: None", "lambda: __import__('this')")
     worker("end('done')", start=noisy)  # `import this` prints a poem
     assert perform(site, TASK, []).status == DONE
 

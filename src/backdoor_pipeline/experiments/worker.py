@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ PRELOADED = (
     "pandera.pandas",
     "plotly.graph_objects",
     "plotly.io",
+    "plotly.offline",  # and IPython with it
     "pyarrow.parquet",
     "scipy.stats",
     "sklearn.metrics",
@@ -51,7 +52,7 @@ PRELOADED = (
     "transformers.models.auto.tokenization_auto",
     "transformers.models.bert.modeling_bert",
 )
-"""What most tasks import; importing it computes nothing, so that a fork may follow."""
+"""What most tasks import."""
 FORKS = sys.platform == "linux"
 """Elsewhere a server runs one job and ends: macOS's own libraries do not survive a fork."""
 
@@ -61,11 +62,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what is printed must not pass for an answer
     _end_with_the_parent()
-    gc.disable()  # nothing that is imported is garbage
-    for name in PRELOADED:
-        importlib.import_module(name)
-    gc.freeze()  # else each fork's collections would copy and walk all that it shares
-    gc.enable()
+    preload()
     for line in iter(sys.stdin.readline, ""):
         job = json.loads(Path(line.rstrip("\n")).read_text(encoding="utf-8"))
         status = _fork(job) if FORKS else _run_logged(job)
@@ -73,6 +70,27 @@ def serve() -> None:
         answers.flush()
         if not FORKS:
             return
+
+
+def preload(names: Sequence[str] = PRELOADED) -> None:
+    """Import these modules and what figures need. No thread is started: a fork may follow."""
+    gc.disable()  # nothing that is imported is garbage
+    for name in names:
+        importlib.import_module(name)
+    _draw_a_figure()
+    gc.freeze()  # else each fork's collections would copy and walk all that it shares
+    gc.enable()
+
+
+def _draw_a_figure() -> None:
+    """Plotly imports hundreds of modules only once it draws."""
+    from plotly.io import from_json
+    from plotly.subplots import make_subplots
+
+    from backdoor_pipeline.presentation import styled
+
+    figure = styled(make_subplots(), "").add_scatter(x=[0], y=[0]).add_bar(x=[0], y=[0])
+    from_json(figure.to_json())
 
 
 def _fork(job: Mapping[str, Any]) -> int:
