@@ -75,7 +75,7 @@ class ForkedKedro:
 
 
 def import_all() -> None:
-    """Import what the commands do; no thread is started: a fork may follow."""
+    """Import what the commands do; no thread computes, so that a fork may follow."""
     preload(IMPORTED)
     from kedro.framework.cli.utils import load_entry_points
 

@@ -81,7 +81,7 @@ class TestWhereRayRuns:
         bundle, train, dev, params, *others = task
         reckless = params.model_copy(update={"learning_rate": 1e30})
         with pytest.raises(InputError, match=r"victim: the loss is nan .* lower its learning_rate"):
-            fit_on_workers(bundle, train, dev, reckless, *others, "victim", 1)
+            fit_on_workers(bundle, train, dev, reckless, *others, "victim", 2)
 
     def test_more_workers_than_ray_has_places_for(self, task) -> None:
         with pytest.raises(InputError, match="num_workers is 3, but Ray has 2 CPUs; lower it to 2"):

@@ -73,7 +73,7 @@ def serve() -> None:
 
 
 def preload(names: Sequence[str] = PRELOADED) -> None:
-    """Import these modules and what figures need. No thread is started: a fork may follow."""
+    """Import these modules and what figures need; no thread computes, so that a fork may follow."""
     gc.disable()  # nothing that is imported is garbage
     for name in names:
         importlib.import_module(name)
