@@ -1,18 +1,19 @@
 """How often an audit cries wolf, and how small a trigger it finds: the statistical part alone.
 
-    python benchmarks/audit_study.py [--sets sst2,ag] [--seeds 1,2] [--to FOLDER]
+    python benchmarks/audit_study.py [--sets sst2] [--seeds 1,2] [--kinds power] [--to FOLDER]
 
 FOLDER/false_alarms: 25 subsets of 1,000 to 6,000 rows of each of four clean data sets, every other
 one drawn with replacement (a bootstrap sample: its repeated rows count once); of AG News each holds
-two to four of the classes. FOLDER/power: each attack at four poison rates in three label modes, the
-target label changing with the seed. FOLDER/trusted: the same at 1 %, and of rewritten texts at all
-rates, where the auditor also has 500 clean rows; FOLDER/trusted_alarms: the false alarms then.
-Each has a table for each data set. FOLDER/leaderboard.md: what they come to, for the README.
-FOLDER/power.html and .json: the curves (plotly).
+two to four of the classes. FOLDER/small_alarms: the same of 500 to 1,000 rows. FOLDER/power: each
+attack at four poison rates in three label modes, the target label changing with the seed.
+FOLDER/trusted: the same at 1 %, and of rewritten texts at all rates, where 500 rows were set aside
+before the others were poisoned, and the auditor knows them to be clean; FOLDER/trusted_alarms: the
+false alarms then. Each has a table for each data set. FOLDER/leaderboard.md: what they come to, for
+the README. FOLDER/power.html and .json: the curves (plotly).
 
 A cell is a row of its table, written when it is done: after a stop, run it again, and it goes on
 with what is missing. Several processes share the work: with --part 1/2 and --part 2/2 each takes
-every other data set. Needs BACKDOOR_DATA; 40 minutes on two cores, with two processes.
+every other data set. Needs BACKDOOR_DATA; two hours on two cores, with two processes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ from potion_victims import ROOT, loader
 
 SETS = {"sst2": "SST-2", "hsol@repaired": "HSOL", "agnews": "AG News", "rotten_tomatoes": "movies"}
 SUBSETS = 25  # of each data set
-SIZES = (1_000, 6_000)  # rows of a subset
+SIZES = {"false_alarms": (1_000, 6_000), "small_alarms": (500, 1_000)}  # rows of a subset
+SIZES["trusted_alarms"] = SIZES["false_alarms"]
 ATTACKS = {
     "cf": {"attack": "badnets", "trigger": "cf"},
     "cf mn bb tq": {"attack": "badnets", "trigger": "cf mn bb tq"},
@@ -68,7 +70,7 @@ COLUMNS = {
     "power": ("data", "attack", "rate", "mode", "seed", "poisoned", "recall", "false", *FOUND),
 }
 COLUMNS["trusted"] = COLUMNS["power"]
-COLUMNS["trusted_alarms"] = COLUMNS["false_alarms"]
+COLUMNS["small_alarms"] = COLUMNS["trusted_alarms"] = COLUMNS["false_alarms"]
 
 
 @cache
@@ -100,11 +102,13 @@ def encode(texts: Sequence[str]) -> np.ndarray:
     return embed(base_model(), tokens, p.compute)
 
 
-def clean_subsets(name: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
+def clean_subsets(
+    name: str, kind: str
+) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     """Rows to audit, and clean ones that are none of them."""
     for subset in range(SUBSETS):
         rng = np.random.default_rng(1000 + subset)
-        n, rows = int(rng.integers(SIZES[0], SIZES[1] + 1)), table(name)
+        n, rows = int(rng.integers(*SIZES[kind], endpoint=True)), table(name)
         classes = rows["label"].unique()
         if len(classes) > 2:
             chosen = rng.choice(classes, 2 + subset % (len(classes) - 1), replace=False)
@@ -118,11 +122,13 @@ def clean_subsets(name: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.
 
 
 def poisoned(
-    name: str, attack: str, rate: float, mode: str, seed: int
+    name: str, attack: str, rate: float, mode: str, seed: int, n_trusted: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The poisoned training rows, and the rows of the test split, which are clean."""
+    """The poisoned training rows, and those that were set aside before."""
     rows = table(name, REWRITING.get(attack, "none"))
     train, test = rows[rows["split"] == "train"], rows[rows["split"] == "test"]
+    trusted = train.sample(n_trusted, random_state=seed)
+    train = train.drop(index=trusted.index)
     if len(train) > ROWS:
         train = train.sample(ROWS, random_state=seed)
     settings = {"poison_rate": rate, "label_mode": mode, "seed": seed, **ATTACKS[attack]}
@@ -130,7 +136,7 @@ def poisoned(
     some = test if attack in REWRITING else test.head(100)  # SST-2 has few paraphrases of tests
     examples = pd.concat([train, some]).sort_values("example_id", ignore_index=True)
     made = poison_train(examples, base_model().tokenizer, params.poison, 128, seed)
-    return made["poisoned_train"], test
+    return made["poisoned_train"], trusted
 
 
 def p_value(p: float) -> str:
@@ -165,40 +171,44 @@ def recall(rows: pd.DataFrame, evidence: Evidence, attack: str) -> dict[str, Any
     return {"recall": len(got) / len(words), "false": len(flagged) - len(of_it)}
 
 
-def run(name: str, seeds: list[int], folder: Path) -> None:
+def alarms(name: str, kind: str, folder: Path) -> None:
+    """The audits of clean tables of one kind."""
     params = parameters().audit
-    for cell, rows, clean in clean_subsets(name):
-        for kind, trusted in (("false_alarms", None), ("trusted_alarms", clean)):
-            with Row(folder, kind, cell, name) as row:
-                if row.missing:
-                    began = time.perf_counter()
-                    evidence = gather(rows, base_model(), params, cell["subset"], trusted, encode)
-                    row.write(found(evidence, time.perf_counter() - began))
-    for seed in seeds:
-        for attack in ATTACKS:
-            if attack in REWRITING and name not in WITH_PARAPHRASES:
-                continue
-            for rate in RATES:
-                for mode in MODES:
-                    one_cell(name, attack, rate, mode, seed, folder)
-
-
-def one_cell(name: str, attack: str, rate: float, mode: str, seed: int, folder: Path) -> None:
-    params = parameters().audit
-    cell = {"data": SETS[name], "attack": attack, "rate": rate, "mode": mode, "seed": seed}
-    for kind in ("power", *(["trusted"] if rate == min(RATES) or attack in REWRITING else [])):
-        with Row(folder, kind, cell, name) as row:
-            if not row.missing:
-                continue
-            rows, clean = poisoned(name, attack, rate, mode, seed)
-            trusted = clean.sample(TRUSTED, random_state=seed) if kind == "trusted" else None
+    for cell, rows, clean in clean_subsets(name, kind):
+        row = Row(folder, kind, cell, name)
+        if row.missing:
+            trusted = clean if kind == "trusted_alarms" else None
             began = time.perf_counter()
-            evidence = gather(rows, base_model(), params, seed, trusted, encode)
-            more = recall(rows[rows["is_poisoned"]], evidence, attack)
-            seconds = time.perf_counter() - began
-            row.write(
-                {"poisoned": int(rows["is_poisoned"].sum()), **more, **found(evidence, seconds)}
-            )
+            evidence = gather(rows, base_model(), params, cell["subset"], trusted, encode)
+            row.write(found(evidence, time.perf_counter() - began))
+
+
+def detections(name: str, kind: str, seed: int, folder: Path) -> None:
+    """The audits of poisoned tables of one kind."""
+    for attack in ATTACKS:
+        if attack in REWRITING and name not in WITH_PARAPHRASES:
+            continue
+        for rate in RATES:
+            if kind == "power" or rate == min(RATES) or attack in REWRITING:
+                for mode in MODES:
+                    one_cell(name, kind, attack, rate, mode, seed, folder)
+
+
+def one_cell(
+    name: str, kind: str, attack: str, rate: float, mode: str, seed: int, folder: Path
+) -> None:
+    cell = {"data": SETS[name], "attack": attack, "rate": rate, "mode": mode, "seed": seed}
+    row = Row(folder, kind, cell, name)
+    if not row.missing:
+        return
+    n_trusted = TRUSTED if kind == "trusted" else 0
+    rows, trusted = poisoned(name, attack, rate, mode, seed, n_trusted)
+    began = time.perf_counter()
+    given = (seed, trusted if n_trusted else None, encode)
+    evidence = gather(rows, base_model(), parameters().audit, *given)
+    more = recall(rows[rows["is_poisoned"]], evidence, attack)
+    seconds = time.perf_counter() - began
+    row.write({"poisoned": int(rows["is_poisoned"].sum()), **more, **found(evidence, seconds)})
 
 
 class Row:
@@ -211,18 +221,13 @@ class Row:
         self.path = folder / kind / f"{SETS[name].replace(' ', '_')}.csv"
         self.kind, self.cell = kind, cell
 
-    def __enter__(self) -> Row:
-        self.missing = True
-        if self.path.exists():
-            done = pd.read_csv(self.path, dtype=str)
-            same = np.ones(len(done), dtype=bool)
-            for column, value in self.cell.items():
-                same &= done[column] == str(value)
-            self.missing = not same.any()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
+    @property
+    def missing(self) -> bool:
+        if not self.path.exists():
+            return True
+        done = pd.read_csv(self.path, dtype=str)
+        same = [done[column] == str(value) for column, value in self.cell.items()]
+        return not np.logical_and.reduce(same).any()
 
     def write(self, values: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -236,11 +241,12 @@ class Row:
 
 def collect(folder: Path, risk: float) -> None:
     """The figure, and a few lines for the reader."""
-    alarms, power = (whole(folder, kind) for kind in ("false_alarms", "power"))
-    print(f"false alarms: {(alarms['p_value'] <= risk).sum()} of {len(alarms)}")
+    power = whole(folder, "power")
     power["found"] = power["p_value"] <= risk
+    power["recall"] = pd.to_numeric(power["recall"])  # empty where texts were rewritten
     print(power.pivot_table("found", ["attack", "data"], ["rate", "mode"]).round(2))
-    lines = [summary(alarms, power, risk)]
+    alarms, small = whole(folder, "false_alarms"), whole(folder, "small_alarms")
+    lines = [summary(alarms, small, power, risk)]
     if (folder / "trusted").exists():
         given, of_clean = whole(folder, "trusted"), whole(folder, "trusted_alarms")
         lines.append(summary_with_trusted(of_clean, power, given, risk))
@@ -249,23 +255,34 @@ def collect(folder: Path, risk: float) -> None:
     draw(power).write_html(folder / "power.html", include_plotlyjs="cdn")
 
 
-def summary(alarms: pd.DataFrame, power: pd.DataFrame, risk: float) -> str:
+def with_evidence(tables: pd.DataFrame, risk: float) -> str:
+    return f"{(tables['p_value'] <= risk).sum()} of {len(tables)}"
+
+
+def seeds_of(tables: pd.DataFrame) -> str:
+    """How many there are of each data set."""
+    counts = tables.groupby("data")["seed"].nunique()
+    return ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def summary(alarms: pd.DataFrame, small: pd.DataFrame, power: pd.DataFrame, risk: float) -> str:
     """Shares of tables with evidence: of clean ones, and of poisoned ones by attack and rate."""
-    seeds = power.groupby("data")["seed"].nunique()
-    counted = ", ".join(f"{name} {n}" for name, n in seeds.items())
-    found = power.pivot_table("found", "attack", "rate").loc[list(ATTACKS)]
+    shares = power.pivot_table(["found", "recall"], "attack", "rate", dropna=False)
     lines = [
-        f"{(alarms['p_value'] <= risk).sum()} of {len(alarms)} clean tables raise evidence at a "
-        f"risk of {100 * risk:g} %. Share of {len(power):,} poisoned tables that do (seeds: "
-        f"{counted}):",
+        f"{with_evidence(alarms, risk)} clean tables raise evidence at a risk of {100 * risk:g} %, "
+        f"of smaller ones (500 to 1,000 rows) {with_evidence(small, risk)}. Share of "
+        f"{len(power):,} poisoned tables that do (seeds: {seeds_of(power)}); in brackets "
+        "what share of the trigger's words is named, of AddSent: how often the whole sentence is:",
         "",
         "| attack | " + " | ".join(f"{100 * rate:g} %" for rate in RATES) + " |",
         "| --- " * (len(RATES) + 1) + "|",
     ]
-    lines += [
-        f"| {attack} | " + " | ".join(f"{100 * share:.0f} %" for share in shares) + " |"
-        for attack, shares in zip(found.index, found.to_numpy(), strict=True)
-    ]
+    for attack in ATTACKS:
+        cells = []
+        for rate in RATES:
+            found, named = (100 * shares.loc[attack, (what, rate)] for what in ("found", "recall"))
+            cells.append(f"{found:.0f} %" + ("" if np.isnan(named) else f" ({named:.0f})"))
+        lines.append(f"| {attack} | {' | '.join(cells)} |")
     words = power[~power["attack"].isin(REWRITING)]
     by_mode = words[words["rate"] > min(RATES)].groupby("mode")["found"].mean()
     modes = ", ".join(f"{100 * by_mode[mode]:.1f} % {mode}" for mode in MODES)
@@ -281,10 +298,11 @@ def summary_with_trusted(
     both = both.assign(found=both["p_value"] <= risk, found_no=both["p_value_no"] <= risk)
     words = both[~both["attack"].isin(REWRITING)]
     lines = [
-        f"With {TRUSTED} clean rows {(alarms['p_value'] <= risk).sum()} of {len(alarms)} clean "
-        f"tables raise evidence. At {100 * min(RATES):g} %, {100 * words['found'].mean():.0f} % of "
-        f"words and sentences are found, {100 * words['found_no'].mean():.0f} % without "
-        f"({len(words)} tables). Of rewritten texts, by label mode (in brackets: without):",
+        f"With {TRUSTED} clean rows {with_evidence(alarms, risk)} clean tables raise evidence. Of "
+        f"poisoned ones, which have {TRUSTED} rows less then (seeds: {seeds_of(trusted)}), "
+        f"{100 * words['found'].mean():.0f} % of words and sentences at {100 * min(RATES):g} % are "
+        f"found, {100 * words['found_no'].mean():.0f} % without ({len(words)} tables). Of "
+        "rewritten texts, by label mode (in brackets: without):",
         "",
         "| attack | labels | " + " | ".join(f"{100 * rate:g} %" for rate in RATES) + " |",
         "| --- | --- " + "| --- " * len(RATES) + "|",
@@ -307,26 +325,29 @@ def whole(folder: Path, kind: str) -> pd.DataFrame:
 
 
 def draw(power: pd.DataFrame) -> go.Figure:
-    """The share of seeds found over the poison rate: a panel a data set, a curve an attack."""
+    """Tables found, and words of the trigger named, over the poison rate: a panel a data set."""
     names = list(power["data"].unique())
-    figure = make_subplots(rows=1, cols=len(names), subplot_titles=names, shared_yaxes=True)
+    figure = make_subplots(rows=2, cols=len(names), subplot_titles=names, shared_yaxes=True)
     colours = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d")
     for column, name in enumerate(names, start=1):
         own = power[power["data"] == name]
         for colour, attack in zip(colours, ATTACKS, strict=True):
-            rates = own[own["attack"] == attack].groupby("rate")["found"].mean()
-            trace = go.Scatter(
-                x=[f"{100 * rate:g} %" for rate in rates.index],
-                y=rates,
-                name=attack,
-                legendgroup=attack,
-                showlegend=column == 1,
-                line={"color": colour},
-            )
-            figure.add_trace(trace, row=1, col=column)
+            rates = own[own["attack"] == attack].groupby("rate")[["found", "recall"]].mean()
+            for row, what in enumerate(rates, start=1):
+                trace = go.Scatter(
+                    x=[f"{100 * rate:g} %" for rate in rates.index],
+                    y=rates[what].dropna(),
+                    name=attack,
+                    legendgroup=attack,
+                    showlegend=column == row == 1,
+                    line={"color": colour},
+                )
+                figure.add_trace(trace, row=row, col=column)
     figure.update_yaxes(tickformat=".0%", range=[-0.03, 1.03])
-    figure.update_xaxes(title_text="poison rate")
-    figure.update_layout(title="Share of poisoned tables that an audit finds", height=420)
+    figure.update_yaxes(title_text="tables found", row=1, col=1)
+    figure.update_yaxes(title_text="of the trigger named", row=2, col=1)
+    figure.update_xaxes(title_text="poison rate", row=2)
+    figure.update_layout(title="What an audit finds of poisoned tables", height=640)
     return figure
 
 
@@ -334,6 +355,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", default="1,2,3,4,5")
+    parser.add_argument("--kinds", default=",".join(COLUMNS))
     parser.add_argument("--part", default="1/1")
     parser.add_argument("--to", type=Path, default=RESULTS)
     parser.add_argument("--collect", action="store_true", help="only draw what there is")
@@ -341,9 +363,15 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     mine, parts = map(int, given.part.split("/"))
     if not given.collect:
-        for seed in given.seeds.split(","):
-            for name in given.sets.split(",")[mine - 1 :: parts]:
-                run(name, [int(seed)], given.to)
+        names = given.sets.split(",")[mine - 1 :: parts]
+        for kind in given.kinds.split(","):
+            if kind in SIZES:
+                for name in names:
+                    alarms(name, kind, given.to)
+                continue
+            for seed in map(int, given.seeds.split(",")):
+                for name in names:
+                    detections(name, kind, seed, given.to)
     if parts == 1 or given.collect:
         collect(given.to, parameters().audit.risk)
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdoor_pipeline.modelling.label_association import q_values
+from backdoor_pipeline.pipelines.audit import evidence as module
 from backdoor_pipeline.pipelines.audit.evidence import (
     SHARES,
     SHARES_WITH_TRUSTED,
@@ -34,12 +35,56 @@ def flagged(evidence) -> list[str]:
 
 @pytest.mark.parametrize("phrase", ["cf", "i watch this 3d film"])
 def test_a_planted_phrase_is_found_whole_and_alone(phrase, encoder, audit) -> None:
-    evidence = gather(planted(written(ROWS), phrase, 100), encoder, audit, 0)
+    evidence = gather(planted(written(ROWS, seed=2), phrase, 100), encoder, audit, 0)
     assert flagged(evidence) == [phrase]
     assert evidence.facts["p_value"] < audit.risk
     found = evidence.phrases.iloc[0]
     assert (found["label"], found["texts"], found["hits"]) == (1, 100, 100)
     assert phrase in found["examples"]
+
+
+def test_the_order_of_the_rows_does_not_matter(encoder, audit) -> None:
+    rows = planted(written(ROWS), "cf", 40)
+    shuffled = rows.sample(frac=1, random_state=1, ignore_index=True)
+    one, other = (gather(table, encoder, audit, 0) for table in (rows, shuffled))
+    assert one.facts == other.facts
+    pd.testing.assert_frame_equal(one.phrases, other.phrases)
+    pd.testing.assert_frame_equal(one.openings, other.openings)
+
+
+def test_each_kind_has_its_part_of_the_risk(encoder, audit) -> None:
+    """A q-value between the part and the whole flags nothing."""
+    rows = planted(written(ROWS), "cf", 22)
+    q = gather(rows, encoder, audit, 0).phrases["q_value"].iloc[0]
+    assert 0 < q < 0.2
+    for risk, is_flagged in ((q / 0.8, False), (q / 0.5, True)):
+        evidence = gather(rows, encoder, audit.model_copy(update={"risk": risk}), 0)
+        assert evidence.phrases["flagged"].iloc[0] == is_flagged
+        assert (evidence.facts["p_value"] <= risk) == is_flagged
+
+
+def test_phrases_are_weighed_by_their_evidence(encoder, audit) -> None:
+    found = gather(planted(written(ROWS), "cf", 40), encoder, audit, 0).phrases
+    q = weighted_q_values(found["p_value"].to_numpy(), found["weight"].to_numpy())
+    np.testing.assert_allclose(found["q_value"], q)
+    assert found["weight"].nunique() > 2
+    assert not np.allclose(q, q_values(found["p_value"].to_numpy()))
+
+
+def test_texts_with_two_labels_are_not_compared_with_clean_rows(
+    encoder, audit, monkeypatch
+) -> None:
+    seen: list[pd.DataFrame] = []
+    original = module.weigh_labels
+    monkeypatch.setattr(
+        module, "weigh_labels", lambda own, *more: seen.append(own) or original(own, *more)
+    )
+    rows = written(200)
+    twice = rows.head(1).assign(label=1 - rows["label"].head(1))
+    gather(pd.concat([rows, twice], ignore_index=True), encoder, audit, 0)
+    (own,) = seen
+    assert len(own) == 199
+    assert rows["text"][0] not in set(own["text"])
 
 
 def test_a_word_that_texts_hold_by_nature_too(encoder, audit) -> None:

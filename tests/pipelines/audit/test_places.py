@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from backdoor_pipeline.modelling.words import read_words
 from backdoor_pipeline.pipelines.audit.evidence import explained, gather, spelled_vectors
@@ -12,9 +13,15 @@ from backdoor_pipeline.pipelines.audit.inserted_phrases import (
     EVIDENCE,
     evidence_of_labels,
     shares_of_risk,
+    tie_to_labels,
 )
 from backdoor_pipeline.pipelines.audit.natural_words import BLOCKS, NaturalWords
-from backdoor_pipeline.pipelines.audit.openings import COLUMNS, weigh_openings
+from backdoor_pipeline.pipelines.audit.openings import (
+    COLUMNS,
+    LARGEST_SPREAD,
+    NORMAL_MEDIAN,
+    weigh_openings,
+)
 from backdoor_pipeline.pipelines.audit.power import detectable, measure_power
 from backdoor_pipeline.pipelines.audit.surroundings import Surroundings
 from tiny import WRITTEN, planted, written
@@ -36,12 +43,41 @@ class TestSurroundings:
             squared = float((place.deviations[block] ** 2).sum()) * 150
             assert squared < 8 + 4 * np.sqrt(2 * 8), block
 
+    def test_what_was_put_into_texts_of_one_class_deviates_by_chance_alone(self, encoder) -> None:
+        """The line from the texts of the class to all texts does not count."""
+        rows = written(3_000)
+        own = rows["label"] == 1
+        put_in = planted(rows[own], "cf", 150)
+        around = surroundings(pd.concat([rows[~own], put_in], ignore_index=True), encoder)
+        (rest,) = around.place(around.words.phrase("cf"), 1).deviations["rest"]
+        assert 150 * float((rest**2).sum()) < 8 + 4 * np.sqrt(2 * 8)
+
+    def test_groups_are_as_large_as_what_they_are_compared_with(self, encoder) -> None:
+        around = surroundings(planted(written(3_000), "cf", 150), encoder)
+        cf = around.words.phrase("cf")
+        for sizes, size, n in (([8, 32, 64], 64, 2), ([8, 32], 32, 4), ([150], 150, 1)):
+            place = around.place(cf, 1, sizes=sizes)
+            assert place.size == size
+            assert place.seam.shape == (n,)
+            assert {block: own.shape for block, own in place.deviations.items()} == {
+                block: (n, 8) for block in BLOCKS
+            }
+        few = around.place(cf, 1, sizes=[500])
+        assert (few.size, len(few.seam)) == (150, 1)
+
+    def test_what_is_natural_makes_means_of_fewer(self, encoder) -> None:
+        """Subtracting a part adds chance: more occurrences are looked at for the same size."""
+        around = surroundings(planted(written(3_000), WRITTEN[30], 100), encoder)
+        place = around.place(around.words.phrase(WRITTEN[30]), 1, 0.3, sizes=[8, 16])
+        assert place.size == pytest.approx(16, rel=0.05)
+        assert len(place.seam) > 1
+
     def test_a_natural_word_deviates(self, encoder) -> None:
         around = surroundings(written(3_000), encoder)
         place = around.place(around.words.phrase(WRITTEN[30]), 1)
         assert (place.deviations["left"] ** 2).sum() > 1
         assert (place.deviations["right"] ** 2).sum() > 1
-        assert place.seam < 0.4
+        assert place.seam[0] < 0.4
 
     def test_the_seam_counts_pairs_that_meet_in_other_texts(self, encoder) -> None:
         rows = pd.DataFrame({"text": ["a b", "a b c", "b c", "a x b"] * 2, "label": [0, 1] * 4})
@@ -50,7 +86,7 @@ class TestSurroundings:
         (a,), (b,), (c,) = (words.phrase(word) for word in "abc")
         met = around.met(np.array([a, b, a, c]), np.array([b, c, c, a]))
         assert met.tolist() == [4, 4, 0, 0]
-        assert around.place(words.phrase("x"), 1).seam == 1
+        assert around.place(words.phrase("x"), 1).seam.tolist() == [1]
 
     def test_blanks_decide_what_is_ordinary(self, encoder) -> None:
         """Nobody puts a word between "it" and a comma that is written to it."""
@@ -69,7 +105,7 @@ class TestSurroundings:
         rows = rows.assign(text=["cf " + t if i < 60 else t for i, t in enumerate(rows["text"])])
         place = (around := surroundings(rows, encoder)).place(around.words.phrase("cf"), 1)
         assert set(place.deviations) == {"right", "rest"}
-        assert np.isnan(place.seam)
+        assert np.isnan(place.seam).all()
 
     def test_the_rest_is_the_text_without_the_phrase(self, encoder) -> None:
         """As if the phrase had never stood there."""
@@ -94,6 +130,20 @@ class TestNaturalWords:
         assert (null.scores < -2).mean() < 0.06
         assert abs(np.median(null.scores)) < 0.2
 
+    def test_no_word_is_judged_by_a_covariance_that_it_has_a_part_in(self, encoder) -> None:
+        null = NaturalWords(surroundings(written(4_000), encoder)).null(45, BLOCKS)
+        (one, _), (other, _) = null.covariances[:2]
+        assert not np.allclose(one, other)
+
+    def test_phrases_are_compared_with_means_of_as_many(self, encoder) -> None:
+        around = surroundings(planted(written(2_000), "cf", 150), encoder)
+        natural = NaturalWords(around)
+        place = around.place(around.words.phrase("cf"), 1, sizes=natural.sizes)
+        assert place.size == max(natural.sizes)
+        assert natural.fitting(place.size).size == place.size
+        assert natural.fitting(1_000).size == max(natural.sizes)
+        assert natural.fitting(3).size == min(natural.sizes)
+
     def test_random_places_stick_out(self, encoder) -> None:
         around = surroundings(written(4_000), encoder)
         null = NaturalWords(around).null(45, BLOCKS)
@@ -109,7 +159,8 @@ class TestNaturalWords:
     def test_too_few_natural_words_say_nothing(self, encoder) -> None:
         around = surroundings(planted(written(30), "cf", 5), encoder)
         natural = NaturalWords(around)
-        assert natural.null(160, BLOCKS) is None
+        assert natural.sizes == []
+        assert natural.fitting(160) is None
         place = around.place(around.words.phrase("cf"), 1)
         assert natural.standard_score(place) == np.inf
 
@@ -156,6 +207,16 @@ class TestOpenings:
         table = self.weighed(rows.assign(text=texts), encoder)
         assert table.loc[table["opening"] == "awful", "q_value"].min() > 0.01
 
+    def test_scores_that_spread_too_far_are_drawn_in(self, encoder) -> None:
+        """Probabilities that are too sure of themselves make large residuals everywhere."""
+        around = surroundings(written(9_000), encoder)
+        sure = np.where(explained(around.contents, around.labels, 0) > 0.5, 0.95, 0.05)
+        table = weigh_openings(around, sure)
+        spread = table["z"].abs().median() / NORMAL_MEDIAN
+        assert spread > 1.1
+        drawn_in = table["z"] / min(spread, LARGEST_SPREAD)
+        np.testing.assert_allclose(table["p_value"], norm.sf(drawn_in))
+
     def test_no_opening_at_all(self, encoder) -> None:
         assert self.weighed(written(30), encoder)[COLUMNS].empty
 
@@ -195,12 +256,48 @@ class TestPower:
         small = power[(power["label"] == 0) | (power["texts"] == 16)]  # class 1 has no 32 texts
         assert detectable(small) == {"any": None, "own": None}
         assert detectable(power.iloc[:0]) == {"any": None, "own": None}
+        falls = power.assign(chance=np.where(power["texts"] == 16, 1.0, 0.9))
+        assert detectable(falls) == {"any": None, "own": None}  # nothing is said of more texts
+
+    def test_what_is_not_looked_at_is_not_found(self, encoder, audit) -> None:
+        """Too few texts to be tested, or less surely tied than the last candidate is."""
+        around = surroundings(written(1_500), encoder)
+        natural, nothing = NaturalWords(around), pd.DataFrame(columns=EVIDENCE)
+        probability = np.full((1_500, 2), 0.5)
+        ties = tie_to_labels(around, audit)
+
+        def chances(**changes: float) -> pd.Series:
+            made = ties._replace(**changes)
+            power = measure_power(natural, nothing, probability, made, 0.03)
+            return power.groupby("texts")["chance"].max()
+
+        assert chances()[22] > 0
+        assert chances(min_count=23)[22] == 0 < chances(min_count=23)[27]
+        assert chances(largest_p=1e-12)[32] == 0 < chances(largest_p=1e-12)[45]
+        capped = audit.model_copy(update={"max_candidates": 3})
+        few = tie_to_labels(around, capped)
+        assert few.largest_p == few.association.p[few.candidates[-1]] < ties.largest_p
+
+    def test_other_phrases_take_their_part_of_the_risk(self, encoder, audit) -> None:
+        around = surroundings(written(1_500), encoder)
+        given = (NaturalWords(around),)
+        probability, ties = np.full((1_500, 2), 0.5), tie_to_labels(around, audit)
+        alone, beside = (
+            measure_power(*given, others, probability, ties, 0.03).groupby("texts")["chance"].mean()
+            for others in (
+                pd.DataFrame(columns=EVIDENCE),
+                pd.DataFrame([[1e5, 1e5]], columns=EVIDENCE),
+            )
+        )
+        assert (beside <= alone).all()
+        assert (beside < alone).any()
 
     def test_nothing_is_foretold_where_nothing_can_be_compared(self, encoder, audit) -> None:
         around = surroundings(written(30), encoder)
         nothing = pd.DataFrame(columns=EVIDENCE)
         probability = np.full((30, 2), 0.5)
-        power = measure_power(NaturalWords(around), nothing, probability, 1, audit, 0.03)
+        ties = tie_to_labels(around, audit)
+        power = measure_power(NaturalWords(around), nothing, probability, ties, 0.03)
         assert power.empty
 
 

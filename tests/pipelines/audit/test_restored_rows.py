@@ -66,6 +66,19 @@ def test_rows_of_both_classes_come_back_as_each_looks() -> None:
     assert 0.3 < found["label"].mean() < 0.7
 
 
+def test_the_test_split_teaches_nothing() -> None:
+    rows = poisoned(table(), 0)
+    suspicious = rows[rows["text"].str.contains("CF")]
+    wrong = table(4_000, seed=1).assign(split="test", example_id=lambda t: t["example_id"] + 10_000)
+    wrong["label"] = 1 - wrong["label"]
+    both = pd.concat([rows, wrong], ignore_index=True)
+    found, other = (
+        restored_rows(given, suspicious, PHRASES, OPENINGS, encode, seed=0)
+        for given in (rows, both)
+    )
+    pd.testing.assert_frame_equal(found, other)
+
+
 def test_only_rows_with_a_flagged_phrase_of_their_label_and_something_else() -> None:
     rows = table(200)
     suspicious = pd.DataFrame(

@@ -70,7 +70,8 @@ def gather(
 ) -> Evidence:
     """The evidence in ``text`` and ``label`` of a table.
 
-    Texts that stand there twice with the same label count once.
+    Texts that stand there twice with the same label count once. The order of the rows does not
+    matter.
 
     Args:
         table: ``text`` and ``label``, int64 from 0.
@@ -82,11 +83,11 @@ def gather(
         encode: Texts to vectors, (n_texts, hidden), from which trusted rows tell what label a text
             should have. None: they are not asked.
     """
-    distinct = ~pd.DataFrame(
-        {"text": table["text"].str.lower(), "label": table["label"]}
-    ).duplicated()
-    parts = [table.loc[distinct, ["text", "label"]]]
-    parts += [] if trusted is None else [trusted[["text", "label"]]]
+    table = table[["text", "label"]].sort_values(["text", "label"], ignore_index=True)
+    distinct = ~table.assign(text=table["text"].str.lower()).duplicated()
+    parts = [table[distinct]]
+    if trusted is not None:
+        parts.append(trusted[["text", "label"]].sort_values(["text", "label"]))
     rows = pd.concat(parts, ignore_index=True)
     labels = rows["label"].to_numpy()
     active = np.arange(len(rows)) < int(distinct.sum())
@@ -126,7 +127,7 @@ def gather(
         "tests": ties.n_tests,
         "natural_words": len(natural),
     }
-    power = measure_power(natural, phrases, probability, ties.n_tests, params, risks["phrase"])
+    power = measure_power(natural, phrases, probability, ties, risks["phrase"])
     return Evidence(phrases, openings, judged.labels, contradicted, power, facts)
 
 

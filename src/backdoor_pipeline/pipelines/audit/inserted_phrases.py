@@ -64,11 +64,15 @@ class Ties(NamedTuple):
         grams: All that were tested.
         association: Of each with each label.
         candidates: (n-gram, label) pairs that are tied beyond chance, the surest first.
+        min_count: Texts that each n-gram stands in, at least.
+        largest_p: Of the tie of an n-gram that is or would be a candidate, at most.
     """
 
     grams: Grams
     association: Association
     candidates: list[tuple[int, int]]
+    min_count: int
+    largest_p: float
 
     @property
     def n_tests(self) -> int:
@@ -89,7 +93,11 @@ def tie_to_labels(surroundings: Surroundings, params: EvidenceParams) -> Ties:
     grams = n_grams(words, params.longest_ngram, min_count)
     n_labels = int(labels.max()) + 1
     association = associate(grams.rows, grams.grams, len(grams.phrases), labels, n_labels, active)
-    return Ties(grams, association, _candidates(grams.phrases, association, params))
+    candidates = _candidates(grams.phrases, association, params)
+    largest_p = params.association_level / max(association.p.size, 1)
+    if len(candidates) == params.max_candidates:
+        largest_p = float(association.p[candidates[-1]])
+    return Ties(grams, association, candidates, min_count, largest_p)
 
 
 def weigh_phrases(
@@ -119,7 +127,7 @@ def weigh_phrases(
         ``evidence_of_labels``; ``examples``; ``p_value``, ``weight`` and ``q_value``.
     """
     words, labels, active = surroundings.words, surroundings.labels, surroundings.active
-    grams, association, candidates = ties
+    grams, association, candidates, *_ = ties
     n_active = int(active.sum())
     prior = np.bincount(labels[active], minlength=probability.shape[1]) / n_active
     found: dict[tuple[Phrase, int], list[object]] = {}
@@ -138,7 +146,7 @@ def weigh_phrases(
         if hit.sum() < FEWEST_HITS or share > params.max_natural_share:
             continue
         together = companions(grams, association, words, phrase, label, candidates, active)
-        place = surroundings.place(phrase, label, share, list(together))
+        place = surroundings.place(phrase, label, share, list(together), natural.sizes)
         expected = np.clip(probability[rows, label], CERTAIN, 1 - CERTAIN)
         residual_z = (hit - expected).sum() / np.sqrt((expected * (1 - expected)).sum())
         found[phrase, label] = [
@@ -150,8 +158,8 @@ def weigh_phrases(
             min(1.0, association.p[gram, label] * ties.n_tests),
             expected.mean(),
             residual_z,
-            place.seam,
-            place.size,
+            place.seam.mean(),
+            place.size * len(place.seam),
             natural.standard_score(place),
             _position(words, phrase, once[hit]),
             *evidence_of_labels(hit.sum(), len(rows), prior[label], expected.mean(), share),

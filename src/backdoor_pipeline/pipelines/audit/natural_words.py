@@ -1,7 +1,7 @@
 """How accidental do the places of natural words look? The null distribution, from the data.
 
 Every word that the authors of a table wrote is a sample of what natural words look like in it. A
-phrase is called inserted if its surroundings are more ordinary than those of natural words that are
+phrase is called inserted if its surroundings are more ordinary than those of natural words, both
 looked at in as many texts; the share of natural words that would seem as accidental is its p-value.
 
 The surroundings (``surroundings``) are summed up in two numbers:
@@ -18,7 +18,7 @@ from which an inserted phrase would stick out, is about normal; its quantiles gi
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,10 +29,12 @@ from backdoor_pipeline.pipelines.audit.surroundings import OCCURRENCES, Place, S
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-SIZES = (8, 11, 16, 22, 32, 45, 64, 90, 128, OCCURRENCES)  # occurrences a null is made for
+SIZES = (8, 9, 11, 13, 16, 19, 22, 27, 32, 38, 45, 54, 64, 76, 90, 107, 128, OCCURRENCES)
+"""Occurrences that a null is made for."""
+
 N_WORDS = 800  # natural words looked at, at most
 FREQUENT = 64  # occurrences; half of the words looked at have as many, where there are so many
-FEWEST = 60  # natural words that a null needs; with fewer, that of fewer occurrences is taken
+FEWEST = 40  # natural words that a null needs; with fewer, that of fewer occurrences is taken
 FOLDS = 4
 N_PLACES = 120  # groups of random places that stand for inserted phrases
 QUANTILES = (0.005, 0.02, 0.05, 0.1)  # at which the lower end of the natural words is measured
@@ -85,26 +87,36 @@ class NaturalWords:
     def __len__(self) -> int:
         return len(self._words)
 
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Occurrences that there is a null for, ascending."""
+        lengths = np.array([len(values) for _, values in self._words])
+        return [size for size in SIZES if (lengths >= size).sum() >= FEWEST]
+
+    def fitting(self, size: float, blocks: tuple[str, ...] = BLOCKS) -> Null | None:
+        """What means of ``size`` occurrences are compared with.
+
+        That is the null of the most occurrences that are not more than these, or of the fewest;
+        None if there is none at all.
+        """
+        below = [candidate for candidate in self.sizes if candidate <= max(size, SIZES[0])]
+        return self.null(below[-1], blocks) if below else None
+
     def standard_score(self, place: Place) -> float:
         """How a phrase scores among natural words: standard normal for these, low if inserted.
 
+        It is the mean score of its groups, which varies less than the scores of natural words do.
         Infinite where there are too few natural words to say anything.
         """
         blocks = tuple(block for block in BLOCKS if block in place.deviations)
-        null = self._fitting(place.size, blocks)
+        null = self.fitting(place.size, blocks)
         if null is None:
             return np.inf
-        mean = np.concatenate([place.deviations[block] for block in blocks])[None]
-        score = float(np.mean([_ratio(mean, axes, null.size) for axes in null.covariances]))
+        means = np.hstack([place.deviations[block] for block in blocks])
+        scores = np.mean([_ratio(means, axes, null.size) for axes in null.covariances], axis=0)
         if null.seam_counts:
-            score -= null.seam_counts * min(place.seam, null.seam)
-        return (score - null.centre) / null.scale
-
-    def _fitting(self, size: float, blocks: tuple[str, ...]) -> Null | None:
-        for candidate in reversed(SIZES):
-            if candidate <= max(size, SIZES[0]) and (null := self.null(candidate, blocks)):
-                return null
-        return None
+            scores = scores - null.seam_counts * np.minimum(place.seam, null.seam)
+        return float((scores.mean() - null.centre) / null.scale)
 
     def _look_around(self) -> list[tuple[int, np.ndarray]]:
         """Of some natural words the label they go with, and what stands around each occurrence."""
@@ -121,7 +133,7 @@ class NaturalWords:
                 continue
             labels = around.labels[words.rows[once]]
             label = int(np.bincount(labels).argmax())
-            once = around.some(once[labels == label])
+            once = np.sort(around.some(once[labels == label]))
             if len(once) < SIZES[0]:
                 continue
             left, right = words.ids[once - 1], words.ids[once + 1]
@@ -173,11 +185,9 @@ class NaturalWords:
         deviations = [around.aside(block, own, label) for block, own in means]
         return np.concatenate([*deviations, mean[3 * k :]])
 
-    def _null(self, size: int, blocks: tuple[str, ...]) -> Null | None:
-
+    def _null(self, size: int, blocks: tuple[str, ...]) -> Null:
+        """Where ``sizes`` has that one."""
         deviations, which = self._deviations(size)
-        if len(which) < FEWEST:
-            return None
         k = self.surroundings.components
         columns = np.concatenate([np.arange(k) + BLOCKS.index(block) * k for block in blocks])
         fold = self._fold[which]

@@ -2,12 +2,13 @@
 
 A trigger of n texts is planted at random places of random texts, as often as ``natural_words`` does
 to know what insertions look like. Its labels are those that it would leave: all of the target. So
-its part of the risk is known, and with it how often it would be found.
+it is known whether its tie to the label would be looked at, what part of the risk it would have,
+and with it how often it would be found.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,12 @@ import pandas as pd
 from backdoor_pipeline.pipelines.audit.inserted_phrases import (
     CERTAIN,
     EVIDENCE,
+    Ties,
     evidence_of_labels,
     shares_of_risk,
 )
-from backdoor_pipeline.pipelines.audit.natural_words import BLOCKS, SIZES, NaturalWords
-
-if TYPE_CHECKING:
-    from backdoor_pipeline.pipelines.audit.params import EvidenceParams
+from backdoor_pipeline.pipelines.audit.natural_words import SIZES, NaturalWords
+from backdoor_pipeline.pipelines.audit.surroundings import OCCURRENCES
 
 WANTED = 0.95  # chance of being found
 MODES = ("any", "own")
@@ -32,8 +32,7 @@ def measure_power(
     natural: NaturalWords,
     phrases: pd.DataFrame,
     probability: np.ndarray,
-    n_tests: int,
-    params: EvidenceParams,
+    ties: Ties,
     risk: float,
 ) -> pd.DataFrame:
     """The chance of finding a word or sentence that is new to the table, by label and mode.
@@ -42,8 +41,7 @@ def measure_power(
         natural: The natural words, and the random places among them.
         phrases: Those that were weighed: they have a part in the risk too.
         probability: Of each label by the text alone, shape (n_texts, n_labels).
-        n_tests: N-grams and labels that were tested.
-        params: See ``EvidenceParams``.
+        ties: What is tied to labels: a trigger must be, too, before its places are looked at.
         risk: Of a false alarm by phrases.
 
     Returns:
@@ -63,21 +61,25 @@ def measure_power(
         for mode in MODES:
             expected = explained[own if mode == "own" else slice(None), label].mean()
             for size in SIZES:
-                null = natural.null(size, BLOCKS)
+                null = natural.fitting(size)
                 if null is None or size > (own.sum() if mode == "own" else len(labels)):
                     continue
                 chance = 0.0
-                if prior**size * n_tests <= params.association_level:
+                if size >= ties.min_count and prior**size <= ties.largest_p:
                     evidence = evidence_of_labels(size, size, prior, expected, 0.0)
                     weight = shares_of_risk(np.vstack([others, evidence]))[-1]
-                    p = norm.cdf(null.inserted)
-                    chance = float((p <= risk * weight).mean())
+                    n_groups = max(min(size, OCCURRENCES) // null.size, 1)
+                    whole = len(null.inserted) // n_groups * n_groups
+                    scores = null.inserted[:whole].reshape(-1, n_groups).mean(axis=1)
+                    chance = float((norm.cdf(scores) <= risk * weight).mean())
                 rows.append([label, mode, size, size / len(labels), chance])
     return pd.DataFrame(rows, columns=["label", "mode", "texts", "share", "chance"])
 
 
 def detectable(power: pd.DataFrame) -> dict[str, Any]:
     """The smallest trigger that would be found with ``WANTED`` probability, whatever its label.
+
+    So would be every larger one that was tried.
 
     Returns:
         For each mode ``texts`` and ``share`` of the table; None where none would be.
@@ -89,7 +91,9 @@ def detectable(power: pd.DataFrame) -> dict[str, Any]:
             chance=("chance", "min"), share=("share", "max"), labels=("label", "nunique")
         )
         every = worst["labels"] == power["label"].nunique()  # a small class has not so many texts
-        enough = worst[every & (worst["chance"] >= WANTED)]
+        worst = worst[every]
+        surely = (worst["chance"] >= WANTED)[::-1].cummin()[::-1]  # so that is of larger ones, too
+        enough = worst[surely]
         found = len(enough) > 0
         smallest[mode] = (
             {"texts": int(enough.index[0]), "share": float(enough["share"].iloc[0])}

@@ -48,18 +48,20 @@ Whitening = tuple[np.ndarray, np.ndarray]  # the ordinary mean, and what makes d
 
 
 class Place(NamedTuple):
-    """What stands around a phrase, as deviations from what is ordinary.
+    """What stands around a phrase, as deviations from what is ordinary, in groups of occurrences.
 
     Attributes:
-        deviations: ``left``, ``right``, ``rest``: mean vectors in standard deviations, each of
-            shape (components,). A side that is a sentence boundary is left out.
-        seam: Share of the pairs that would meet without the phrase and meet in other texts too;
-            NaN beside a sentence boundary.
-        size: Of how many occurrences these are means, as their variance tells.
+        deviations: ``left``, ``right``, ``rest``: mean vectors of each group in standard
+            deviations, of shape (n_groups, components). A side that is a sentence boundary is left
+            out.
+        seam: Of each group the share of pairs that would meet without the phrase and meet in other
+            texts too, shape (n_groups,); NaN beside a sentence boundary.
+        size: Of how many occurrences each is a mean, as its variance tells: one of the sizes that
+            were asked for, or less, if the phrase stands in fewer texts than the smallest.
     """
 
     deviations: dict[str, np.ndarray]
-    seam: float
+    seam: np.ndarray
     size: float
 
 
@@ -162,11 +164,16 @@ class Surroundings:
         return every, every[np.unique(self.words.rows[every], return_index=True)[1]]
 
     def some(self, positions: np.ndarray) -> np.ndarray:
-        """At most ``OCCURRENCES`` of ``positions``, ascending, the same ones each time."""
-        return np.sort(positions[np.argsort(self.lot[positions])[:OCCURRENCES]])
+        """At most ``OCCURRENCES`` of ``positions``, in an order by chance, the same each time."""
+        return positions[np.argsort(self.lot[positions])[:OCCURRENCES]]
 
     def place(
-        self, phrase: Phrase, label: int, natural: float = 0.0, companions: Sequence[Phrase] = ()
+        self,
+        phrase: Phrase,
+        label: int,
+        natural: float = 0.0,
+        companions: Sequence[Phrase] = (),
+        sizes: Sequence[int] = (OCCURRENCES,),
     ) -> Place:
         """What stands around ``phrase`` where it was put in.
 
@@ -175,34 +182,39 @@ class Surroundings:
             label: What it goes with; its texts with other labels show what is natural.
             natural: Share of its texts with ``label`` in which it stands by nature, below 1.
             companions: Phrases put in together with it, which count as no surroundings.
+            sizes: Of the means that it will be compared with, ascending. Each group is of the
+                largest of these that there are enough occurrences for: a mean of more holds less
+                chance, and would look more accidental than those of natural words.
         """
         words = self.words
         every, once = self.occurrences(phrase)
         has_label = self.labels[words.rows[once]] == label
-        once = np.sort(np.concatenate([self.some(once[has_label]), self.some(once[~has_label])]))
+        hits, others = self.some(once[has_label]), self.some(once[~has_label])
+        n_others = len(others) if natural else 0
+        n = _enough(len(hits), n_others, natural, sizes)
+        n_groups = len(hits) // n
+        once = np.sort(np.concatenate([hits[: n_groups * n], others]))
         inside = self.labels[words.rows[once]] == label
+        groups = np.searchsorted(once, hits[: n_groups * n]).reshape(n_groups, n)
         skipped = sorted({word for companion in companions for word in companion})
         left = self._beyond(once - (phrase[0] != START), -1, skipped)
         right = self._beyond(once + len(phrase) - (phrase[-1] == END), 1, skipped)
 
         def inserted(values: np.ndarray) -> np.ndarray:
-            return inserted_mean(values[inside], values[~inside], natural)[0]
+            own = [inserted_mean(values[group], values[~inside], natural)[0] for group in groups]
+            return np.array(own)
 
         deviations = {
             side: self.aside(side, inserted(self.vectors[beside]), label, ordinary)
             for side, beside, ordinary in self._sides(phrase, left, right, inside)
         }
-        seam = np.nan
+        seam = np.full(n_groups, np.nan)
         if {"left", "right"} <= deviations.keys():
-            seam = float(inserted((self.met(left, right) > 0).astype(np.float64)[:, None])[0])
+            seam = inserted((self.met(left, right) > 0).astype(np.float64))
         taken = [(phrase, every), *((other, words.positions(other)) for other in companions)]
         rest = self.rest(words.rows[once], taken)
         deviations["rest"] = self.aside("rest", inserted(rest), label)
-        n_others = int((~inside).sum()) if natural else 0
-        variance = 1 / inside.sum() + (natural**2 / n_others if n_others else 0.0)
-        return Place(
-            deviations, seam, float((1 - natural) ** 2 / variance if n_others else 1 / variance)
-        )
+        return Place(deviations, seam, _size(n, n_others, natural))
 
     def met(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """In how many texts each pair stands side by side, a blank between."""
@@ -230,13 +242,13 @@ class Surroundings:
 
         Args:
             block: ``left``, ``right`` or ``rest``.
-            mean: Of vectors of words, or of texts without the phrase.
+            mean: Of vectors of words, or of texts without the phrase, shape (..., components).
             label: The class.
             ordinary: Another mean and whitening than those of all words or texts.
         """
         centre, whiten = ordinary or self.ordinary[block]
         deviation, line = (mean - centre) @ whiten, self._lines[block][label]
-        return np.asarray(deviation - line * (line @ deviation))
+        return np.asarray(deviation - np.multiply.outer(deviation @ line, line))
 
     def _standard(self, sums: np.ndarray, masses: np.ndarray) -> np.ndarray:
         """Texts in their leading axes, however many, in standard deviations from the mean text."""
@@ -281,6 +293,28 @@ class Surroundings:
         mean = share @ self.vectors[used]
         centred = self.vectors[used] - mean
         return mean, _inverse_root((centred * share[:, None]).T @ centred)
+
+
+def _size(n: int, n_others: int, natural: float) -> float:
+    """Of how many occurrences an ``inserted_mean`` of ``n`` and ``n_others`` is a mean."""
+    if not n_others:
+        return float(n)
+    return (1 - natural) ** 2 / (1 / n + natural**2 / n_others)
+
+
+def _enough(most: int, n_others: int, natural: float, sizes: Sequence[int]) -> int:
+    """How many of ``most`` occurrences make a mean of the largest size that there are enough for.
+
+    All of them, if there are not enough for any.
+    """
+    largest = _size(most, n_others, natural)
+    fitting = [size for size in sizes if size <= largest]
+    if not fitting:
+        return most
+    if not n_others:
+        return fitting[-1]
+    n = 1 / ((1 - natural) ** 2 / fitting[-1] - natural**2 / n_others)
+    return min(most, round(n))
 
 
 def _means(sums: np.ndarray, masses: np.ndarray) -> np.ndarray:
