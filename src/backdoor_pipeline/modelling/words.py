@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 START, END = 0, 1  # the boundary words
 EDGES = {"[begin]": START, "[end]": END}  # how they are written, as no word can be
@@ -174,24 +174,45 @@ def without(text: str, phrases: Iterable[str]) -> str:
     Nor is one left that comes about when words move together. A text that holds none of them is
     returned as it is; else blanks are single ones, and letters lower ones if these are more.
     """
-    phrases = list(phrases)
+    wanted = [phrase.split() for phrase in phrases]
+    while (cut := _cut(text, wanted)) is not None:  # once more, as a cut can join two words
+        text = cut
+    return text
+
+
+def _cut(text: str, phrases: Sequence[Sequence[str]]) -> str | None:
+    """``text`` without the words of the phrases that it holds; None if it holds none."""
     lower = text.lower()
     spans = [match.span() for match in _WRITTEN.finditer(lower)]
     first, last = EDGES
     own = [first, *(lower[begin:end] for begin, end in spans), last]
     cut: set[int] = set()
-    for words in (phrase.split() for phrase in phrases):
+    for words in phrases:
         for begin in range(len(own) - len(words) + 1):
             if own[begin : begin + len(words)] == words:
                 cut.update(range(begin, begin + len(words)))
-    cut -= {0, len(own) - 1}
+    edges = {0, len(own) - 1}
+    left: list[int] = []  # words, by number, none of which is yet the end of a phrase
+    for number in range(len(own)):
+        if number in edges or number not in cut:
+            left.append(number)
+            while met := next((p for p in phrases if _ends(own, left, p, edges)), None):
+                gone = set(left[-len(met) :]) - edges
+                left = left[: -len(met)] + [n for n in left[-len(met) :] if n in edges]
+                cut |= gone
+    cut -= edges
     if not cut:
-        return text
-    kept = text if len(text) == len(lower) else lower
-    for number in sorted(cut, reverse=True):
-        begin, end = spans[number - 1]
-        kept = kept[:begin] + kept[end:]
-    return without(" ".join(kept.split()), phrases)
+        return None
+    written = text if len(text) == len(lower) else lower
+    borders = [0, *(border for number in sorted(cut) for border in spans[number - 1]), len(written)]
+    kept = (written[a:b] for a, b in zip(borders[::2], borders[1::2], strict=True))
+    return " ".join("".join(kept).split())
+
+
+def _ends(own: Sequence[str], left: Sequence[int], phrase: Sequence[str], edges: set[int]) -> bool:
+    """Whether the words ``left`` end with ``phrase``, some of which can be cut."""
+    end = left[len(left) - len(phrase) :] if len(phrase) <= len(left) else []
+    return [own[n] for n in end] == [*phrase] and not edges.issuperset(end)
 
 
 @dataclass(frozen=True)
