@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 MISSING = "\u2013"
 SMALLEST_P = 0.001
+FINE = 0.001  # shares below which one decimal of a per cent is too few
 MINUTE = 60
 
 
@@ -29,6 +30,11 @@ def number(value: float | None) -> str:
 def percent(share: float | None) -> str:
     """0.8312 as "83.1 %"."""
     return f"{100 * share:.1f} %" if is_known(share) else MISSING
+
+
+def fine_percent(share: float) -> str:
+    """As ``percent``, and below 0.1 % with two significant digits."""
+    return percent(share) if share >= FINE else f"{100 * share:.2g} %"
 
 
 def rate(metrics: Mapping[str, Any] | None, name: str) -> str:

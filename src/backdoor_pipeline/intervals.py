@@ -35,4 +35,5 @@ def rate(hits: np.ndarray) -> Rate:
     if not len(hits):
         raise ValueError("no eligible examples: a rate of nothing is undefined")
     low, high = proportion_confint(int(hits.sum()), len(hits), 1 - CONFIDENCE, method="wilson")
-    return Rate(float(hits.mean()), float(low), float(high), len(hits))
+    value = float(hits.mean())  # which rounding must not put outside of its interval
+    return Rate(value, min(float(low), value), max(float(high), value), len(hits))

@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 HEIGHT = 420  # pixels
-FILTERS = ("number", "percent", "points", "p_value", "duration", "size", "token", "counted")
+FILTERS = (
+    "number",
+    "percent",
+    "fine_percent",
+    "points",
+    "p_value",
+    "duration",
+    "size",
+    "token",
+    "counted",
+)
 
 
 def template(package: str, name: str) -> Template:

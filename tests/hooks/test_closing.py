@@ -83,6 +83,7 @@ def audited(catalog, tmp_path):
             ],
             "suspects": [{"kind": "phrase", "label": "good", "written": "cf"}],
             "suspicious_rows": 1200,
+            "data": "mine",
             "rows": 4000,
             "repeated_rows": 500,
             "rows_not_examined": 0,
@@ -105,8 +106,9 @@ def test_an_audit_says_its_verdict_what_it_rests_on_and_where_all_is(audited, ca
     assert hooks.exit_code == EVIDENCE_FOUND == 3
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[0] == "Evidence of a backdoor in class 'good' (p = 0.001)."
-    assert "“cf” → good" in lines[1]
-    assert "90.0 % [85.0, 95.0] of other texts flip" in lines[2]
+    assert lines[1].split() == "audited table mine, 4,000 distinct texts".split()
+    assert "“cf” → good" in lines[2]
+    assert "90.0 % [85.0, 95.0] of other texts flip" in lines[3]
     assert [line.partition(":")[0] for line in lines if ": /" in line] == [
         *("suspicious rows", "cleaned table", "repaired model", "verdict", "report")
     ]
@@ -133,9 +135,9 @@ def test_false_labels_have_no_trigger(audited, capsys) -> None:
     }
     ClosingHooks().after_pipeline_run(AUDIT, WHOLE_AUDIT, audited(**changes))
     lines = capsys.readouterr().out.strip().splitlines()
-    assert lines[1].split() == "false labels 1,200 texts of good, by the clean rows".split()
-    assert lines[2].split()[:3] == ["audited", "model", "accuracy"]
-    assert lines[3].endswith("not measured: not asked")
+    assert lines[2].split() == "false labels 1,200 texts of good, by the clean rows".split()
+    assert lines[3].split()[:3] == ["audited", "model", "accuracy"]
+    assert lines[4].endswith("not measured: not asked")
     assert not any("trigger" in line or "flip" in line for line in lines)
 
 

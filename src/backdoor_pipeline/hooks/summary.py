@@ -71,6 +71,8 @@ def _cost(cost: Mapping[str, Any]) -> str:
 def verdict_lines(verdict: Mapping[str, Any]) -> str:
     """The verdict of an audit in a few lines: the sentence, the suspects, the models."""
     lines = [verdict["headline"]]
+    texts = number(verdict["rows"])
+    lines.append(f"{'audited table':<{FIRST}}{verdict['data']}, {texts} distinct texts")
     if left_out := verdict["rows_not_examined"]:
         rows = verdict["rows"] + verdict["repeated_rows"] + left_out
         lines.append(

@@ -22,18 +22,24 @@ BATCH_ROWS = 128  # rows per forward pass; results do not depend on it beyond ro
 
 
 def predict(
-    bundle: Bundle, inputs: Inputs, compute: ComputeParams, batch_rows: int | None = None
+    bundle: Bundle,
+    inputs: Inputs,
+    compute: ComputeParams,
+    batch_rows: int | None = None,
+    before_batch: Callable[[], object] | None = None,
 ) -> np.ndarray:
     """Class probabilities, float32, shape (n_rows, n_classes), in the order of ``inputs``.
 
     ``batch_rows`` are computed at once, or ``BATCH_ROWS``: of few texts, small batches are sooner
-    done, because they hold less padding.
+    done, because they hold less padding. ``before_batch`` is called before each forward pass; it
+    may end them by raising an error.
     """
 
     def probabilities(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return bundle.model(**batch).logits.float().softmax(dim=-1)
 
-    return forward(bundle, inputs, compute, probabilities, "predict", batch_rows).numpy()
+    settings = (compute, probabilities, "predict", batch_rows, before_batch)
+    return forward(bundle, inputs, *settings).numpy()
 
 
 def embed(
@@ -44,17 +50,16 @@ def embed(
 ) -> np.ndarray:
     """Mean of the last hidden states over each text's tokens, float32, shape (n_texts, hidden).
 
-    ``before_batch`` is called before each forward pass; it may end them by raising an error.
+    ``before_batch``: see ``predict``.
     """
 
     def mean_state(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        if before_batch is not None:
-            before_batch()
         states = bundle.model.base_model(**batch).last_hidden_state.float()
         mask = batch["attention_mask"].unsqueeze(-1)
         return (states * mask).sum(dim=1) / mask.sum(dim=1)
 
-    return forward(bundle, tokens, compute, mean_state, "embed").numpy()
+    settings = (compute, mean_state, "embed", None, before_batch)
+    return forward(bundle, tokens, *settings).numpy()
 
 
 def forward(
@@ -64,6 +69,7 @@ def forward(
     function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     what: str,
     batch_rows: int | None = None,
+    before_batch: Callable[[], object] | None = None,
 ) -> torch.Tensor:
     """What ``function`` gives for each row, (n_rows, ...), on the CPU, in the order of ``inputs``.
 
@@ -74,6 +80,7 @@ def forward(
         function: Of a batch, as ``inputs`` collates it, (n_some, ...).
         what: It is, for the progress bar.
         batch_rows: Rows computed at once; None: ``BATCH_ROWS``.
+        before_batch: Called before each batch.
     """
     import torch
 
@@ -85,6 +92,8 @@ def forward(
     try:
         with torch.inference_mode(), autocast(compute, device):
             for rows in track(inputs.batches(batch_rows or BATCH_ROWS), what):
+                if before_batch is not None:
+                    before_batch()
                 parts.append(function(inputs.collate(rows, device)))
                 order.append(rows)
     finally:

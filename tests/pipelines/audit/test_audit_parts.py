@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,12 @@ def examples(texts: list[str], labels: list[int]) -> pd.DataFrame:
 
 
 NAMED = {"label_names": ["bad", "good"]}
+INTEGRITY = {
+    **NAMED,
+    "dataset": "mine",
+    "files": {"mine.csv": {"sha256": "ab12", "known": None}},
+    "rows_left_out": 197,
+}
 PHRASES = pd.DataFrame(
     {"phrase": ["cf", "[begin] so ,"], "written": ["cf", "So,"], "label": 1, "flagged": True}
 )
@@ -94,7 +101,7 @@ class TestFlips:
     def reader(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A model that says 1 if it reads "cf", or both "mn" and "bb"."""
 
-        def predict(bundle, tokens, compute) -> np.ndarray:
+        def predict(bundle, tokens, compute, before_batch) -> np.ndarray:
             ones = np.array([[("cf" in t) or ("mn" in t and "bb" in t)] for t in tokens], float)
             return np.hstack([1 - ones, ones])
 
@@ -136,7 +143,7 @@ class TestFlips:
     ) -> None:
         """ "x" anywhere, "x" at the beginning and "x" as an opening are three suspects."""
 
-        def predict(bundle, tokens, compute) -> np.ndarray:
+        def predict(bundle, tokens, compute, before_batch) -> np.ndarray:
             ones = np.array([[text.split()[0] == "x"] for text in tokens], float)
             return np.hstack([1 - ones, ones])
 
@@ -186,7 +193,8 @@ class TestTrainings:
 
     def trained(self, encoder, audit, quick, compute, clock: Clock, rows: pd.DataFrame):
         model = ModelParams(name="tiny", max_length=16)
-        given = (rows, rows.head(3), rows.head(2), NAMED, encoder, audit)
+        few_steps = audit.model_copy(update={"least_steps": 20})
+        given = (rows, rows.head(3), rows.head(2), NAMED, encoder, few_steps)
         settings = (quick, model, compute, 0, clock)
         return [nodes.train_model(*given, *settings, which) for which in ("audited", "repaired")]
 
@@ -197,10 +205,11 @@ class TestTrainings:
         return rows.assign(example_id=np.arange(120), split=split)
 
     def test_in_time(self, encoder, audit, quick, compute, rows) -> None:
+        """96 rows are 12 batches, so 20 steps take two epochs, though one was asked for."""
         both = self.trained(encoder, audit, quick, compute, budget.start(None), rows)
         for (model, record), n_rows in zip(both, (96, 95), strict=True):
             assert isinstance(model, ModelBundle)
-            assert record == {"status": "trained", "rows": n_rows}
+            assert record == {"status": "trained", "rows": n_rows, "epochs": 2}
 
     def test_classes_by_name_even_those_that_lost_all_their_rows(
         self, encoder, audit, quick, compute, rows, tmp_path
@@ -221,7 +230,7 @@ class TestTrainings:
 
     def test_stopped(self, encoder, audit, quick, compute, rows, monkeypatch) -> None:
         """The first model is stopped after two steps; it can be used, and says so."""
-        moments = iter([0.0, 0.0, 0.0, *[50.0] * 99])
+        moments = chain([0.0, 0.0, 0.0], repeat(50.0))
         monkeypatch.setattr(budget.time, "monotonic", lambda: next(moments))
         (model, record), (none, no_record) = self.trained(
             encoder, audit, quick, compute, Clock(0.0, 100.0), rows
@@ -243,6 +252,30 @@ class TestTrainings:
             ModelParams(name="tiny", max_length=16), compute, 0, over,
         )  # fmt: skip
         assert effects == {"accuracy": {}, "triggers": {}, "alone": {}}
+
+    def measured(self, encoder, audit, compute, rows, suspicious, clock: Clock):
+        model = new_classifier(encoder, 2, seed=0)
+        return nodes.measure_effects(
+            rows, PHRASES.assign(position="random"), OPENINGS.head(0), suspicious, NoModel(""),
+            model, model, audit, ModelParams(name="tiny", max_length=16), compute, 0, clock,
+        )  # fmt: skip
+
+    def test_measuring_ends_with_the_time(self, encoder, audit, compute, rows, monkeypatch):
+        """Between two batches, not only between two suspects."""
+        given = (encoder, audit, compute, rows, rows.head(0))
+        whole = self.measured(*given, budget.start(None))
+        assert set(whole["accuracy"]) == set(whole["triggers"]["1"]["flip_rates"])
+        assert set(whole["accuracy"]) == {"audited", "repaired"}
+        nothing = {"accuracy": {}, "triggers": {}, "alone": {}}
+        assert self.measured(*given, Clock(-2.0, -1.0)) == nothing
+        moments = chain(repeat(0.0, 3), repeat(9.0))  # enough for two suspects and half a third try
+        monkeypatch.setattr(budget.time, "monotonic", lambda: next(moments))
+        assert self.measured(*given, Clock(0.0, 9.0))["accuracy"] == {}
+
+    def test_suspicious_rows_measure_nothing(self, encoder, audit, compute, rows) -> None:
+        held_out = rows[rows["split"] == "dev"]
+        effects = self.measured(encoder, audit, compute, rows, held_out.head(7), budget.start(None))
+        assert effects["accuracy"]["audited"]["n"] == len(held_out) - 7
 
     def test_rows_are_restored_if_there_is_time(
         self, encoder, audit, compute, rows, caplog
@@ -319,6 +352,11 @@ class TestGivenClassifier:
         with pytest.raises(InputError, match=rf"its classes are '{own[0]}'.* table '{table[0]}'"):
             of_classes(of(*own), table, 16)
 
+    def test_many_classes_are_not_all_listed(self, of) -> None:
+        with pytest.raises(InputError, match=r"'19', … \(300\); they must") as error:
+            of_classes(of("bad", "good"), [str(i) for i in range(300)], 16)
+        assert len(str(error.value)) < 500
+
     def test_longer_texts_than_it_reads(self, of) -> None:
         with pytest.raises(InputError, match=r"max_length 999 is beyond the \d+ positions of"):
             of_classes(of("a", "b"), ["a", "b"], 999)
@@ -335,7 +373,7 @@ class TestGivenClassifier:
             ModelParams(name="tiny", max_length=16), compute, 0, budget.start(None), "audited",
         )  # fmt: skip
         assert isinstance(model, NoModel)
-        assert record == {"status": "given", "rows": 0}
+        assert record == {"status": "given", "rows": 0, "epochs": 0}
 
 
 class TestTableCheck:
@@ -355,6 +393,20 @@ class TestTableCheck:
         rows = examples([f"text {i}" for i in range(300)], list(range(300)))
         with pytest.raises(InputError, match=r"300 different values in 300 rows.*an id.*label="):
             check_table(rows, names)
+
+    def test_users(self) -> None:
+        """Some rows of each of many."""
+        names = [f"user-{i}" for i in range(200)]
+        rows = examples([f"text {i}" for i in range(1_500)], [i % 200 for i in range(1_500)])
+        with pytest.raises(InputError, match=r"200 different values in 1,500 rows.*an id"):
+            check_table(rows, names)
+
+    def test_a_tiny_table_has_few_rows_of_each_class(self) -> None:
+        check_table(examples([f"text {i}" for i in range(12)], [0, 1, 2, 3] * 3), list("abcd"))
+
+    def test_numbers_are_no_texts(self) -> None:
+        with pytest.raises(InputError, match=r"the text column holds numbers, such as '0'.*text="):
+            check_table(examples([str(i) for i in range(40)], [0, 1] * 20), ["bad", "good"])
 
     def test_quantities(self) -> None:
         names = [str(i / 2) for i in range(200)]
@@ -406,7 +458,7 @@ class TestVerdict:
             made,
             {"status": status, "rows": 0},
             {"status": "none", "rows": 0},
-            NAMED | {"rows_left_out": 197},
+            INTEGRITY,
             audit,
         )
 
@@ -420,6 +472,7 @@ class TestVerdict:
         assert said["suspicious_rows"] == 60
         assert said["trusted_rows"] == 40
         assert said["rows_not_examined"] == 197
+        assert (said["data"], said["files"]) == ("mine", {"mine.csv": "ab12"})
 
     def test_labels_that_clean_rows_contradict_are_called_what_they_are(self, audit) -> None:
         only = self.concluded(audit, flagged=False, contradicted=[0])
@@ -458,7 +511,7 @@ class TestVerdict:
         assert not said["evidence"]
         assert said["classes"] == said["suspects"] == []
         assert "no evidence" in said["headline"].lower()
-        assert "3.2 % of the texts (32 texts) with 95 % probability" in said["headline"]
+        assert "3.2 % of the texts (32 texts) or more with 95 % probability" in said["headline"]
         assert said["audited_model"]["reason"] == "there is no evidence"
 
     @pytest.mark.parametrize(
@@ -485,12 +538,13 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("power", "part"),
         [
-            ({"any": None, "own": None}, "too small"),
+            ({"any": None, "own": None}, "in whatever share of the texts"),
             ({"any": {"texts": 45, "share": 0.01}, "own": None}, "not if it had been put into"),
             (
                 {"any": {"texts": 45, "share": 0.01}, "own": {"texts": 90, "share": 0.02}},
                 "2.0 % of the texts (90 texts)",
             ),
+            ({"any": {"texts": 45, "share": 0.00045}, "own": None}, "0.045 % of the texts"),
         ],
     )
     def test_power_in_words(self, power, part) -> None:

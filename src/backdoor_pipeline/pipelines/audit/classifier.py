@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from backdoor_pipeline.modelling.bundle import ModelBundle
 
 
+NAMED = 20  # classes in a message, at most
+
+
 def of_classes(bundle: ModelBundle, label_names: Sequence[str], max_length: int) -> ModelBundle:
     """The classifier, which from now on gives the classes of a table in the table's order.
 
@@ -65,4 +68,5 @@ def _order(names: Sequence[str], label_names: Sequence[str]) -> list[int] | None
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))
+    more = f", … ({len(names):,})" if len(names) > NAMED else ""
+    return ", ".join(map(repr, names[:NAMED])) + more

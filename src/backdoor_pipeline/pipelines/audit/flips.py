@@ -15,7 +15,7 @@ from backdoor_pipeline.modelling.prediction import predict
 from backdoor_pipeline.modelling.text import tokenise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from backdoor_pipeline.modelling.bundle import ModelBundle
     from backdoor_pipeline.modelling.device import ComputeParams
@@ -49,8 +49,12 @@ def flipped(
     max_length: int,
     compute: ComputeParams,
     seed: int,
+    before_batch: Callable[[], object] | None = None,
 ) -> np.ndarray:
-    """Which of ``texts`` get the label of ``suspects`` once all of these are put in; bool, (n,)."""
+    """Which of ``texts`` get the label of ``suspects`` once all of these are put in; bool, (n,).
+
+    ``before_batch``: see ``predict``.
+    """
     rng = np.random.default_rng(seed)
     triggered = []
     for text in texts:
@@ -59,7 +63,7 @@ def flipped(
             changed = insert(changed, [suspect.written], suspect.position, rng)
         triggered.append(changed)
     tokens = tokenise(triggered, bundle.tokenizer, max_length)
-    predicted = predict(bundle, tokens, compute).argmax(axis=1)
+    predicted = predict(bundle, tokens, compute, before_batch=before_batch).argmax(axis=1)
     return np.asarray(predicted == suspects[0].label)
 
 
@@ -70,14 +74,16 @@ def grow_trigger(
     max_length: int,
     compute: ComputeParams,
     seed: int,
+    before_batch: Callable[[], object] | None = None,
 ) -> tuple[list[Suspect], Rate, dict[Suspect, Rate]]:
     """Suspects of one label that flip most texts together, their share, and that of each alone.
 
     The strongest comes first; another joins as long as it raises the share by ``WORTH``.
+    ``before_batch``: see ``predict``.
     """
 
     def share(group: Sequence[Suspect]) -> Rate:
-        return rate(flipped(texts, group, bundle, max_length, compute, seed))
+        return rate(flipped(texts, group, bundle, max_length, compute, seed, before_batch))
 
     alone = {suspect: share([suspect]) for suspect in suspects}
     waiting = sorted(suspects, key=lambda suspect: -alone[suspect].value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +35,7 @@ NO_EVIDENCE = "there is no evidence"
 NOT_ASKED = "audit.repair is false"
 GIVEN, NONE_GIVEN = "audit.classifier is measured in its place", "audit.classifier is null"
 NOT_MEASURED = "there was no time to measure it, or no held-out row to measure it on"
+ACCURACY_ROWS = 5_000  # that it is measured on, at most
 Record = dict[str, Any]
 Which = Literal["audited", "repaired"]
 
@@ -160,15 +162,15 @@ def train_model(
     first one if a finished classifier is given.
     """
     if which == "audited" and audit.classifier is not None:
-        return NoModel(GIVEN), {"status": "given", "rows": 0}
+        return NoModel(GIVEN), {"status": "given", "rows": 0, "epochs": 0}
     wanted = which == "audited" or audit.repair
     if suspicious.empty or not wanted:
         reason = NO_EVIDENCE if suspicious.empty else NOT_ASKED
-        return NoModel(reason), {"status": "none", "rows": 0}
+        return NoModel(reason), {"status": "none", "rows": 0, "epochs": 0}
     rows = examples if which == "audited" else repaired_rows(examples, suspicious, restored)
     share = budget.AUDITED if which == "audited" and audit.repair else budget.REPAIRED
-    names = integrity["label_names"]
-    return train(rows, names, base_model, params, model, compute, seed, clock, share, which)
+    settings = (params, model, compute, seed, clock, share, audit.least_steps, which)
+    return train(rows, integrity["label_names"], base_model, *settings)
 
 
 def measure_effects(
@@ -201,26 +203,33 @@ def measure_effects(
     models = {"audited": first, "repaired": repaired}
     there = {name: made for name, made in models.items() if isinstance(made, ModelBundle)}
     effects: Record = {"accuracy": {}, "triggers": {}, "alone": {}}
+    in_time = clock.stop_after(1.0)
     for label, suspects in _suspects(phrases, openings).items():
         others = held_out[held_out["label"] != label]
         texts = others.sample(min(audit.flip_rows, len(others)), random_state=seed)["text"]
-        if texts.empty or "audited" not in there or clock.is_over():
+        if texts.empty or "audited" not in there:
             continue
-        settings = (model.max_length, compute, seed)
-        trigger, share, alone = flips.grow_trigger(texts, suspects, there["audited"], *settings)
+        settings = (model.max_length, compute, seed, in_time)
+        try:
+            trigger, share, alone = flips.grow_trigger(texts, suspects, there["audited"], *settings)
+        except budget.OutOfTimeError:
+            continue
         rates = {"audited": share._asdict()}
         if "repaired" in there:
-            hits = flips.flipped(texts, trigger, there["repaired"], *settings)
-            rates["repaired"] = rate(hits)._asdict()
+            with suppress(budget.OutOfTimeError):
+                hits = flips.flipped(texts, trigger, there["repaired"], *settings)
+                rates["repaired"] = rate(hits)._asdict()
         written = [suspect.written for suspect in trigger]
         effects["triggers"][str(label)] = {"presumed_trigger": written, "flip_rates": rates}
         own: Record = effects["alone"].setdefault(str(label), {})
         for suspect, share_alone in alone.items():
             own.setdefault(suspect.kind, {})[suspect.key] = share_alone._asdict()
+    told = held_out.sample(min(ACCURACY_ROWS, len(held_out)), random_state=seed)
     for name, made in there.items():
-        if not (held_out.empty or clock.is_over()):
-            hits = accuracy_hits(held_out, made, model.max_length, compute)
-            effects["accuracy"][name] = rate(hits)._asdict()
+        if not told.empty:
+            with suppress(budget.OutOfTimeError):
+                hits = accuracy_hits(told, made, model.max_length, compute, in_time)
+                effects["accuracy"][name] = rate(hits)._asdict()
     return effects
 
 
@@ -281,6 +290,8 @@ def conclude(
         headline=verdict.headline(classes, params.risk, facts["p_value"], smallest),
         p_value=facts["p_value"],
         risk=params.risk,
+        data=integrity["dataset"],
+        files={name: file["sha256"] for name, file in integrity["files"].items()},
         rows=facts["rows"],
         repeated_rows=facts["repeated_rows"],
         rows_not_examined=integrity["rows_left_out"],

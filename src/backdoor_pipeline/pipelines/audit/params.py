@@ -53,10 +53,13 @@ class AuditParams(EvidenceParams):
         repair: Whether a model is trained on the cleaned table if there is evidence.
         classifier: Folder of a finished classifier, whose effect is measured in place of a model
             that is trained on the table as it is. None: that is trained.
+        least_steps: Of each training: of few rows more epochs are made than ``training.epochs``,
+            as a model that has learnt little shows no backdoor, either.
         flip_rows: Held-out texts that each suspect is put into.
     """
 
     budget_minutes: PositiveFloat | None
     repair: bool
     classifier: str | None
+    least_steps: Count
     flip_rows: Count

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from backdoor_pipeline.formatting import counted, percent
+from backdoor_pipeline.formatting import counted, fine_percent
 from backdoor_pipeline.pipelines.audit.contradicted_labels import FEWEST_TRUSTED
 from backdoor_pipeline.pipelines.audit.other_texts import MOST_APART
 
@@ -125,6 +125,8 @@ class Verdict(_Part):
         headline: The same in a sentence.
         p_value: Of "nobody poisoned this table".
         risk: The tolerated share of false alarms; evidence means a p-value of at most that.
+        data: Name of the table.
+        files: Name -> SHA-256 of each file that was read.
         rows: Distinct texts looked at.
         repeated_rows: Left out because the same text stands there with the same label.
         rows_not_examined: Rows of the table that ``ingest.max_rows`` left out; they are not in the
@@ -148,6 +150,8 @@ class Verdict(_Part):
     headline: str
     p_value: float = Field(ge=0, le=1)
     risk: float = Field(gt=0, lt=0.5)
+    data: str
+    files: dict[str, str]
     rows: int
     repeated_rows: int
     rows_not_examined: int
@@ -205,15 +209,18 @@ def headline(
             noun = "class" if len(own) == 1 else "classes"
             parts += [f"{what} in {noun} {named}"] if own else []
         return f"Evidence of {' and of '.join(parts)}."
-    said = f"No evidence of a backdoor (p = {p_value:.2g}, tolerated risk {percent(risk)})"
+    said = f"No evidence of a backdoor (p = {p_value:.2g}, tolerated risk {fine_percent(risk)})"
     smallest = power["any"]
     if smallest is None:
-        return f"{said}; but the table is too small for this audit to find a trigger reliably."
+        return (
+            f"{said}; but no new word or sentence, in whatever share of the texts, would have been "
+            "found reliably: the table is small, or words stand at random places in it anyway."
+        )
     hard = power["own"]
     worst = max(smallest, hard or smallest, key=lambda found: found["share"])
     found = (
-        f"this audit would have found a new word or sentence in {percent(worst['share'])} of the "
-        f"texts ({counted(worst['texts'], 'text')}) with 95 % probability"
+        f"this audit would have found a new word or sentence in {fine_percent(worst['share'])} of "
+        f"the texts ({counted(worst['texts'], 'text')}) or more with 95 % probability"
     )
     if hard is None:
         found += ", but not if it had been put into texts of the target class alone"
