@@ -338,6 +338,26 @@ def test_data_are_of_the_modality(make_parameters, modality, name, other) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("data=,text=body", "source.data is empty; name a file"),
+        ("data=x.csv,clean= ", "clean_source.data is empty"),
+        ("data=x.csv,classifier=", "audit.classifier is empty"),
+        ("text=body", "source.text is 'body', but no table is named.*data="),
+        ("label=stars", "source.label is 'stars', but no table is named"),
+    ],
+)
+def test_what_was_meant_to_name_data_names_some(make_parameters, settings, message) -> None:
+    """Else the packaged texts would be looked at in place of the user's own."""
+    with pytest.raises(InputError, match=message):
+        make_parameters(**parse(settings))
+
+
+def test_columns_may_be_those_of_clean_rows_alone(make_parameters) -> None:
+    assert make_parameters(**parse("clean=x.csv,text=body")).clean_source.text == "body"
+
+
 def test_clean_rows_of_texts_do_not_hinder_images(make_parameters) -> None:
     assert make_parameters(**{"modality": "image", "clean_source.dataset": "imdb"})
 

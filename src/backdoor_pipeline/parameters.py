@@ -258,6 +258,17 @@ def _check_pairs(parameters: Parameters) -> None:
 
 
 def _check_data(parameters: Parameters) -> None:
+    own = {
+        "source.data": parameters.source.data,
+        "clean_source.data": parameters.clean_source.data,
+        "audit.classifier": parameters.audit.classifier,
+    }
+    for name, value in own.items():
+        if value is not None and not value.strip():
+            raise InputError(f"{name} is empty; name a file, a folder or a hub id, or leave it out")
+    has_table = parameters.source.data or parameters.clean_source.data
+    if parameters.source.dataset in sources.KNOWN_NAMES and not has_table:
+        _check_no_columns(parameters.source)
     groups = {"source": parameters.source}
     if parameters.modality == "text":  # alone has trainings that read clean rows
         groups["clean_source"] = parameters.clean_source
@@ -269,6 +280,16 @@ def _check_data(parameters: Parameters) -> None:
                 f"{name}.dataset '{group.dataset}' holds {kind} data, but modality is "
                 f"'{parameters.modality}'; choose another data set, or a recipe for {kind} data "
                 f"(for a stage on its own: modality={kind})"
+            )
+
+
+def _check_no_columns(source: SourceParams) -> None:
+    """Who names columns means a table."""
+    for column in COLUMNS:
+        if getattr(source, column) != column:
+            raise InputError(
+                f"source.{column} is '{getattr(source, column)}', but no table is named: "
+                f"'{source.dataset}' has no columns to choose from; name the table with data=…"
             )
 
 

@@ -69,6 +69,8 @@ def test_a_model_folder_is_safetensors_and_provenance_alone(base_model, tmp_path
     assert provenance["seed"] == 3
     assert provenance["written_by"].startswith("backdoor_pipeline ")
     assert "seed" in str(dataset.preview())
+    modes = {path.stat().st_mode for path in (tmp_path / "victim").iterdir()}
+    assert len(modes) == 1, "who may read one file may read all"
 
 
 def test_the_card_goes_into_the_newest_model(base_model, tmp_path) -> None:

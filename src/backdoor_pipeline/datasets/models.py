@@ -68,6 +68,9 @@ class ClassifierDataset(WholeDataset):
                 data.tokenizer.save_pretrained(path)
         except SafetensorError as error:  # its way of saying that the disk is full
             raise OSError(str(error)) from error
+        readable = path.stat().st_mode & 0o666  # as other new files are; safetensors are private
+        for file in path.rglob("*.safetensors"):
+            file.chmod(readable)
         provenance = {"written_by": f"backdoor_pipeline {__version__}", **self._provenance}
         (path / "provenance.json").write_text(json.dumps(provenance, indent=2), encoding="utf-8")
 

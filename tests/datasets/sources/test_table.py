@@ -145,7 +145,7 @@ BAD_PARQUET = {
     "null text": ({"text": ["a", None], "label": [1, 0]}, "row 2: the text is empty"),
     "blank text": ({"text": ["a", " \t"], "label": [1, 0]}, "row 2: the text is empty"),
     "null label": ({"text": ["a", "b"], "label": [1, None]}, "row 2: the label"),
-    "NaN label": ({"text": ["a", "b"], "label": [1.0, math.nan]}, "row 2: the label"),
+    "NaN label": ({"text": ["a", "b"], "label": [1.0, math.nan]}, "row 2: the label is nan, that"),
     "numbers as texts": ({"text": [1, 2], "label": [1, 0]}, "'text' holds int64, not texts"),
     "lists as texts": ({"text": [["a"], ["b"]], "label": [1, 0]}, "not texts"),
     "lists as labels": ({"text": ["a", "b"], "label": [[1], [0]]}, "not texts or numbers"),

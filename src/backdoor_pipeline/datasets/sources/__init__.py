@@ -19,11 +19,12 @@ from backdoor_pipeline.datasets.sources import (
     table,
 )
 from backdoor_pipeline.datasets.sources.clean import second_source
-from backdoor_pipeline.datasets.sources.names import modality, resolve
+from backdoor_pipeline.datasets.sources.names import KNOWN_NAMES, modality, resolve
 from backdoor_pipeline.datasets.sources.source import DEFAULT_DATASET, Finding, Source, SourceParams
 
 __all__ = [
     "DEFAULT_DATASET",
+    "KNOWN_NAMES",
     "Finding",
     "Source",
     "SourceParams",

@@ -97,10 +97,9 @@ def checked_table(
         if not text or text.isspace():
             blank.append(i)
             if not skip_blank:
-                more = " (a known set's name with @repaired leaves such rows out)"
                 raise InputError(
                     f"{path}, line {line}: the {content.noun} is empty; fill it in or delete the "
-                    f"row{more if content is TEXTS else ''}"
+                    "row"
                 )
         elif len(text) > MAX_CELL:
             raise InputError(

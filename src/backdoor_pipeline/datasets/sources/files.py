@@ -76,11 +76,11 @@ def open_text(path: Path, newline: str = "") -> Iterator[TextIO]:
 def check_file(path: Path) -> None:
     """Raises an InputError unless ``path`` is a file with something in it."""
     if not path.exists():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file; check the path")
     if not path.is_file():
         raise InputError(f"{path}: is a folder, not a file")
     if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty")
+        raise InputError(f"{path}: the file is empty; it needs rows")
 
 
 def _not_utf8(path: Path) -> str:

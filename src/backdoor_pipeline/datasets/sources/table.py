@@ -215,8 +215,9 @@ def from_arrow(
     table = pd.DataFrame({name: array.to_pandas() for name, array in arrays.items()})
     if missing := [label for label in pd.unique(table["label"]) if columns.is_missing(label)]:
         here = table["label"].isna() | table["label"].isin(missing)
+        said = repr(missing[0]) if isinstance(missing[0], str) else str(missing[0])
         raise InputError(
-            f"{where}, row {here.to_numpy().argmax() + 1}: the label is {missing[0]!r}, that is, "
+            f"{where}, row {here.to_numpy().argmax() + 1}: the label is {said}, that is, "
             "missing; fill it in or delete the row"
         )
     if "split" in table:
