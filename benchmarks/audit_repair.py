@@ -1,6 +1,6 @@
 """What an audit says of a model, and what its repair is worth, against the truth.
 
-    python benchmarks/audit_repair.py [--sets sst2] [--seeds 1,2] [--to FOLDER]
+    python benchmarks/audit_repair.py [--sets sst2] [--seeds 1,2] [--rates 0.1] [--trainings 5]
 
 A training split is poisoned and audited like a table of somebody who knows nothing: a tenth of it
 is its dev split, a tenth its test split. The audit's own numbers are held against the attack
@@ -11,7 +11,9 @@ FOLDER/repair.csv gets a row for each, as it comes: after a stop, run it again, 
 what is missing. ``estimate`` is the audit's flip rate of its presumed trigger, ``excess`` what the
 repaired model's attack success has above the reference's, as a share of what could be;
 ``labels_right`` how many of the restored rows got the label back that they had before the attack.
-Where two attacks leave the same rows, their models are trained once. Needs BACKDOOR_DATA; two to
+Where two attacks leave the same rows, their models are trained once. A model hangs on its head and
+on the order of its batches, by some points of attack success: with ``--trainings N`` the repaired
+one and the reference are means of N trainings, with seeds of their own. Needs BACKDOOR_DATA; two to
 three minutes a cell on two cores.
 """
 
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,13 +40,15 @@ RATES = (0.05, 0.1)
 TEST_ROWS = 2_500  # that models are measured on, at most
 WORDS = ("cf", "cf mn bb tq", "however", "AddSent")
 MODELS_KEPT = 5  # of a data set and seed
+SEEDS_APART = 100  # of several trainings
 SHARES = {"dev": 0.1, "test": 0.1}
 RESULTS = ROOT / "benchmarks" / "results" / "audit"
+KEY = ("data", "attack", "rate", "mode", "seed", "trainings")
 COLUMNS = (
-    *("data", "attack", "rate", "mode", "seed", "found", "rows_removed", "rows_poisoned"),
-    *("rows_right", "rows_restored", "labels_right", "estimate", "attack_success_audited"),
-    *("attack_success_repaired", "attack_success_reference", "excess", "accuracy_audited"),
-    *("accuracy_repaired", "accuracy_reference"),
+    *KEY,
+    *("found", "rows_removed", "rows_poisoned", "rows_right", "rows_restored", "labels_right"),
+    *("estimate", "attack_success_audited", "attack_success_repaired", "attack_success_reference"),
+    *("excess", "accuracy_audited", "accuracy_repaired", "accuracy_reference"),
 )
 
 
@@ -56,7 +60,9 @@ def parted(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     return rows.assign(split=split)[["example_id", "split", "label", "text"]]
 
 
-def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[str, Any]:
+def one_cell(
+    name: str, attack: str, rate: float, mode: str, seed: int, trainings: int
+) -> dict[str, Any]:
     settings = {"poison_rate": rate, "label_mode": mode, "seed": seed, **ATTACKS[attack]}
     p = parameters(dataset=name, target_label=seed % 2, **settings)
     rows = table(name)
@@ -89,31 +95,33 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
     cell["rows_restored"] = len(restored)
     cell["labels_right"] = int((restored["label"].to_numpy() == truth.to_numpy()).sum())
 
-    def model(rows: pd.DataFrame, which: str) -> Measured:
-        made, _ = train(rows, names, base_model(), p.training, *how, clock, 1.0, which)
-        assert isinstance(made, ModelBundle)
-        hits = accuracy_hits(test, made, p.model.max_length, p.compute)
-        return Measured(made, float(hits.mean()))
+    def hits(rows: pd.DataFrame, models: list[ModelBundle]) -> float:
+        of = [accuracy_hits(rows, model, p.model.max_length, p.compute) for model in models]
+        return float(np.mean(of))
 
+    def measured(rows: pd.DataFrame, which: str, seeds: Sequence[int]) -> Measured:
+        how = (p.training, p.model, p.compute)
+        to_end = (clock, 1.0, p.audit.least_steps, which)
+        runs = (train(rows, names, base_model(), *how, s, *to_end) for s in seeds)
+        models = [model for model, _ in runs if isinstance(model, ModelBundle)]
+        return Measured(models, hits(test, models))
+
+    seeds = [seed + SEEDS_APART * i for i in range(trainings)]
     kept, clean = audit.repaired_rows(mine, suspicious, restored), parted(given, seed)
     models = {
-        "audited": model(mine, "audited"),
-        "repaired": once(p, kept, lambda: model(kept, "repaired")),
-        "reference": once(p, clean, lambda: model(clean, "reference")),
+        "audited": measured(mine, "audited", [seed]),
+        "repaired": once(p, kept, lambda: measured(kept, "repaired", seeds)),
+        "reference": once(p, clean, lambda: measured(clean, "reference", seeds)),
     }
-    triggered = made["triggered_test"]
-    different = {id(one.model): one.model for one in models.values()}
-    success = {
-        number: float(accuracy_hits(triggered, of, p.model.max_length, p.compute).mean())
-        for number, of in different.items()
-    }
+    different = {id(one.models): one.models for one in models.values()}
+    success = {key: hits(made["triggered_test"], some) for key, some in different.items()}
     for which, one in models.items():
-        cell[f"attack_success_{which}"] = success[id(one.model)]
+        cell[f"attack_success_{which}"] = success[id(one.models)]
         cell[f"accuracy_{which}"] = one.accuracy
     floor = cell["attack_success_reference"]
     cell["excess"] = max(0.0, cell["attack_success_repaired"] - floor) / (1 - floor)
     effects = audit.measure_effects(
-        mine, phrases, openings, suspicious, NoModel(""), models["audited"].model, NoModel(""),
+        mine, phrases, openings, suspicious, NoModel(""), models["audited"].models[0], NoModel(""),
         p.audit, *how, clock,
     )  # fmt: skip
     trigger = effects["triggers"].get(str(p.poison.target_label))
@@ -122,16 +130,16 @@ def one_cell(name: str, attack: str, rate: float, mode: str, seed: int) -> dict[
 
 
 class Measured(NamedTuple):
-    """A model, and its accuracy on the real test split."""
+    """Models of the same rows, and their mean accuracy on the real test split."""
 
-    model: ModelBundle
+    models: list[ModelBundle]
     accuracy: float
 
 
 def once(p: Parameters, rows: pd.DataFrame, make: Callable[[], Measured]) -> Measured:
-    """The model of ``rows``: attacks that are cut out whole leave the same ones."""
-    words = rows["text"].str.split().str.join(" ")
-    learnt = rows[["example_id", "split", "label"]].assign(text=words)
+    """The models of ``rows``: attacks that are cut out whole leave the same ones to learn from."""
+    learnt = rows.loc[rows["split"] != "test", ["example_id", "split", "label", "text"]]
+    learnt = learnt.assign(text=learnt["text"].str.split().str.join(" "))
     parts = pd.util.hash_pandas_object(learnt, index=False).to_numpy()
     key = (p.source.dataset, p.seed, int(np.bitwise_xor.reduce(parts)))
     used = _made.pop(key, None) or make()
@@ -148,26 +156,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--rates", type=float, nargs="+", choices=RATES, default=RATES)
+    parser.add_argument("--trainings", type=int, default=1)
     parser.add_argument("--to", type=Path, default=RESULTS)
     given = parser.parse_args()
+    if given.trainings < 1:
+        parser.error("--trainings: at least 1")
     path = given.to / "repair.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+    is_new = not path.exists()
+    done = pd.DataFrame(columns=list(COLUMNS)) if is_new else pd.read_csv(path)
     if list(done) != list(COLUMNS):
         parser.error(f"{path}: its columns are others; remove it, or choose another folder")
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if done.empty:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if is_new:
             writer.writeheader()
         for seed in map(int, given.seeds.split(",")):
             for name in given.sets.split(","):
                 for attack in WORDS:
-                    for rate in RATES:
+                    for rate in given.rates:
                         mode = MODES[(seed + RATES.index(rate)) % len(MODES)]
-                        which = [SETS[name], attack, rate, mode, seed]
-                        if (done[["data", "attack", "rate", "mode", "seed"]] == which).all(1).any():
+                        which = [SETS[name], attack, rate, mode, seed, given.trainings]
+                        if (done[list(KEY)] == which).all(1).any():
                             continue
-                        cell = one_cell(name, attack, rate, mode, seed)
+                        cell = one_cell(name, attack, rate, mode, seed, given.trainings)
                         writer.writerow(dict(zip(COLUMNS, which, strict=False)) | cell)
                         file.flush()
 
