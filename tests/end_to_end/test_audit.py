@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +17,7 @@ from tiny import ROOT, planted, save_tiny_model, written
 pytestmark = pytest.mark.slow
 
 NAMES = ['schlecht, "faul"', "gut"]
+FIVE = ["übel 👎", "schlecht", 'mäßig, "na ja"', "gut", "groß 🎉"]
 EVIDENCE = 3
 NOTEBOOK = ROOT / "notebooks" / "02_audit_your_data.ipynb"
 
@@ -25,7 +28,13 @@ def audited(project_run, tmp_path_factory):
     inputs = tmp_path_factory.mktemp("audit")
     model = save_tiny_model(inputs / "tiny-bert")
 
-    def audit(rows: pd.DataFrame, text: str = "body", label: str = "stars", **changes: object):
+    def audit(
+        rows: pd.DataFrame,
+        text: str = "body",
+        label: str = "stars",
+        names: Sequence[str] = NAMES,
+        **changes: object,
+    ):
         folder = tmp_path_factory.mktemp("audited")
         path = folder / "reviews.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -33,7 +42,7 @@ def audited(project_run, tmp_path_factory):
             writer.writerow(["id", "stars", "body", "note"])
             for row in rows.itertuples():
                 said = f'{row.text} 😀, "ü"' if row.Index % 9 == 0 else row.text
-                writer.writerow([row.Index, NAMES[row.label], said, "x,y"])
+                writer.writerow([row.Index, names[row.label], said, "x,y"])
         settings = {
             "data": path,
             "text": text,
@@ -197,6 +206,43 @@ def test_a_clean_table_is_exit_code_0_and_trains_nothing(audited) -> None:
     assert len(pd.read_csv(cleaned)) == len(pd.read_csv(path)) - left_out
     assert said["audited_model"]["status"] == "none"
     assert not list(run.data_dir.rglob("*.safetensors"))
+
+
+def test_five_unbalanced_classes_in_next_to_no_time(audited) -> None:
+    """The evidence is there at once; that there was no time for models is said."""
+    rows = written(3_000, n_labels=5)
+    few = rows[rows["label"] == 0].index[12:]  # a fiftieth of the others
+    rows = planted(rows.drop(index=few).reset_index(drop=True), "cf", 80, label=3)
+    run, _ = audited(rows, names=FIVE, budget_minutes=0.001)
+    assert run.returncode == EVIDENCE, run.stderr
+    said = json.loads(run.file("verdict.json").read_text(encoding="utf-8"))
+    Verdict.model_validate(said)
+    assert said["labels"] == sorted(FIVE)
+    assert [found["label"] for found in said["classes"]] == ["gut"]
+    suspicious = pd.read_parquet(run.file("suspicious_rows.parquet"))
+    assert len(suspicious) == said["suspicious_rows"] == 80
+    (cleaned,) = run.data_dir.rglob("cleaned/reviews.csv")
+    assert len(pd.read_csv(cleaned)) == len(rows) - 80
+    assert said["audited_model"]["status"] == said["repaired_model"]["status"] == "none"
+    assert "the time was over" in said["audited_model"]["reason"]
+    assert "not measured: the time was over" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([f"user-{i}" for i in range(200)], "200 different values in 1,200 rows.*an id.*label="),
+        ([str(i / 2) for i in range(200)], "200 different numbers, from .* quantity"),
+    ],
+)
+def test_labels_that_are_no_classes_are_one_clear_error(audited, names, message) -> None:
+    n_rows = 1_200 if names[0].startswith("user") else 2_400
+    rows = written(n_rows).assign(label=[i % 200 for i in range(n_rows)])
+    run, _ = audited(rows, names=names)
+    assert run.returncode == 1
+    (error,) = run.stderr[run.stderr.index("Error: ") :].strip().splitlines()
+    assert re.search(message, error), error
+    assert not list(run.data_dir.rglob("verdict.json"))
 
 
 def test_swapped_columns_are_one_clear_error_before_anything_else(audited) -> None:
