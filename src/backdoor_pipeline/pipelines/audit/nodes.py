@@ -224,11 +224,11 @@ def measure_effects(
         own: Record = effects["alone"].setdefault(str(label), {})
         for suspect, share_alone in alone.items():
             own.setdefault(suspect.kind, {})[suspect.key] = share_alone._asdict()
-    told = held_out.sample(min(ACCURACY_ROWS, len(held_out)), random_state=seed)
+    some = held_out.sample(min(ACCURACY_ROWS, len(held_out)), random_state=seed)
     for name, made in there.items():
-        if not told.empty:
+        if not some.empty:
             with suppress(budget.OutOfTimeError):
-                hits = accuracy_hits(told, made, model.max_length, compute, in_time)
+                hits = accuracy_hits(some, made, model.max_length, compute, in_time)
                 effects["accuracy"][name] = rate(hits)._asdict()
     return effects
 
