@@ -197,9 +197,9 @@ def _cut(text: str, phrases: Sequence[Sequence[str]]) -> str | None:
         if number in edges or number not in cut:
             left.append(number)
             while met := next((p for p in phrases if _ends(own, left, p, edges)), None):
-                gone = set(left[-len(met) :]) - edges
-                left = left[: -len(met)] + [n for n in left[-len(met) :] if n in edges]
-                cut |= gone
+                end = left[-len(met) :]
+                left[-len(met) :] = [edge for edge in end if edge in edges]
+                cut.update(end)
     cut -= edges
     if not cut:
         return None
