@@ -118,6 +118,15 @@ class NaturalWords:
             scores = scores - null.seam_counts * np.minimum(place.seam, null.seam)
         return float((scores.mean() - null.centre) / null.scale)
 
+    def planted_scores(self, size: int) -> np.ndarray | None:
+        """The same of triggers that stand at random places of ``size`` texts, of many such."""
+        null = self.fitting(size)
+        if null is None:
+            return None
+        n_groups = min(size, OCCURRENCES) // null.size
+        whole = len(null.inserted) // n_groups * n_groups
+        return np.asarray(null.inserted[:whole].reshape(-1, n_groups).mean(axis=1))
+
     def _look_around(self) -> list[tuple[int, np.ndarray]]:
         """Of some natural words the label they go with, and what stands around each occurrence."""
         around, words = self.surroundings, self.surroundings.words

@@ -21,7 +21,6 @@ from backdoor_pipeline.pipelines.audit.inserted_phrases import (
     shares_of_risk,
 )
 from backdoor_pipeline.pipelines.audit.natural_words import SIZES, NaturalWords
-from backdoor_pipeline.pipelines.audit.surroundings import OCCURRENCES
 
 WANTED = 0.95  # chance of being found
 MODES = ("any", "own")
@@ -61,16 +60,13 @@ def measure_power(
         for mode in MODES:
             expected = explained[own if mode == "own" else slice(None), label].mean()
             for size in SIZES:
-                null = natural.fitting(size)
-                if null is None or size > (own.sum() if mode == "own" else len(labels)):
+                scores = natural.planted_scores(size)
+                if scores is None or size > (own.sum() if mode == "own" else len(labels)):
                     continue
                 chance = 0.0
                 if size >= ties.min_count and prior**size <= ties.largest_p:
                     evidence = evidence_of_labels(size, size, prior, expected, 0.0)
                     weight = shares_of_risk(np.vstack([others, evidence]))[-1]
-                    n_groups = max(min(size, OCCURRENCES) // null.size, 1)
-                    whole = len(null.inserted) // n_groups * n_groups
-                    scores = null.inserted[:whole].reshape(-1, n_groups).mean(axis=1)
                     chance = float((norm.cdf(scores) <= risk * weight).mean())
                 rows.append([label, mode, size, size / len(labels), chance])
     return pd.DataFrame(rows, columns=["label", "mode", "texts", "share", "chance"])
