@@ -156,12 +156,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--rates", type=float, nargs="+", choices=RATES, default=RATES)
+    parser.add_argument("--rates", default=",".join(map(str, RATES)))
     parser.add_argument("--trainings", type=int, default=1)
     parser.add_argument("--to", type=Path, default=RESULTS)
     given = parser.parse_args()
     if given.trainings < 1:
         parser.error("--trainings: at least 1")
+    rates = [float(rate) for rate in given.rates.split(",")]
+    if not {*rates} <= {*RATES}:
+        parser.error(f"--rates: some of {RATES}")
     path = given.to / "repair.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
@@ -175,7 +178,7 @@ def main() -> None:
         for seed in map(int, given.seeds.split(",")):
             for name in given.sets.split(","):
                 for attack in WORDS:
-                    for rate in given.rates:
+                    for rate in rates:
                         mode = MODES[(seed + RATES.index(rate)) % len(MODES)]
                         which = [SETS[name], attack, rate, mode, seed, given.trainings]
                         if (done[list(KEY)] == which).all(1).any():

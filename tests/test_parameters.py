@@ -345,6 +345,7 @@ def test_data_are_of_the_modality(make_parameters, modality, name, other) -> Non
         ("data=x.csv,clean= ", "clean_source.data is empty"),
         ("data=x.csv,classifier=", "audit.classifier is empty"),
         ("text=body", "source.text is 'body', but no table is named.*data="),
+        ("dataset=hsol@repaired,text=body", "'body', but no table is named.*data="),
         ("label=stars", "source.label is 'stars', but no table is named"),
     ],
 )

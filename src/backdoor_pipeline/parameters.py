@@ -267,7 +267,7 @@ def _check_data(parameters: Parameters) -> None:
         if value is not None and not value.strip():
             raise InputError(f"{name} is empty; name a file, a folder or a hub id, or leave it out")
     has_table = parameters.source.data or parameters.clean_source.data
-    if parameters.source.dataset in sources.KNOWN_NAMES and not has_table:
+    if sources.is_known(parameters.source) and not has_table:
         _check_no_columns(parameters.source)
     groups = {"source": parameters.source}
     if parameters.modality == "text":  # alone has trainings that read clean rows

@@ -39,10 +39,9 @@ def examples(texts: list[str], labels: list[int]) -> pd.DataFrame:
     return pd.DataFrame({"example_id": ids, "split": "train", "label": labels, "text": texts})
 
 
-NAMED = {"label_names": ["bad", "good"]}
+NAMED = {"label_names": ["bad", "good"], "dataset": "mine"}
 INTEGRITY = {
     **NAMED,
-    "dataset": "mine",
     "files": {"mine.csv": {"sha256": "ab12", "known": None}},
     "rows_left_out": 197,
 }
@@ -376,43 +375,51 @@ class TestGivenClassifier:
         assert record == {"status": "given", "rows": 0, "epochs": 0}
 
 
+def check(rows: pd.DataFrame, label_names: list[str]) -> None:
+    check_table(rows, label_names, "mine")
+
+
 class TestTableCheck:
+    def test_the_table_is_named(self) -> None:
+        with pytest.raises(InputError, match=r"^mine: the text column"):
+            check(examples(["1", "2"], [0, 1]), ["bad", "good"])
+
     def test_classes_are_classes(self) -> None:
-        check_table(examples([f"text {i}" for i in range(40)], [0, 1] * 20), ["bad", "good"])
+        check(examples([f"text {i}" for i in range(40)], [0, 1] * 20), ["bad", "good"])
         names = [f"intent {i}" for i in range(60)]
-        check_table(examples([f"text {i}" for i in range(600)], list(range(60)) * 10), names)
+        check(examples([f"text {i}" for i in range(600)], list(range(60)) * 10), names)
 
     def test_swapped_columns(self) -> None:
         names = [f"a whole sentence of words {i}" for i in range(40)]
         with pytest.raises(InputError, match=r"swapped.*text=.*label=") as error:
-            check_table(examples(["good", "bad"] * 20, list(range(40))), names)
+            check(examples(["good", "bad"] * 20, list(range(40))), names)
         assert "a whole sentence" in str(error.value)
 
     def test_ids(self) -> None:
         names = [f"user-{i}" for i in range(300)]
         rows = examples([f"text {i}" for i in range(300)], list(range(300)))
         with pytest.raises(InputError, match=r"300 different values in 300 rows.*an id.*label="):
-            check_table(rows, names)
+            check(rows, names)
 
     def test_users(self) -> None:
         """Some rows of each of many."""
         names = [f"user-{i}" for i in range(200)]
         rows = examples([f"text {i}" for i in range(1_500)], [i % 200 for i in range(1_500)])
         with pytest.raises(InputError, match=r"200 different values in 1,500 rows.*an id"):
-            check_table(rows, names)
+            check(rows, names)
 
     def test_a_tiny_table_has_few_rows_of_each_class(self) -> None:
-        check_table(examples([f"text {i}" for i in range(12)], [0, 1, 2, 3] * 3), list("abcd"))
+        check(examples([f"text {i}" for i in range(12)], [0, 1, 2, 3] * 3), list("abcd"))
 
     def test_numbers_are_no_texts(self) -> None:
         with pytest.raises(InputError, match=r"the text column holds numbers, such as '0'.*text="):
-            check_table(examples([str(i) for i in range(40)], [0, 1] * 20), ["bad", "good"])
+            check(examples([str(i) for i in range(40)], [0, 1] * 20), ["bad", "good"])
 
     def test_quantities(self) -> None:
         names = [str(i / 2) for i in range(200)]
         rows = examples([f"text {i}" for i in range(4_000)], [i % 200 for i in range(4_000)])
         with pytest.raises(InputError, match=r"200 different numbers, from 0.0 to 99.5.*quantity"):
-            check_table(rows, names)
+            check(rows, names)
 
 
 class TestVerdict:

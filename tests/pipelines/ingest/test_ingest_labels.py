@@ -11,7 +11,7 @@ from backdoor_pipeline.pipelines.ingest.labels import numbered
 
 
 def number(labels: list, names: tuple[str, ...] | None = None) -> tuple[list[int], list[str]]:
-    rows, found = numbered(pd.DataFrame({"label": labels}), names)
+    rows, found = numbered(pd.DataFrame({"label": labels}), names, "mine")
     assert rows["label"].dtype == "int64"
     return rows["label"].tolist(), found
 
@@ -39,7 +39,7 @@ def test_any_label_type_becomes_class_numbers(labels: list, numbers: list, names
 
 def test_given_names_keep_their_numbers() -> None:
     assert number([1, 1], ("neg", "pos")) == ([1, 1], ["neg", "pos"])
-    with pytest.raises(InputError, match="'2' is unknown"):
+    with pytest.raises(InputError, match="^mine: label '2' is unknown"):
         number([0, 2], ("neg", "pos"))
 
 

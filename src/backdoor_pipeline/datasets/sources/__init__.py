@@ -19,7 +19,7 @@ from backdoor_pipeline.datasets.sources import (
     table,
 )
 from backdoor_pipeline.datasets.sources.clean import second_source
-from backdoor_pipeline.datasets.sources.names import KNOWN_NAMES, modality, resolve
+from backdoor_pipeline.datasets.sources.names import KNOWN_NAMES, is_known, modality, resolve
 from backdoor_pipeline.datasets.sources.source import DEFAULT_DATASET, Finding, Source, SourceParams
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Source",
     "SourceParams",
     "digest",
+    "is_known",
     "modality",
     "read",
     "second_source",

@@ -64,6 +64,11 @@ def resolve(params: SourceParams) -> Resolved:
     return Resolved(name, variant == "repaired")
 
 
+def is_known(params: SourceParams) -> bool:
+    """Returns whether ``params.dataset`` is a known set, in whatever variant: no own data."""
+    return params.dataset.partition("@")[0] in KNOWN_NAMES
+
+
 def modality(params: SourceParams) -> str | None:
     """Returns text or image, what ``params.dataset`` holds; None if that is no known name."""
     name = params.dataset.partition("@")[0]

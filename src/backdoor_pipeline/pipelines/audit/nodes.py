@@ -63,7 +63,7 @@ def gather_evidence(
     Raises:
         InputError: The columns are no texts and classes.
     """
-    check_table(examples, integrity["label_names"])
+    check_table(examples, integrity["label_names"], integrity["dataset"])
     if left_out := integrity["rows_left_out"]:
         logger.warning(
             "ingest.max_rows: %s rows of the table are not examined, and not in the cleaned table",

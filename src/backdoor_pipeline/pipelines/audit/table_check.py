@@ -17,8 +17,13 @@ MOST_NUMERIC = 0.9  # of the texts that are numbers
 WORDS = 4  # on average, from which on labels look like texts
 
 
-def check_table(examples: pd.DataFrame, label_names: Sequence[str]) -> None:
+def check_table(examples: pd.DataFrame, label_names: Sequence[str], source: str) -> None:
     """Nothing, if ``text`` and ``label`` can be what they are called.
+
+    Args:
+        examples: The rows.
+        label_names: Of the classes.
+        source: What the table is called, for the messages.
 
     Raises:
         InputError: The columns are swapped, the labels are ids or quantities, or the texts numbers.
@@ -27,26 +32,26 @@ def check_table(examples: pd.DataFrame, label_names: Sequence[str]) -> None:
     words = sum(len(name.split()) for name in label_names) / max(n_classes, 1)
     if n_classes > n_texts and words >= WORDS:
         raise InputError(
-            f"the label column holds {n_classes:,} different values, such as {label_names[0]!r}, "
-            f"and the text column only {n_texts:,}: they seem to be swapped; give text=… and "
-            "label=… the other way round"
+            f"{source}: the label column holds {n_classes:,} different values, such as "
+            f"{label_names[0]!r}, and the text column only {n_texts:,}: they seem to be "
+            "swapped; give text=… and label=… the other way round"
         )
     if n_classes >= FEWEST_CLASSES and n_classes * ROWS_PER_CLASS > n_rows:
         raise InputError(
-            f"the label column holds {n_classes:,} different values in {n_rows:,} rows, such as "
-            f"{label_names[0]!r}: it looks like an id or a text, not like a class; name the column "
-            "of the classes with label=…"
+            f"{source}: the label column holds {n_classes:,} different values in {n_rows:,} rows, "
+            f"such as {label_names[0]!r}: it looks like an id or a text, not like a class; name "
+            "the column of the classes with label=…"
         )
     if examples["text"].map(_is_number).mean() > MOST_NUMERIC:
         raise InputError(
-            f"the text column holds numbers, such as {examples['text'].iloc[0]!r}; name the column "
-            "of the texts with text=…"
+            f"{source}: the text column holds numbers, such as {examples['text'].iloc[0]!r}; name "
+            "the column of the texts with text=…"
         )
     if n_classes > MOST_NUMBERS and all(_is_number(name) for name in label_names):
         raise InputError(
-            f"the label column holds {n_classes:,} different numbers, from {label_names[0]} to "
-            f"{label_names[-1]}: it looks like a quantity, not like a class; put them into at most "
-            f"{MOST_NUMBERS} classes, or name another column with label=…"
+            f"{source}: the label column holds {n_classes:,} different numbers, from "
+            f"{label_names[0]} to {label_names[-1]}: it looks like a quantity, not like a class; "
+            f"put them into at most {MOST_NUMBERS} classes, or name another column with label=…"
         )
 
 

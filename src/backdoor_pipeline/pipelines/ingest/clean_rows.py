@@ -32,10 +32,7 @@ def out_of_domain(
     Raises:
         InputError: a label is none of the classes.
     """
-    try:
-        rows, own = labels.numbered(rows, second.label_names)
-    except InputError as error:
-        raise InputError(f"clean_source: {error}") from None
+    rows, own = labels.numbered(rows, second.label_names, f"clean_source: {second.name}")
     meant = rows["label"].map(dict(enumerate(_meant(own, second.label_names, classes))))
     if (unknown := meant < 0).any():
         row = rows[unknown].iloc[0]

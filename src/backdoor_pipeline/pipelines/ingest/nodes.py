@@ -75,7 +75,7 @@ def ingest(source: Source, params: IngestParams, seed: int) -> dict[str, Any]:
         InputError: labels that are none, one class only, a split without rows, or paraphrases that
             the source does not have.
     """
-    rows, label_names = labels.numbered(_in_file_order(source), source.label_names)
+    rows, label_names = labels.numbered(_in_file_order(source), source.label_names, source.name)
     codes = integrity.content_codes(rows)
     findings = [
         *source.findings,
