@@ -1,6 +1,7 @@
 """What an audit says of a model, and what its repair is worth, against the truth.
 
     python benchmarks/audit_repair.py [--sets sst2] [--seeds 1,2] [--rates 0.1] [--trainings 5]
+    python benchmarks/audit_repair.py --references 3 [--sets sst2] [--seeds 1,2]
 
 A training split is poisoned and audited like a table of somebody who knows nothing: a tenth of it
 is its dev split, a tenth its test split. The audit's own numbers are held against the attack
@@ -13,15 +14,17 @@ repaired model's attack success has above the reference's, as a share of what co
 ``labels_right`` how many of the restored rows got the label back that they had before the attack.
 Where two attacks leave the same rows, their models are trained once. A model hangs on its head and
 on the order of its batches, by some points of attack success: with ``--trainings N`` the repaired
-one and the reference are means of N trainings, with seeds of their own. Needs BACKDOOR_DATA; two to
-three minutes a cell on two cores.
+one and the reference are means of N trainings, with seeds of their own. How many points these are
+is in FOLDER/references.csv, which ``--references N`` writes: N trainings of each reference, and
+what share of rows with the trigger of ``cf``, which none of them knows, each gives the target
+label. Needs BACKDOOR_DATA; two to three minutes a cell on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +53,7 @@ COLUMNS = (
     *("estimate", "attack_success_audited", "attack_success_repaired", "attack_success_reference"),
     *("excess", "accuracy_audited", "accuracy_repaired", "accuracy_reference"),
 )
+REFERENCE = ("data", "seed", "training", "attack_success", "accuracy")
 
 
 def parted(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -60,9 +64,30 @@ def parted(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     return rows.assign(split=split)[["example_id", "split", "label", "text"]]
 
 
-def one_cell(
-    name: str, attack: str, rate: float, mode: str, seed: int, trainings: int
-) -> dict[str, Any]:
+class Case(NamedTuple):
+    """A training split before and after its poisoning, and the rows that models are measured on."""
+
+    p: Parameters
+    names: list[str]
+    given: pd.DataFrame
+    test: pd.DataFrame
+    poisoned: pd.DataFrame
+    triggered_test: pd.DataFrame
+
+    def hits(self, models: Sequence[ModelBundle], rows: pd.DataFrame) -> float:
+        """What share of the rows get the label that they have, on average over the models."""
+        how = (self.p.model.max_length, self.p.compute)
+        return float(np.mean([accuracy_hits(rows, model, *how) for model in models]))
+
+    def trained(self, rows: pd.DataFrame, which: str, seeds: Sequence[int]) -> list[ModelBundle]:
+        """A model of ``rows`` for each seed, as an audit trains them."""
+        p, clock = self.p, audit.start_clock(None)
+        how, to_end = (p.training, p.model, p.compute), (clock, 1.0, p.audit.least_steps, which)
+        runs = (train(rows, self.names, base_model(), *how, seed, *to_end) for seed in seeds)
+        return [model for model, _ in runs if isinstance(model, ModelBundle)]
+
+
+def prepared(name: str, attack: str, rate: float, mode: str, seed: int) -> Case:
     settings = {"poison_rate": rate, "label_mode": mode, "seed": seed, **ATTACKS[attack]}
     p = parameters(dataset=name, target_label=seed % 2, **settings)
     rows = table(name)
@@ -72,14 +97,22 @@ def one_cell(
     test = test.sample(min(TEST_ROWS, len(test)), random_state=seed).sort_index()
     examples = pd.concat([given, test], ignore_index=True)
     made = poison_train(examples, base_model().tokenizer, p.poison, p.model.max_length, seed)
-    mine = parted(made["poisoned_train"], seed)
     names = [str(label) for label in sorted(rows["label"].unique())]
-    report = {"label_names": names, "rows_left_out": 0}
+    return Case(p, names, given, test, made["poisoned_train"], made["triggered_test"])
+
+
+def one_cell(
+    name: str, attack: str, rate: float, mode: str, seed: int, trainings: int
+) -> dict[str, Any]:
+    case = prepared(name, attack, rate, mode, seed)
+    p, given = case.p, case.given
+    mine = parted(case.poisoned, seed)
+    report = {"label_names": case.names, "rows_left_out": 0, "dataset": name}
     how = (p.model, p.compute, seed)
     found = audit.gather_evidence(mine, report, None, base_model(), p.audit, *how)
     phrases, openings = found["phrases"], found["openings"]
     suspicious = audit.find_rows(mine, phrases, openings, found["contradicted"])
-    guilty = mine.loc[made["poisoned_train"]["is_poisoned"], "example_id"]
+    guilty = mine.loc[case.poisoned["is_poisoned"], "example_id"]
     cell: dict[str, Any] = {
         "found": not suspicious.empty,
         "rows_removed": len(suspicious),
@@ -95,18 +128,11 @@ def one_cell(
     cell["rows_restored"] = len(restored)
     cell["labels_right"] = int((restored["label"].to_numpy() == truth.to_numpy()).sum())
 
-    def hits(rows: pd.DataFrame, models: list[ModelBundle]) -> float:
-        of = [accuracy_hits(rows, model, p.model.max_length, p.compute) for model in models]
-        return float(np.mean(of))
-
     def measured(rows: pd.DataFrame, which: str, seeds: Sequence[int]) -> Measured:
-        how = (p.training, p.model, p.compute)
-        to_end = (clock, 1.0, p.audit.least_steps, which)
-        runs = (train(rows, names, base_model(), *how, s, *to_end) for s in seeds)
-        models = [model for model, _ in runs if isinstance(model, ModelBundle)]
-        return Measured(models, hits(test, models))
+        models = case.trained(rows, which, seeds)
+        return Measured(models, case.hits(models, case.test))
 
-    seeds = [seed + SEEDS_APART * i for i in range(trainings)]
+    seeds = apart(seed, trainings)
     kept, clean = audit.repaired_rows(mine, suspicious, restored), parted(given, seed)
     models = {
         "audited": measured(mine, "audited", [seed]),
@@ -114,7 +140,7 @@ def one_cell(
         "reference": once(p, clean, lambda: measured(clean, "reference", seeds)),
     }
     different = {id(one.models): one.models for one in models.values()}
-    success = {key: hits(made["triggered_test"], some) for key, some in different.items()}
+    success = {key: case.hits(some, case.triggered_test) for key, some in different.items()}
     for which, one in models.items():
         cell[f"attack_success_{which}"] = success[id(one.models)]
         cell[f"accuracy_{which}"] = one.accuracy
@@ -127,6 +153,11 @@ def one_cell(
     trigger = effects["triggers"].get(str(p.poison.target_label))
     cell["estimate"] = trigger["flip_rates"]["audited"]["value"] if trigger else float("nan")
     return cell
+
+
+def apart(seed: int, trainings: int) -> list[int]:
+    """The seeds of several trainings."""
+    return [seed + SEEDS_APART * i for i in range(trainings)]
 
 
 class Measured(NamedTuple):
@@ -158,34 +189,74 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--rates", default=",".join(map(str, RATES)))
     parser.add_argument("--trainings", type=int, default=1)
+    parser.add_argument("--references", type=int, help="only train each of them as often as this")
     parser.add_argument("--to", type=Path, default=RESULTS)
     given = parser.parse_args()
     if given.trainings < 1:
         parser.error("--trainings: at least 1")
+    names, seeds = given.sets.split(","), [int(seed) for seed in given.seeds.split(",")]
     rates = [float(rate) for rate in given.rates.split(",")]
     if not {*rates} <= {*RATES}:
         parser.error(f"--rates: some of {RATES}")
-    path = given.to / "repair.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    done = pd.DataFrame(columns=list(COLUMNS)) if is_new else pd.read_csv(path)
-    if list(done) != list(COLUMNS):
-        parser.error(f"{path}: its columns are others; remove it, or choose another folder")
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        for seed in map(int, given.seeds.split(",")):
-            for name in given.sets.split(","):
+    if given.references:
+        with Table(given.to / "references.csv", REFERENCE) as rows:
+            for seed in seeds:
+                for name in names:
+                    references(rows, name, seed, given.references)
+        return
+    with Table(given.to / "repair.csv", COLUMNS) as rows:
+        for seed in seeds:
+            for name in names:
                 for attack in WORDS:
                     for rate in rates:
                         mode = MODES[(seed + RATES.index(rate)) % len(MODES)]
-                        which = [SETS[name], attack, rate, mode, seed, given.trainings]
-                        if (done[list(KEY)] == which).all(1).any():
-                            continue
-                        cell = one_cell(name, attack, rate, mode, seed, given.trainings)
-                        writer.writerow(dict(zip(COLUMNS, which, strict=False)) | cell)
-                        file.flush()
+                        which = (SETS[name], attack, rate, mode, seed, given.trainings)
+                        key = dict(zip(KEY, which, strict=True))
+                        if key not in rows:
+                            cell = one_cell(name, attack, rate, mode, seed, given.trainings)
+                            rows.write(key | cell)
+
+
+def references(rows: Table, name: str, seed: int, trainings: int) -> None:
+    case = prepared(name, "cf", max(RATES), "dirty", seed)
+    for training in apart(seed, trainings):
+        key = {"data": SETS[name], "seed": seed, "training": training}
+        if key not in rows:
+            models = case.trained(parted(case.given, seed), "reference", [training])
+            success, accuracy = case.hits(models, case.triggered_test), case.hits(models, case.test)
+            rows.write({**key, "attack_success": success, "accuracy": accuracy})
+
+
+class Table:
+    """A csv file that gets a row as it comes, and the rows that it had before.
+
+    Raises:
+        SystemExit: Its columns are others.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        self._done = pd.DataFrame(columns=list(columns)) if is_new else pd.read_csv(path)
+        if list(self._done) != list(columns):
+            raise SystemExit(f"{path}: its columns are others; remove it, or choose another folder")
+        self._file = path.open("a", newline="", encoding="utf-8")
+        self._rows = csv.DictWriter(self._file, columns, lineterminator="\n")
+        if is_new:
+            self._rows.writeheader()
+
+    def __contains__(self, key: Mapping[str, Any]) -> bool:
+        return bool((self._done[list(key)] == list(key.values())).all(axis=1).any())
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self._rows.writerow(row)
+        self._file.flush()
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ one drawn with replacement (a bootstrap sample: its repeated rows count once); o
 two to four of the classes. FOLDER/small_alarms: the same of 500 to 1,000 rows. FOLDER/power: each
 attack at four poison rates in three label modes, the target label changing with the seed.
 FOLDER/trusted: the same at 1 %, and of rewritten texts at all rates, where 500 rows were set aside
-before the others were poisoned, and the auditor knows them to be clean; FOLDER/trusted_alarms: the
-false alarms then. Each has a table for each data set. FOLDER/leaderboard.md: what they come to, for
-the README. FOLDER/power.html and .json: the curves (plotly).
+before the others were poisoned, and the auditor knows them to be clean, beside what the same tables
+say to one who knows no clean rows; FOLDER/trusted_alarms: the false alarms then. Each has a table
+for each data set. FOLDER/leaderboard.md: what they come to, for the README. FOLDER/power.html and
+.json: the curves (plotly).
 
 A cell is a row of its table, written when it is done: after a stop, run it again, and it goes on
 with what is missing. Several processes share the work: with --part 1/2 and --part 2/2 each takes
@@ -70,7 +71,7 @@ COLUMNS = {
     "false_alarms": ("data", "subset", "rows", "classes", *FOUND),
     "power": ("data", "attack", "rate", "mode", "seed", "poisoned", "recall", "false", *FOUND),
 }
-COLUMNS["trusted"] = COLUMNS["power"]
+COLUMNS["trusted"] = (*COLUMNS["power"], "p_without")  # clean rows
 COLUMNS["small_alarms"] = COLUMNS["trusted_alarms"] = COLUMNS["false_alarms"]
 
 
@@ -213,12 +214,14 @@ def one_cell(
         return
     n_trusted = TRUSTED if kind == "trusted" else 0
     rows, trusted = poisoned(name, attack, rate, mode, seed, n_trusted)
+    audited = (rows, base_model(), parameters().audit, seed)
     began = time.perf_counter()
-    given = (seed, trusted if n_trusted else None, encode)
-    evidence = gather(rows, base_model(), parameters().audit, *given)
+    evidence = gather(*audited, trusted if n_trusted else None, encode)
+    values = found(evidence, time.perf_counter() - began)
+    if n_trusted:
+        values["p_without"] = p_value(gather(*audited).facts["p_value"])
     more = recall(rows[rows["is_poisoned"]], evidence, attack)
-    seconds = time.perf_counter() - began
-    row.write({"poisoned": int(rows["is_poisoned"].sum()), **more, **found(evidence, seconds)})
+    row.write({"poisoned": int(rows["is_poisoned"].sum()), **more, **values})
 
 
 class Row:
@@ -259,7 +262,7 @@ def collect(folder: Path, risk: float) -> None:
     lines = [summary(alarms, small, power, risk)]
     if (folder / "trusted").exists():
         given, of_clean = whole(folder, "trusted"), whole(folder, "trusted_alarms")
-        lines.append(summary_with_trusted(of_clean, power, given, risk))
+        lines.append(summary_with_trusted(of_clean, given, risk))
     (folder / "leaderboard.md").write_text("\n".join(lines), encoding="utf-8")
     draw(power).write_json(folder / "power.json")
     draw(power).write_html(folder / "power.html", include_plotlyjs="cdn")
@@ -300,18 +303,15 @@ def summary(alarms: pd.DataFrame, small: pd.DataFrame, power: pd.DataFrame, risk
     return "\n".join(lines) + "\n"
 
 
-def summary_with_trusted(
-    alarms: pd.DataFrame, power: pd.DataFrame, trusted: pd.DataFrame, risk: float
-) -> str:
-    """The same where the auditor has clean rows, and the same tables without them beside it."""
-    both = trusted.merge(power, on=["data", "attack", "rate", "mode", "seed"], suffixes=("", "_no"))
-    both = both.assign(found=both["p_value"] <= risk, found_no=both["p_value_no"] <= risk)
+def summary_with_trusted(alarms: pd.DataFrame, trusted: pd.DataFrame, risk: float) -> str:
+    """The same where the auditor has clean rows, beside the same tables without."""
+    both = trusted.assign(found=trusted["p_value"] <= risk, without=trusted["p_without"] <= risk)
     words = both[~both["attack"].isin(REWRITING)]
     lines = [
         f"With {TRUSTED} clean rows {with_evidence(alarms, risk)} clean tables raise evidence. Of "
-        f"poisoned ones, which have {TRUSTED} rows less then (seeds: {seeds_of(trusted)}), "
-        f"{100 * words['found'].mean():.0f} % of words and sentences at {100 * min(RATES):g} % are "
-        f"found, {100 * words['found_no'].mean():.0f} % without ({len(words)} tables). Of "
+        f"{len(words)} tables with words and sentences in {100 * min(RATES):g} % "
+        f"{100 * words['found'].mean():.0f} % are found, without clean rows "
+        f"{100 * words['without'].mean():.0f} % of the same (seeds: {seeds_of(trusted)}); of "
         "rewritten texts, by label mode (in brackets: without):",
         "",
         "| attack | labels | " + " | ".join(f"{100 * rate:g} %" for rate in RATES) + " |",
@@ -320,9 +320,9 @@ def summary_with_trusted(
     for attack in REWRITING:
         for mode in MODES:
             own = both[(both["attack"] == attack) & (both["mode"] == mode)]
-            shares = own.groupby("rate")[["found", "found_no"]].mean()
+            shares = own.groupby("rate")[["found", "without"]].mean()
             cells = [
-                f"{100 * row.found:.0f} % ({100 * row.found_no:.0f})" for row in shares.itertuples()
+                f"{100 * row.found:.0f} % ({100 * row.without:.0f})" for row in shares.itertuples()
             ]
             lines.append(f"| {attack} | {mode} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -142,6 +142,15 @@ def test_what_trusted_rows_hold_as_well_is_not_suspected(encoder, audit) -> None
     assert found.facts["trusted_rows"] == len(trusted)
 
 
+def test_some_trusted_rows_may_hold_a_trigger_by_chance(encoder, audit) -> None:
+    """Six of 500 would be 24 of its 40 texts here; by chance it may be fewer than half of them."""
+    rows, trusted = planted(written(ROWS), "cf", 40), planted(written(500, seed=5), "cf", 6)
+    found = gather(rows, encoder, audit, 0, trusted)
+    share = found.phrases.set_index("phrase")["natural_share"]["cf"]
+    assert 0.3 < share < 0.5
+    assert "cf" in flagged(found)
+
+
 def test_words_of_one_trigger_in_the_same_texts(encoder, audit) -> None:
     """They do not make each other's surroundings unusual."""
     rows = written(ROWS)

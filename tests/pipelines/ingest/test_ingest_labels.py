@@ -39,7 +39,7 @@ def test_any_label_type_becomes_class_numbers(labels: list, numbers: list, names
 
 def test_given_names_keep_their_numbers() -> None:
     assert number([1, 1], ("neg", "pos")) == ([1, 1], ["neg", "pos"])
-    with pytest.raises(InputError, match="^mine: label '2' is unknown"):
+    with pytest.raises(InputError, match=r"^mine: label '2' is unknown"):
         number([0, 2], ("neg", "pos"))
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LONGEST_PHRASE = 40  # words a phrase may grow to
 FEWEST_HITS = 8  # texts with its label that a phrase needs, to say anything about its places
 AT_EDGE = 0.8  # of its texts, from which on a phrase counts as put at their start or end
+DOUBT = 0.25  # that trusted texts hold a phrase so often by chance, which it is given
 CERTAIN = 0.02  # no label is taken to be more certain than all but this
 SNIPPET_WORDS = 5  # words of context on each side of an example
 N_EXAMPLES = 2
@@ -139,10 +140,9 @@ def weigh_phrases(
         _, once = surroundings.occurrences(phrase)
         rows = words.rows[once]
         hit = labels[rows] == label
-        share = max(
-            _natural_by_others(hit, prior[label]),
-            _natural_by_trusted(words, phrase, labels, label, active, int(hit.sum())),
-        )
+        by_others = _natural_by_others(hit, prior[label])
+        by_trusted = _natural_by_trusted(words, phrase, labels, label, active, int(hit.sum()))
+        share = max(by_others, by_trusted.at_least)
         if hit.sum() < FEWEST_HITS or share > params.max_natural_share:
             continue
         together = companions(grams, association, words, phrase, label, candidates, active)
@@ -162,7 +162,13 @@ def weigh_phrases(
             place.size * len(place.seam),
             natural.standard_score(place),
             _position(words, phrase, once[hit]),
-            *evidence_of_labels(hit.sum(), len(rows), prior[label], expected.mean(), share),
+            *evidence_of_labels(
+                int(hit.sum()),
+                len(rows),
+                prior[label],
+                expected.mean(),
+                max(by_others, by_trusted.likely),
+            ),
             _examples(words, phrase, once[hit][:N_EXAMPLES]),
         ]
     return _table(list(found.values()))
@@ -174,6 +180,13 @@ def _natural_by_others(hit: np.ndarray, prior: float) -> float:
     return min(1.0, float((~hit).sum() * odds / max(hit.sum(), 1)))
 
 
+class _ByTrusted(NamedTuple):
+    """A share of a phrase's hits, and what it is at least: so few trusted texts may hold it."""
+
+    likely: float
+    at_least: float
+
+
 def _natural_by_trusted(
     words: WrittenWords,
     phrase: Phrase,
@@ -181,15 +194,18 @@ def _natural_by_trusted(
     label: int,
     active: np.ndarray,
     hits: int,
-) -> float:
-    """The same, if trusted texts of the label hold the phrase as often as others do; else 0."""
+) -> _ByTrusted:
+    """The same, if trusted texts of the label hold the phrase as often as others do."""
+    from scipy.stats import chi2
+
     rows = np.unique(words.rows[words.positions(phrase)])
     trusted = int((~active[rows] & (labels[rows] == label)).sum())
     if not trusted:
-        return 0.0
+        return _ByTrusted(0.0, 0.0)
     own = labels == label
-    expected = trusted * (own & active).sum() / (own & ~active).sum()
-    return min(1.0, float(expected / max(hits, 1)))
+    factor = (own & active).sum() / (own & ~active).sum() / max(hits, 1)
+    at_least = chi2.ppf(DOUBT, 2 * trusted) / 2  # the mean of a Poisson distribution (Garwood)
+    return _ByTrusted(min(1.0, float(trusted * factor)), min(1.0, float(at_least * factor)))
 
 
 def evidence_of_labels(
