@@ -242,11 +242,24 @@ def test_labels_are_explained_by_regressions_that_have_not_seen_the_text() -> No
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 400)
     telling = np.column_stack([2.0 * labels + rng.normal(size=400), rng.normal(size=400)])
-    probability = explained(telling, labels, 0)
+    none = np.zeros(400, dtype=bool)
+    probability = explained(telling, labels, 0, none)
     assert probability.sum(axis=1) == pytest.approx(np.ones(400))
     assert (probability.argmax(axis=1) == labels).mean() > 0.75
-    noise = explained(rng.normal(size=(400, 30)), labels, 0)
+    noise = explained(rng.normal(size=(400, 30)), labels, 0, none)
     assert abs((noise.argmax(axis=1) == labels).mean() - 0.5) < 0.1  # seen, they would be learnt
+
+
+def test_texts_that_are_left_out_teach_nothing() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 600)
+    telling = np.column_stack([2.0 * labels + rng.normal(size=600), rng.normal(size=600)])
+    left_out = np.arange(600) < 200
+    turned = np.where(left_out, 0, labels)
+    probability = explained(telling, turned, 0, left_out)
+    assert (probability[left_out].argmax(axis=1) == labels[left_out]).mean() > 0.75
+    alone = explained(telling[200:], labels[200:], 0, left_out[200:])
+    np.testing.assert_allclose(probability[200:], alone)
 
 
 @given(st.lists(st.floats(1e-9, 1), min_size=1, max_size=20), st.floats(0.1, 9))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from backdoor_pipeline.modelling.words import read_words
+from backdoor_pipeline.datasets import sources
+from backdoor_pipeline.modelling.loading import load_pretrained
+from backdoor_pipeline.modelling.words import END, read_words
 from backdoor_pipeline.pipelines.audit.evidence import explained, gather, spelled_vectors
 from backdoor_pipeline.pipelines.audit.inserted_phrases import (
     EVIDENCE,
+    FEWEST_HITS,
     evidence_of_labels,
     shares_of_risk,
     tie_to_labels,
@@ -25,6 +31,8 @@ from backdoor_pipeline.pipelines.audit.openings import (
 from backdoor_pipeline.pipelines.audit.power import detectable, measure_power
 from backdoor_pipeline.pipelines.audit.surroundings import Surroundings
 from tiny import WRITTEN, planted, written
+
+LEVEL = 0.02  # of openings
 
 
 def surroundings(rows: pd.DataFrame, encoder, components: int = 8) -> Surroundings:
@@ -123,17 +131,38 @@ class TestSurroundings:
 
 
 class TestNaturalWords:
-    def test_scores_of_natural_words_are_about_standard_normal_at_the_lower_end(self, encoder):
-        around = surroundings(written(4_000), encoder)
-        null = NaturalWords(around).null(45, BLOCKS)
-        assert null is not None
-        assert (null.scores < -2).mean() < 0.06
-        assert abs(np.median(null.scores)) < 0.2
+    def test_words_that_had_no_part_score_standard_normal(self, make_parameters) -> None:
+        """At the lower end: what is called a p-value is one, of words of reviews."""
+        p = make_parameters()
+        tables = sources.read(p.source).tables.values()
+        rows = pd.concat(tables).sample(3_000, random_state=0).reset_index(drop=True)
+        words = read_words(rows["text"])
+        vectors = spelled_vectors(words.spelling, load_pretrained(p.model))
+        labels = rows["label"].astype(int).to_numpy()
+        around = Surroundings(words, labels, vectors, p.audit.components, 0)
+        frequent = np.flatnonzero(words.frequency >= 30)
+        judged = np.random.default_rng(0).permutation(frequent[frequent > END])[::2]
+        natural = NaturalWords(around, judged)
+        scores = []
+        for word in judged.tolist():
+            _, once = around.occurrences((word,))
+            hits = np.bincount(labels[words.rows[once]])
+            if hits.max(initial=0) >= FEWEST_HITS:
+                place = around.place((word,), int(hits.argmax()), sizes=natural.sizes)
+                scores.append(natural.standard_score(place))
+        p_values = norm.cdf(scores)
+        assert len(p_values) > 100
+        for level in (0.005, 0.02, 0.05, 0.1, 0.25):
+            error = np.sqrt(level * (1 - level) / len(p_values))
+            assert abs((p_values <= level).mean() - level) < 3 * error, level
 
     def test_no_word_is_judged_by_a_covariance_that_it_has_a_part_in(self, encoder) -> None:
-        null = NaturalWords(surroundings(written(4_000), encoder)).null(45, BLOCKS)
-        (one, _), (other, _) = null.covariances[:2]
-        assert not np.allclose(one, other)
+        natural = NaturalWords(surroundings(written(4_000), encoder))
+        deviations, which = natural._deviations(45)
+        for out, (values, _) in enumerate(natural.null(45, BLOCKS).covariances):
+            others = deviations[natural._fold[which] != out][:, :-1]
+            own = others.T @ others / len(others) - np.eye(others.shape[1]) / 45
+            assert values == pytest.approx(np.linalg.eigvalsh(own).clip(min=0))
 
     def test_phrases_are_compared_with_means_of_as_many(self, encoder) -> None:
         around = surroundings(planted(written(2_000), "cf", 150), encoder)
@@ -148,7 +177,7 @@ class TestNaturalWords:
         around = surroundings(written(4_000), encoder)
         null = NaturalWords(around).null(45, BLOCKS)
         assert null is not None
-        assert np.quantile(null.inserted, 0.95) < null.scores.min()
+        assert np.quantile(null.inserted, 0.95) < -2.5
 
     def test_suspected_words_are_not_compared_with(self, encoder) -> None:
         around = surroundings(planted(written(2_000), "cf", 200), encoder)
@@ -178,7 +207,9 @@ class TestOpenings:
 
     def weighed(self, rows: pd.DataFrame, encoder) -> pd.DataFrame:
         around = surroundings(rows, encoder)
-        return weigh_openings(around, explained(around.contents, around.labels, 0))
+        explain = partial(explained, around.contents, around.labels, 0)
+        none = np.zeros(len(rows), dtype=bool)
+        return weigh_openings(around, explain(none), explain, LEVEL)
 
     def test_a_template_shows_in_its_opening_word(self, encoder) -> None:
         table = self.weighed(self.rewritten(120, "lest", WRITTEN[:40]), encoder)
@@ -210,12 +241,45 @@ class TestOpenings:
     def test_scores_that_spread_too_far_are_drawn_in(self, encoder) -> None:
         """Probabilities that are too sure of themselves make large residuals everywhere."""
         around = surroundings(written(9_000), encoder)
-        sure = np.where(explained(around.contents, around.labels, 0) > 0.5, 0.95, 0.05)
-        table = weigh_openings(around, sure)
+        none = np.zeros(9_000, dtype=bool)
+        sure = explained(around.contents, around.labels, 0, none) > 0.5
+        table = weigh_openings(around, np.where(sure, 0.95, 0.05), lambda _: sure, 0.0)
         spread = table["z"].abs().median() / NORMAL_MEDIAN
         assert spread > 1.1
         drawn_in = table["z"] / min(spread, LARGEST_SPREAD)
         np.testing.assert_allclose(table["p_value"], norm.sf(drawn_in))
+
+    def test_others_are_weighed_by_what_the_surest_has_not_taught(self, encoder) -> None:
+        """Two openings go with label 1; without the texts of one the other does not."""
+        first = self.rewritten(200, "lest", WRITTEN[:40])
+        texts = first["text"].tolist()
+        second = np.flatnonzero(first["label"] == 1)[200:260]
+        for row in second:
+            texts[row] = f"albeit {WRITTEN[row % 40]} {texts[row]}"
+        for row in np.flatnonzero(first["label"] == 0)[:60]:
+            texts[row] += " albeit"
+        rows = first.assign(text=texts)
+        around = surroundings(rows, encoder)
+        even = np.full((len(rows), 2), 0.5)
+        asked: list[np.ndarray] = []
+
+        def told(explained_without: Callable[[np.ndarray], np.ndarray]) -> list[tuple[str, int]]:
+            table = weigh_openings(around, even, explained_without, LEVEL)
+            assert table["q_value"].is_monotonic_increasing
+            assert not table.duplicated(["opening", "label"]).any()
+            sure = table[table["q_value"] <= LEVEL]
+            return list(zip(sure["opening"], sure["label"], strict=True))
+
+        def explains_second(without: np.ndarray) -> np.ndarray:
+            asked.append(without.copy())
+            explained = even.copy()
+            explained[second, 1] = 0.99
+            return explained
+
+        assert told(lambda _: even) == [("lest", 1), ("albeit", 1)]
+        assert told(explains_second) == [("lest", 1)]
+        begins = rows["text"].str.startswith("lest ") & (rows["label"] == 1)
+        np.testing.assert_array_equal(asked, [begins])
 
     def test_no_opening_at_all(self, encoder) -> None:
         assert self.weighed(written(30), encoder)[COLUMNS].empty

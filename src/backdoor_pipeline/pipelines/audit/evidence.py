@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -96,13 +97,14 @@ def gather(
     around = Surroundings(words, labels, vectors, params.components, seed, active)
     ties = tie_to_labels(around, params)
     natural = NaturalWords(around, ties.words)
-    probability = explained(around.contents, labels, seed)
+    explain = partial(explained, around.contents, labels, seed)
+    probability = explain(np.zeros(len(rows), dtype=bool))
     phrases = weigh_phrases(around, ties, natural, probability, params)
-    openings = weigh_openings(around, probability)
     alone = ~rows["text"].str.lower().isin(_repeated(table["text"])).to_numpy()
     ask = encode is not None and bool(comparable(rows["label"][alone & ~active]))
     shares = SHARES_WITH_TRUSTED if ask else SHARES
     risks = {kind: params.risk * share for kind, share in shares.items()}
+    openings = weigh_openings(around, probability, explain, risks["opening"])
     phrases = _flagged(phrases, "phrase", risks["phrase"], rows["text"])
     openings = _flagged(openings, "opening", risks["opening"], rows["text"])
     told = reasons_by_words(words, labels, phrases, openings)
@@ -160,23 +162,27 @@ def spelled_vectors(spelling: Sequence[str], bundle: ModelBundle) -> np.ndarray:
     return vectors / np.maximum(np.bincount(rows, minlength=len(spelling)), 1)[:, None]
 
 
-def explained(texts: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+def explained(texts: np.ndarray, labels: np.ndarray, seed: int, left_out: np.ndarray) -> np.ndarray:
     """The probability of each label by the text alone, by a regression that has not seen the text.
 
     Args:
         texts: Vectors, shape (n_texts, k).
         labels: int64, shape (n_texts,).
         seed: Of the folds.
+        left_out: Texts that no regression learns from: bool, shape (n_texts,).
 
     Returns:
         Shape (n_texts, n_labels). A label that few texts have is as probable as it is frequent.
     """
-    counts = np.bincount(labels)
+    counts = np.bincount(labels[~left_out], minlength=labels.max() + 1)
     probability = np.tile(counts / counts.sum(), (len(labels), 1))
     common = np.flatnonzero(counts >= FOLDS)
-    inside = np.isin(labels, common)
+    inside = np.isin(labels, common) & ~left_out
     if len(common) > 1:
-        given = texts[inside], labels[inside], seed
-        fitted = held_out(regression(PENALTY), *given, "predict_proba")
+        made = regression(PENALTY)
+        fitted = held_out(made, texts[inside], labels[inside], seed, "predict_proba")
         probability[np.ix_(inside, common)] = fitted
+        if left_out.any():
+            made.fit(texts[inside], labels[inside])
+            probability[np.ix_(left_out, common)] = made.predict_proba(texts[left_out])
     return probability

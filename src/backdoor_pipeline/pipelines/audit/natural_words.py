@@ -2,7 +2,8 @@
 
 Every word that the authors of a table wrote is a sample of what natural words look like in it. A
 phrase is called inserted if its surroundings are more ordinary than those of natural words, both
-looked at in as many texts; the share of natural words that would seem as accidental is its p-value.
+looked at in as many texts; the share of natural words that would seem as accidental is its p-value,
+by a normal distribution: there are only some dozens or hundreds of them to count.
 
 The surroundings (``surroundings``) are summed up in two numbers:
 
@@ -52,7 +53,6 @@ class Null(NamedTuple):
         seam_counts: How much the seam counts beside the ratio.
         seam: The mean of random places; a seam that is more ordinary says nothing more.
         centre, scale: Of the natural words' scores.
-        scores: Of the natural words, standardised, ascending.
         inserted: Of the random places, standardised.
     """
 
@@ -62,7 +62,6 @@ class Null(NamedTuple):
     seam: float
     centre: float
     scale: float
-    scores: np.ndarray
     inserted: np.ndarray
 
 
@@ -103,8 +102,9 @@ class NaturalWords:
         return self.null(below[-1], blocks) if below else None
 
     def standard_score(self, place: Place) -> float:
-        """How a phrase scores among natural words: standard normal for these, low if inserted.
+        """How a phrase scores among natural words: low if it was inserted.
 
+        Below zero the scores of natural words are about standard normal.
         It is the mean score of its groups, which varies less than the scores of natural words do.
         Infinite where there are too few natural words to say anything.
         """
@@ -235,9 +235,7 @@ def _scored(
     centre = float(np.median(scores))
     drops = [(centre - np.quantile(scores, q)) / -norm.ppf(q) for q in QUANTILES]
     scale = max(*drops, TINY)
-    standard = np.sort((scores - centre) / scale)
-    planted = (others - centre) / scale
-    return Null(size, covariances, seam_counts, seam, centre, scale, standard, planted)
+    return Null(size, covariances, seam_counts, seam, centre, scale, (others - centre) / scale)
 
 
 def _natural_axes(deviations: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

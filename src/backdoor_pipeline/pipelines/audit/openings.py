@@ -13,11 +13,15 @@ well the texts explain their labels, so they are divided by their own robust spr
 to be ``LARGEST_SPREAD`` at most: texts that were rewritten make it large too. A word that
 hardly stands anywhere else, or that the same word mostly follows ("afp -" before the texts of a
 news agency), is no opening in this sense. It is tested as a phrase.
+
+Rewritten texts teach what explains the labels, too, and then openings that nobody wrote seem to
+lean the other way. So the surest opening is told first; what explains labels is learnt anew without
+its texts, and the others are weighed by that, until none is sure.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +30,8 @@ from backdoor_pipeline.modelling.label_association import q_values
 from backdoor_pipeline.modelling.words import END, START
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from backdoor_pipeline.pipelines.audit.surroundings import Surroundings
 
 FEWEST_TEXTS = 20  # that begin with a word, and as many that hold it elsewhere
@@ -36,47 +42,90 @@ NORMAL_MEDIAN = 0.6745  # the median of |z| of a standard normal variable
 COLUMNS = ["opening", "label", "texts", "hits", "elsewhere", "expected", "z"]
 
 
-def weigh_openings(surroundings: Surroundings, probability: np.ndarray) -> pd.DataFrame:
+class _Opening(NamedTuple):
+    """A word, the texts that begin with it, and those that hold it elsewhere."""
+
+    word: str
+    begins: np.ndarray
+    elsewhere: np.ndarray
+
+
+def weigh_openings(
+    surroundings: Surroundings,
+    probability: np.ndarray,
+    explained_without: Callable[[np.ndarray], np.ndarray],
+    level: float,
+) -> pd.DataFrame:
     """Every opening word with every label, the most telling first.
 
     Args:
         surroundings: Of all texts.
         probability: Of each label by the text alone, shape (n_texts, n_labels).
+        explained_without: The same, learnt without some of the texts: bool, shape (n_texts,).
+        level: Up to which q-value an opening is told.
 
     Returns:
         ``opening``, ``label``; ``texts`` that begin with it, ``hits`` of them with the label,
         texts that hold it ``elsewhere``; ``expected``, the mean probability of the label by the
-        texts; ``z``; ``p_value``, ``q_value``.
+        texts; ``z``; ``p_value``, ``q_value``: as they were when the opening was told, or when no
+        further one was. A q-value is at least that of the openings told before.
     """
-    from scipy.stats import norm
+    labels = surroundings.labels
+    openings = {one.word: one for one in _openings(surroundings)}
+    left = [(word, label) for word in openings for label in range(probability.shape[1])]
+    told, without, largest = [], np.zeros(len(labels), dtype=bool), 0.0
+    table = _tested(openings, left, labels, probability)
+    while len(table) and table["q_value"].iloc[0] <= level:
+        word, label = table.loc[0, ["opening", "label"]]
+        largest = max(largest, table.loc[0, "q_value"])
+        told.append(table.head(1).assign(q_value=largest))
+        left.remove((word, label))
+        begins = openings[word].begins
+        without[begins[labels[begins] == label]] = True
+        table = _tested(openings, left, labels, explained_without(without))
+    rest = table.assign(q_value=table["q_value"].clip(lower=largest))
+    return pd.concat([*told, rest], ignore_index=True)
 
-    words, labels, active = surroundings.words, surroundings.labels, surroundings.active
+
+def _openings(surroundings: Surroundings) -> list[_Opening]:
+    words, active = surroundings.words, surroundings.active
     begin = np.flatnonzero(words.ids == START) + 1
     first, second = words.ids[begin], words.ids[np.minimum(begin + 1, len(words.ids) - 1)]
     counts = np.bincount(first[active], minlength=END + 1)
-    openings = np.flatnonzero(counts >= FEWEST_TEXTS)
+    frequent = np.flatnonzero(counts >= FEWEST_TEXTS)
+    found = []
+    for word in frequent[frequent > END].tolist():
+        begins = np.flatnonzero(active & (first == word))
+        every, _ = surroundings.occurrences((word,))
+        elsewhere = np.setdiff1d(words.rows[every], begins)
+        followed = np.bincount(second[begins]).max() / len(begins)
+        if len(elsewhere) >= FEWEST_TEXTS and followed < FIXED_SHARE:
+            found.append(_Opening(words.spelling[word], begins, elsewhere))
+    return found
+
+
+def _tested(
+    openings: Mapping[str, _Opening],
+    wanted: Sequence[tuple[str, int]],
+    labels: np.ndarray,
+    probability: np.ndarray,
+) -> pd.DataFrame:
+    """The wanted openings with these labels, by what explains labels, the most telling first."""
+    from scipy.stats import norm
+
     residual = (labels[:, None] == np.arange(probability.shape[1])) - probability
     certain = np.clip(probability, CERTAIN, 1 - CERTAIN)
     variance = certain * (1 - certain)
     found = []
-    for word in openings[openings > END].tolist():
-        begins = active & (first == word)
-        every, _ = surroundings.occurrences((word,))
-        elsewhere = np.setdiff1d(words.rows[every], np.flatnonzero(begins))
-        followed = np.bincount(second[begins]).max() / begins.sum()
-        if len(elsewhere) < FEWEST_TEXTS or followed >= FIXED_SHARE:
-            continue
-        own, error = _mean(residual, variance, np.flatnonzero(begins))
-        other, other_error = _mean(residual, variance, elsewhere)
-        contrast = (own - np.maximum(other, 0)) / np.sqrt(error + other_error)
-        z = np.minimum(own / np.sqrt(error), contrast)
-        for label in range(len(z)):
-            hits = int((labels[begins] == label).sum())
-            expected = float(probability[begins, label].mean())
-            spelled = words.spelling[word]
-            found.append(
-                [spelled, label, int(begins.sum()), hits, len(elsewhere), expected, z[label]]
-            )
+    for word, label in wanted:
+        _, begins, elsewhere = openings[word]
+        own, error = _mean(residual[begins, label], variance[begins, label])
+        other, other_error = _mean(residual[elsewhere, label], variance[elsewhere, label])
+        contrast = (own - max(other, 0.0)) / np.sqrt(error + other_error)
+        hits = int((labels[begins] == label).sum())
+        expected = float(probability[begins, label].mean())
+        z = min(own / np.sqrt(error), contrast)
+        found.append([word, label, len(begins), hits, len(elsewhere), expected, z])
     table = pd.DataFrame(found, columns=COLUMNS)
     spread = float(table["z"].abs().median()) / NORMAL_MEDIAN if found else 1.0
     spread = min(max(1.0, spread), LARGEST_SPREAD)
@@ -85,8 +134,6 @@ def weigh_openings(surroundings: Surroundings, probability: np.ndarray) -> pd.Da
     return table.sort_values(["q_value", "p_value"], ignore_index=True)
 
 
-def _mean(
-    residual: np.ndarray, variance: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The mean residual of each label over ``rows``, and its variance if the texts say it all."""
-    return residual[rows].mean(axis=0), variance[rows].sum(axis=0) / len(rows) ** 2
+def _mean(residual: np.ndarray, variance: np.ndarray) -> tuple[float, float]:
+    """The mean residual of some texts, and its variance if the texts say it all."""
+    return float(residual.mean()), float(variance.sum() / len(variance) ** 2)
