@@ -93,6 +93,7 @@ class TestModality:
             ("btu", ["modality=image"], ["modality is 'image', but btu is for text", "leave mod"]),
             (None, ["modality=image"], ["btu_calibrated is for text data"]),
             ("fourier", ["modality=image"], ["fourier is for text data", "leave modality out"]),
+            ("audit", ["modality=image"], ["audit is for text data", "leave modality out"]),
             ("potion,btu", [], ["a run has one kind of data; run them one after the other"]),
             ("potion,retrain,btu", [], ["a run has one kind of data"]),
             ("potion", ["dataset=cifar10"], ["images/cifar10"]),

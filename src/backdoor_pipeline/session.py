@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backdoor_pipeline.recipes import Modality
 
 DISCOVERY = "discovery"  # the pipeline that can be had for any unlearner
-FOURIER = "fourier"  # the one that is of texts alone, and no recipe
+OF_TEXTS = ("fourier", "audit")  # those that are no recipes, and of texts alone
 SAME = ("tags", "node_names", "from_nodes", "to_nodes", "from_inputs", "to_outputs")
 FILTERS = {name: name for name in SAME} | {"namespaces": "node_namespaces"}
 """What a run's options that select nodes are called by ``Pipeline.filter``."""
@@ -105,7 +105,7 @@ def _meant(name: str, parameters: Parameters) -> str:
     recipe = crossed(asked, parameters.detector, parameters.unlearner)
     if name == DISCOVERY and not ALL[recipe].curve:
         raise InputError(f"{name} has the detector discovered_share; leave detector out")
-    if name == FOURIER and parameters.modality != "text":
+    if name in OF_TEXTS and parameters.modality != "text":
         raise InputError(
             f"{name} is for text data, but modality is '{parameters.modality}'; run it on its own, "
             "and leave modality out"

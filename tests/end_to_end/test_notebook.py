@@ -53,8 +53,9 @@ def test_says_what_to_run_first(execute) -> None:
         execute(seed=99)
 
 
-def test_is_kept_without_outputs() -> None:
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOK.parent.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_is_kept_without_outputs(notebook) -> None:
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed (extra `dev`)")
-    cells = [c for c in nbformat.read(NOTEBOOK, as_version=4).cells if c.cell_type == "code"]
+    cells = [c for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code"]
     assert [cell.outputs for cell in cells] == [[]] * len(cells)
     assert {cell.execution_count for cell in cells} == {None}

@@ -3,7 +3,8 @@
 1. Every n-gram of a few words is tested for its tie to a label (Fisher's exact test, Bonferroni
    over all n-grams and labels). What passes is grown to the phrase that it is part of.
 2. Each of these phrases gets a p-value of being natural (``natural_words``): the share of the
-   words in this table whose places look as accidental.
+   words in this table whose places look as accidental, by the normal distribution of their lower
+   end.
 3. The p-values are compared at the tolerated risk (``weighted_tests``). Phrases whose label their
    texts explain less, and that stand less often with other labels, get more of it.
 

@@ -305,7 +305,11 @@ def conclude(
         power=smallest,
         audited_model=_model("audited", audited, audited_record, effects, names),
         repaired_model=_model("repaired", repaired, repaired_record, effects, names),
-        not_tested=[*verdict.untold_labels(facts, names), *verdict.NOT_TESTED],
+        not_tested=[
+            *verdict.untold_rows(suspects),
+            *verdict.untold_labels(facts, names),
+            *verdict.NOT_TESTED,
+        ],
     )
     return said.model_dump(mode="json")
 

@@ -56,11 +56,12 @@ def train(
         what: It is called in the progress bar.
 
     Returns:
-        The model, or why there is none; ``status`` (trained, stopped or none) and ``rows``.
+        The model, or why there is none; ``status`` (trained, stopped or none), ``rows`` and
+        ``epochs``.
     """
     rows = examples[examples["split"] == "train"]
     if clock.is_over(share):
-        return NoModel(NO_TIME), {"status": "none", "rows": 0}
+        return NoModel(NO_TIME), {"status": "none", "rows": 0, "epochs": 0}
     bundle = new_classifier(base_model, len(label_names), seed, params.dropout)
     bundle.model.config.id2label = dict(enumerate(label_names))
     bundle.model.config.label2id = {name: i for i, name in enumerate(label_names)}

@@ -19,6 +19,7 @@ NOT_TESTED = (
     "triggers that are no words, such as a style, unless they show in how texts begin or, where "
     "there are trusted rows, in labels that those contradict",
     "triggers by letter case, invisible characters, typography or position alone",
+    "words that were put at chosen places, such as always beside the same word or for a name",
     "triggers that fewer texts hold than the power says",
     "false labels without a trigger, unless trusted rows contradict them",
     "a base model that was poisoned before",
@@ -49,7 +50,7 @@ class Suspect(_Part):
         hits: How many of them have the label; of labels: that are suspicious.
         q_value: Of its kind of evidence.
         flip_rate: Share of held-out texts of other classes that the model gives the label once it
-            is put in; None if that was not measured.
+            is put in, an opening before the text; None if that was not measured.
     """
 
     kind: Literal["phrase", "opening", "labels"]
@@ -69,7 +70,8 @@ class SuspectedClass(_Part):
         p_value: Of the strongest evidence, over the whole audit.
         suspicion: ``false labels`` if all that is known is that trusted rows contradict them.
         presumed_trigger: The suspects that flip most texts together; empty if not measured.
-        flip_rate: Their share: an estimate of the attack success rate.
+        flip_rate: Their share: an estimate of the attack success rate. Of an attack that is known
+            by openings alone it is not: it rewrites the whole text.
     """
 
     label: str
@@ -197,6 +199,17 @@ def untold_labels(facts: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     ]
 
 
+def untold_rows(suspects: Sequence[Suspect]) -> list[str]:
+    """What is left of attacks that are known by openings alone."""
+    phrases = {found.label for found in suspects if found.kind == "phrase"}
+    openings = {found.label for found in suspects if found.kind == "opening"}
+    return [
+        f"rows of {label!r} that were rewritten and begin otherwise: only openings are known, so "
+        "that many poisoned rows may be among those that are left"
+        for label in sorted(openings - phrases)
+    ]
+
+
 def headline(
     classes: Sequence[SuspectedClass], risk: float, p_value: float, power: Mapping[str, Any]
 ) -> str:
@@ -219,8 +232,9 @@ def headline(
     hard = power["own"]
     worst = max(smallest, hard or smallest, key=lambda found: found["share"])
     found = (
-        f"this audit would have found a new word or sentence in {fine_percent(worst['share'])} of "
-        f"the texts ({counted(worst['texts'], 'text')}) or more with 95 % probability"
+        "this audit would have found a new word or sentence, put at random places of "
+        f"{fine_percent(worst['share'])} of the texts ({counted(worst['texts'], 'text')}) or more, "
+        "with 95 % probability"
     )
     if hard is None:
         found += ", but not if it had been put into texts of the target class alone"

@@ -2,7 +2,8 @@
 
 Weighted Benjamini-Hochberg (Genovese, Roeder and Wasserman, Biometrika 93, 2006): p-values are
 divided by weights of mean 1 before they are ranked. If every hypothesis is true, the chance of any
-rejection is at most the level (Simes), so the smallest q-value is a p-value of "nothing is there".
+rejection is at most the level (Simes: where p-values are independent, or depend on each other
+positively), so the smallest q-value is a p-value of "nothing is there".
 """
 
 from __future__ import annotations
