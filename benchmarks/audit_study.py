@@ -6,6 +6,7 @@ FOLDER/false_alarms: 25 subsets of 1,000 to 6,000 rows of each of four clean dat
 one drawn with replacement (a bootstrap sample: its repeated rows count once); of AG News each holds
 two to four of the classes. FOLDER/small_alarms: the same of 500 to 1,000 rows. FOLDER/power: each
 attack at four poison rates in three label modes, the target label changing with the seed.
+FOLDER/edges: words and sentences at the start and at the end of their texts, at small rates.
 FOLDER/trusted: the same at 1 %, and of rewritten texts at all rates, where 500 rows were set aside
 before the others were poisoned, and the auditor knows them to be clean, beside what the same tables
 say to one who knows no clean rows; FOLDER/trusted_alarms: the false alarms then. Each has a table
@@ -26,6 +27,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from backdoor_pipeline.modelling.prediction import embed
 from backdoor_pipeline.modelling.text import tokenise
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.audit.evidence import Evidence, gather
+from backdoor_pipeline.pipelines.audit.suspicious_rows import suspicious_rows
 from backdoor_pipeline.pipelines.ingest.nodes import ingest
 from backdoor_pipeline.pipelines.poison.nodes import poison_train
 from potion_victims import ROOT, loader
@@ -48,6 +51,8 @@ SETS = {"sst2": "SST-2", "hsol@repaired": "HSOL", "agnews": "AG News", "rotten_t
 SUBSETS = 25  # of each data set
 SIZES = {"false_alarms": (1_000, 6_000), "small_alarms": (500, 1_000)}  # rows of a subset
 SIZES["trusted_alarms"] = SIZES["false_alarms"]
+POSITIONS = ("start", "end")
+EDGE_RATES = (0.01, 0.02, 0.05)
 ATTACKS = {
     "cf": {"attack": "badnets", "trigger": "cf"},
     "cf mn bb tq": {"attack": "badnets", "trigger": "cf mn bb tq"},
@@ -71,7 +76,9 @@ COLUMNS = {
     "false_alarms": ("data", "subset", "rows", "classes", *FOUND),
     "power": ("data", "attack", "rate", "mode", "seed", "poisoned", "recall", "false", *FOUND),
 }
-COLUMNS["trusted"] = (*COLUMNS["power"], "p_without")  # clean rows
+COLUMNS["edges"] = (*COLUMNS["power"], "position")
+COLUMNS["power"] += ("suspected", "right", "accused")  # rows, poisoned ones of these, classes
+COLUMNS["trusted"] = (*COLUMNS["edges"][:-1], "p_without")  # clean rows
 COLUMNS["small_alarms"] = COLUMNS["trusted_alarms"] = COLUMNS["false_alarms"]
 
 
@@ -133,7 +140,7 @@ def clean_subsets(
 
 
 def poisoned(
-    name: str, attack: str, rate: float, mode: str, seed: int, n_trusted: int
+    name: str, attack: str, rate: float, mode: str, seed: int, n_trusted: int, position: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The poisoned training rows, and those that were set aside before."""
     rows = table(name, REWRITING.get(attack, "none"))
@@ -143,6 +150,7 @@ def poisoned(
     if len(train) > ROWS:
         train = train.sample(ROWS, random_state=seed)
     settings = {"poison_rate": rate, "label_mode": mode, "seed": seed, **ATTACKS[attack]}
+    settings |= {f"poison.{kind}.position": position for kind in ("badnets", "addsent")}
     params = parameters(dataset=name, target_label=seed % 2, **settings)
     some = test if attack in REWRITING else test.head(100)  # SST-2 has few paraphrases of tests
     examples = pd.concat([train, some]).sort_values("example_id", ignore_index=True)
@@ -170,14 +178,29 @@ def found(evidence: Evidence, seconds: float) -> dict[str, Any]:
 
 
 def recall(rows: pd.DataFrame, evidence: Evidence, attack: str) -> dict[str, Any]:
-    """Which part of the trigger is in the flagged phrases, and how many phrases are not of it."""
+    """Which part of the trigger is in the flagged phrases, and how many phrases are not of it.
+
+    Of rewritten texts: how many rows are suspected, how many of these are poisoned, and how many
+    classes are accused.
+    """
     flagged = evidence.phrases.loc[evidence.phrases["flagged"], "phrase"].tolist()
-    words = set(" ".join(rows["trigger"].unique()).lower().split())
-    of_it = [phrase for phrase in flagged if set(phrase.split()) & words]
     if attack in REWRITING:
-        return {"recall": "", "false": len(flagged)}
+        found = evidence.phrases, evidence.openings, evidence.contradicted
+        suspects = suspicious_rows(rows, *found)["example_id"]
+        guilty = rows.loc[rows["is_poisoned"], "example_id"]
+        told = [one.loc[one["flagged"], "label"] for one in (*found[:2], evidence.labels)]
+        return {
+            "false": len(flagged),
+            "suspected": len(suspects),
+            "right": int(suspects.isin(guilty).sum()),
+            "accused": pd.concat(told).nunique(),
+        }
     if attack == "AddSent":
-        return {"recall": float(SENTENCE in flagged), "false": len(flagged) - len(of_it)}
+        of_it = [phrase for phrase in flagged if phrase in SENTENCE or SENTENCE in phrase]
+        got = float(any(SENTENCE in phrase for phrase in flagged))
+        return {"recall": got, "false": len(flagged) - len(of_it)}
+    words = set(" ".join(rows.loc[rows["is_poisoned"], "trigger"].unique()).lower().split())
+    of_it = [phrase for phrase in flagged if set(phrase.split()) & words]
     got = words & {word for phrase in flagged for word in phrase.split()}
     return {"recall": len(got) / len(words), "false": len(flagged) - len(of_it)}
 
@@ -196,6 +219,12 @@ def alarms(name: str, kind: str, folder: Path) -> None:
 
 def detections(name: str, kind: str, seed: int, folder: Path) -> None:
     """The audits of poisoned tables of one kind."""
+    if kind == "edges":
+        for attack, rate in product(("cf", "AddSent"), EDGE_RATES):
+            for position in POSITIONS:
+                mode = MODES[seed % len(MODES)]
+                one_cell(name, kind, attack, rate, mode, seed, folder, position)
+        return
     for attack in ATTACKS:
         if attack in REWRITING and name not in WITH_PARAPHRASES:
             continue
@@ -206,22 +235,31 @@ def detections(name: str, kind: str, seed: int, folder: Path) -> None:
 
 
 def one_cell(
-    name: str, kind: str, attack: str, rate: float, mode: str, seed: int, folder: Path
+    name: str,
+    kind: str,
+    attack: str,
+    rate: float,
+    mode: str,
+    seed: int,
+    folder: Path,
+    position: str = "random",
 ) -> None:
     cell = {"data": SETS[name], "attack": attack, "rate": rate, "mode": mode, "seed": seed}
+    if kind == "edges":
+        cell["position"] = position
     row = Row(folder, kind, cell, name)
     if not row.missing:
         return
     n_trusted = TRUSTED if kind == "trusted" else 0
-    rows, trusted = poisoned(name, attack, rate, mode, seed, n_trusted)
+    rows, trusted = poisoned(name, attack, rate, mode, seed, n_trusted, position)
     audited = (rows, base_model(), parameters().audit, seed)
     began = time.perf_counter()
     evidence = gather(*audited, trusted if n_trusted else None, encode)
     values = found(evidence, time.perf_counter() - began)
     if n_trusted:
         values["p_without"] = p_value(gather(*audited).facts["p_value"])
-    more = recall(rows[rows["is_poisoned"]], evidence, attack)
-    row.write({"poisoned": int(rows["is_poisoned"].sum()), **more, **values})
+    values |= recall(rows, evidence, attack)
+    row.write({"poisoned": int(rows["is_poisoned"].sum()), **values})
 
 
 class Row:
@@ -246,7 +284,7 @@ class Row:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not self.path.exists()
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS[self.kind])
+            writer = csv.DictWriter(file, COLUMNS[self.kind], extrasaction="ignore")
             if is_new:
                 writer.writeheader()
             writer.writerow({**self.cell, **values})
@@ -259,7 +297,10 @@ def collect(folder: Path, risk: float) -> None:
     power["recall"] = pd.to_numeric(power["recall"])  # empty where texts were rewritten
     print(power.pivot_table("found", ["attack", "data"], ["rate", "mode"]).round(2))
     alarms, small = whole(folder, "false_alarms"), whole(folder, "small_alarms")
-    lines = [summary(alarms, small, power, risk)]
+    lines = [summary(alarms, small, power, risk), summary_of_small_rates(power)]
+    if (folder / "edges").exists():
+        lines.append(summary_of_edges(whole(folder, "edges"), risk))
+    lines.append(summary_of_rows(power))
     if (folder / "trusted").exists():
         given, of_clean = whole(folder, "trusted"), whole(folder, "trusted_alarms")
         lines.append(summary_with_trusted(of_clean, given, risk))
@@ -296,10 +337,60 @@ def summary(alarms: pd.DataFrame, small: pd.DataFrame, power: pd.DataFrame, risk
             found, named = (100 * shares.loc[attack, (what, rate)] for what in ("found", "recall"))
             cells.append(f"{found:.0f} %" + ("" if np.isnan(named) else f" ({named:.0f})"))
         lines.append(f"| {attack} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def summary_of_small_rates(power: pd.DataFrame) -> str:
+    """Words and sentences in few rows, where not all are found: by data set and label mode."""
     words = power[~power["attack"].isin(REWRITING)]
-    by_mode = words[words["rate"] > min(RATES)].groupby("mode")["found"].mean()
-    modes = ", ".join(f"{100 * by_mode[mode]:.1f} % {mode}" for mode in MODES)
-    lines += ["", f"Words and sentences above {100 * min(RATES):g} %, by label mode: {modes}."]
+    columns = [(rate, mode) for rate in RATES[:2] for mode in MODES]
+    lines = [
+        "Words and sentences by data set and label mode:",
+        "",
+        "| data | " + " | ".join(f"{100 * rate:g} %, {mode}" for rate, mode in columns) + " |",
+        "| --- " * (len(columns) + 1) + "|",
+    ]
+    for name, own in [*words.groupby("data"), ("all", words)]:
+        shares = own.groupby(["rate", "mode"])["found"].mean()
+        cells = [f"{100 * shares[column]:.0f} %" for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def summary_of_edges(edges: pd.DataFrame, risk: float) -> str:
+    """Words and sentences at the start and at the end of their texts."""
+    found = edges.assign(found=edges["p_value"] <= risk)
+    lines = [
+        f"At the start or the end of their texts ({len(edges)} tables, seeds: {seeds_of(edges)}):",
+        "",
+        "| attack | position | " + " | ".join(f"{100 * rate:g} %" for rate in EDGE_RATES) + " |",
+        "| --- | --- " + "| --- " * len(EDGE_RATES) + "|",
+    ]
+    for (attack, position), own in found.groupby(["attack", "position"]):
+        shares = own.groupby("rate")["found"].mean()
+        cells = [f"{100 * shares[rate]:.0f} %" for rate in EDGE_RATES]
+        lines.append(f"| {attack} | {position} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def summary_of_rows(power: pd.DataFrame) -> str:
+    """Of rewritten texts that were found: which rows are suspected, and which classes."""
+    own = power[power["attack"].isin(REWRITING) & power["found"]]
+    own = own.assign(**{name: pd.to_numeric(own[name]) for name in ("suspected", "right")})
+    own = own.assign(others=pd.to_numeric(own["accused"]) > 1)
+    lines = [
+        "What is suspected where rewritten texts were found:",
+        "",
+        "| attack | poisoned | tables | poisoned rows that are suspected | suspected rows that are "
+        "poisoned | tables that accuse a class too many |",
+        "| --- " * 6 + "|",
+    ]
+    for (attack, rate), some in own.groupby(["attack", "rate"]):
+        recall, precision = (
+            100 * some["right"].sum() / max(some[of].sum(), 1) for of in ("poisoned", "suspected")
+        )
+        cells = f"{len(some)} | {recall:.0f} % | {precision:.0f} % | {some['others'].sum()}"
+        lines.append(f"| {attack} | {100 * rate:g} % | {cells} |")
     return "\n".join(lines) + "\n"
 
 
