@@ -17,7 +17,8 @@ on the order of its batches, by some points of attack success: with ``--training
 one and the reference are means of N trainings, with seeds of their own. How many points these are
 is in FOLDER/references.csv, which ``--references N`` writes: N trainings of each reference, and
 what share of rows with the trigger of ``cf``, which none of them knows, each gives the target
-label. Needs BACKDOOR_DATA; two to three minutes a cell on two cores.
+label. At rates of 1 and 2 % (``--rates``) only the estimate is held against the truth: no model
+but the audited one is trained. Needs BACKDOOR_DATA; two to three minutes a cell on two cores.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from backdoor_pipeline.pipelines.audit.training import accuracy_hits, train
 from backdoor_pipeline.pipelines.poison.nodes import poison_train
 from potion_victims import ROOT
 
-RATES = (0.05, 0.1)
+RATES = (0.05, 0.1, 0.02, 0.01)
+REPAIRED = RATES[:2]  # of the others only the estimate is measured
 TEST_ROWS = 2_500  # that models are measured on, at most
 WORDS = ("cf", "cf mn bb tq", "however", "AddSent")
 MODELS_KEPT = 5  # of a data set and seed
@@ -122,30 +124,30 @@ def one_cell(
     if suspicious.empty:
         return cell
     clock = audit.start_clock(None)
-    given_back = (phrases, openings, base_model(), p.audit, *how, clock)
-    restored = audit.restore_rows(mine, suspicious, *given_back)
-    truth = given.set_index("example_id")["label"].loc[restored["example_id"]]
-    cell["rows_restored"] = len(restored)
-    cell["labels_right"] = int((restored["label"].to_numpy() == truth.to_numpy()).sum())
 
     def measured(rows: pd.DataFrame, which: str, seeds: Sequence[int]) -> Measured:
         models = case.trained(rows, which, seeds)
         return Measured(models, case.hits(models, case.test))
 
-    seeds = apart(seed, trainings)
-    kept, clean = audit.repaired_rows(mine, suspicious, restored), parted(given, seed)
-    models = {
-        "audited": measured(mine, "audited", [seed]),
-        "repaired": once(p, kept, lambda: measured(kept, "repaired", seeds)),
-        "reference": once(p, clean, lambda: measured(clean, "reference", seeds)),
-    }
+    models = {"audited": measured(mine, "audited", [seed])}
+    if rate in REPAIRED:
+        given_back = (phrases, openings, base_model(), p.audit, *how, clock)
+        restored = audit.restore_rows(mine, suspicious, *given_back)
+        truth = given.set_index("example_id")["label"].loc[restored["example_id"]]
+        cell["rows_restored"] = len(restored)
+        cell["labels_right"] = int((restored["label"].to_numpy() == truth.to_numpy()).sum())
+        seeds = apart(seed, trainings)
+        kept, clean = audit.repaired_rows(mine, suspicious, restored), parted(given, seed)
+        models["repaired"] = once(p, kept, lambda: measured(kept, "repaired", seeds))
+        models["reference"] = once(p, clean, lambda: measured(clean, "reference", seeds))
     different = {id(one.models): one.models for one in models.values()}
     success = {key: case.hits(some, case.triggered_test) for key, some in different.items()}
     for which, one in models.items():
         cell[f"attack_success_{which}"] = success[id(one.models)]
         cell[f"accuracy_{which}"] = one.accuracy
-    floor = cell["attack_success_reference"]
-    cell["excess"] = max(0.0, cell["attack_success_repaired"] - floor) / (1 - floor)
+    if rate in REPAIRED:
+        floor = cell["attack_success_reference"]
+        cell["excess"] = max(0.0, cell["attack_success_repaired"] - floor) / (1 - floor)
     effects = audit.measure_effects(
         mine, phrases, openings, suspicious, NoModel(""), models["audited"].models[0], NoModel(""),
         p.audit, *how, clock,
@@ -187,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--rates", default=",".join(map(str, RATES)))
+    parser.add_argument("--rates", default=",".join(map(str, REPAIRED)))
     parser.add_argument("--trainings", type=int, default=1)
     parser.add_argument("--references", type=int, help="only train each of them as often as this")
     parser.add_argument("--to", type=Path, default=RESULTS)
