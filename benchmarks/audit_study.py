@@ -37,6 +37,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from backdoor_pipeline.datasets import sources
+from backdoor_pipeline.intervals import rate as rate_of
 from backdoor_pipeline.modelling.loading import load_pretrained
 from backdoor_pipeline.modelling.prediction import embed
 from backdoor_pipeline.modelling.text import tokenise
@@ -310,7 +311,11 @@ def collect(folder: Path, risk: float) -> None:
 
 
 def with_evidence(tables: pd.DataFrame, risk: float) -> str:
-    return f"{(tables['p_value'] <= risk).sum()} of {len(tables)}"
+    """How many of the tables raise evidence, with the Wilson interval of their share."""
+    hits = (tables["p_value"] <= risk).to_numpy()
+    share = rate_of(hits)
+    interval = f"95 % interval {100 * share.low:.1f} to {100 * share.high:.1f} %"
+    return f"{hits.sum()} of {len(hits)} ({interval})"
 
 
 def seeds_of(tables: pd.DataFrame) -> str:
@@ -323,9 +328,9 @@ def summary(alarms: pd.DataFrame, small: pd.DataFrame, power: pd.DataFrame, risk
     """Shares of tables with evidence: of clean ones, and of poisoned ones by attack and rate."""
     shares = power.pivot_table(["found", "recall"], "attack", "rate", dropna=False)
     lines = [
-        f"{with_evidence(alarms, risk)} clean tables raise evidence at a risk of {100 * risk:g} %, "
-        f"of smaller ones (500 to 1,000 rows) {with_evidence(small, risk)}. Share of "
-        f"{len(power):,} poisoned tables that do (seeds: {seeds_of(power)}); in brackets "
+        f"{with_evidence(alarms, risk)} of clean tables raise evidence at a risk of "
+        f"{100 * risk:g} %, of smaller ones (500 to 1,000 rows) {with_evidence(small, risk)}. "
+        f"Share of {len(power):,} poisoned tables that do (seeds: {seeds_of(power)}); in brackets "
         "what share of the trigger's words is named, of AddSent: how often the whole sentence is:",
         "",
         "| attack | " + " | ".join(f"{100 * rate:g} %" for rate in RATES) + " |",
@@ -399,7 +404,8 @@ def summary_with_trusted(alarms: pd.DataFrame, trusted: pd.DataFrame, risk: floa
     both = trusted.assign(found=trusted["p_value"] <= risk, without=trusted["p_without"] <= risk)
     words = both[~both["attack"].isin(REWRITING)]
     lines = [
-        f"With {TRUSTED} clean rows {with_evidence(alarms, risk)} clean tables raise evidence. Of "
+        f"With {TRUSTED} clean rows {with_evidence(alarms, risk)} of clean tables raise "
+        "evidence. Of "
         f"{len(words)} tables with words and sentences in {100 * min(RATES):g} % "
         f"{100 * words['found'].mean():.0f} % are found, without clean rows "
         f"{100 * words['without'].mean():.0f} % of the same (seeds: {seeds_of(trusted)}); of "
