@@ -73,13 +73,13 @@ TRUSTED = 500  # clean rows
 LARGEST_P = 0.5  # that is written; larger ones say no more
 RESULTS = ROOT / "benchmarks" / "results" / "audit"
 FOUND = ("p_value", "p_phrases", "p_openings", "p_labels", "phrases", "openings", "seconds")
+POISONED = ("data", "attack", "rate", "mode", "seed", "poisoned", "recall", "false", *FOUND)
 COLUMNS = {
     "false_alarms": ("data", "subset", "rows", "classes", *FOUND),
-    "power": ("data", "attack", "rate", "mode", "seed", "poisoned", "recall", "false", *FOUND),
+    "power": (*POISONED, "suspected", "right", "accused"),  # rows, poisoned ones of these, classes
+    "edges": (*POISONED, "position"),
+    "trusted": (*POISONED, "p_without"),  # clean rows
 }
-COLUMNS["edges"] = (*COLUMNS["power"], "position")
-COLUMNS["power"] += ("suspected", "right", "accused")  # rows, poisoned ones of these, classes
-COLUMNS["trusted"] = (*COLUMNS["edges"][:-1], "p_without")  # clean rows
 COLUMNS["small_alarms"] = COLUMNS["trusted_alarms"] = COLUMNS["false_alarms"]
 
 

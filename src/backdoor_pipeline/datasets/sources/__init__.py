@@ -19,12 +19,11 @@ from backdoor_pipeline.datasets.sources import (
     table,
 )
 from backdoor_pipeline.datasets.sources.clean import second_source
-from backdoor_pipeline.datasets.sources.names import KNOWN_NAMES, is_known, modality, resolve
+from backdoor_pipeline.datasets.sources.names import is_known, modality, resolve
 from backdoor_pipeline.datasets.sources.source import DEFAULT_DATASET, Finding, Source, SourceParams
 
 __all__ = [
     "DEFAULT_DATASET",
-    "KNOWN_NAMES",
     "Finding",
     "Source",
     "SourceParams",
