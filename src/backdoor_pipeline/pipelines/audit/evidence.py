@@ -35,6 +35,7 @@ SHARES_WITH_TRUSTED = {"phrase": 0.6, "opening": 0.2, "labels": 0.2}
 
 PENALTY = 0.03  # see ``regression``
 LONGEST_WORD = 64  # tokens
+MOST_TAUGHT = 20_000  # texts that explain labels anew once an opening was told
 
 
 class Evidence(NamedTuple):
@@ -104,7 +105,9 @@ def gather(
     ask = encode is not None and bool(comparable(rows["label"][alone & ~active]))
     shares = SHARES_WITH_TRUSTED if ask else SHARES
     risks = {kind: params.risk * share for kind, share in shares.items()}
-    openings = weigh_openings(around, probability, explain, risks["opening"])
+    idle = np.random.default_rng(seed).permutation(len(rows)) >= MOST_TAUGHT
+    again = (around, probability, lambda told: explain(told | idle))
+    openings = weigh_openings(*again, risks["opening"])
     phrases = _flagged(phrases, "phrase", risks["phrase"], rows["text"])
     openings = _flagged(openings, "opening", risks["opening"], rows["text"])
     told = reasons_by_words(words, labels, phrases, openings)
