@@ -519,6 +519,7 @@ class TestVerdict:
         assert said["classes"] == said["suspects"] == []
         assert "no evidence" in said["headline"].lower()
         assert "at random places of 3.2 % of the texts (32 texts) or more" in said["headline"]
+        assert "or more, with 95 % probability" in said["headline"]
         assert said["audited_model"]["reason"] == "there is no evidence"
 
     @pytest.mark.parametrize(

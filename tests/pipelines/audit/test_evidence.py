@@ -16,6 +16,7 @@ from backdoor_pipeline.pipelines.audit.evidence import (
     explained,
     gather,
 )
+from backdoor_pipeline.pipelines.audit.openings import weigh_openings
 from backdoor_pipeline.pipelines.audit.weighted_tests import weighted_q_values
 from backdoor_pipeline.schemas import (
     AUDIT_LABELS,
@@ -85,6 +86,28 @@ def test_texts_with_two_labels_are_not_compared_with_clean_rows(
     (own,) = seen
     assert len(own) == 199
     assert rows["text"][0] not in set(own["text"])
+
+
+def test_no_more_texts_explain_labels_anew_than_wanted(encoder, audit, monkeypatch) -> None:
+    """Once an opening was told: a large table would take its time for each."""
+    taught: list[np.ndarray] = []
+    original = module.explained
+    monkeypatch.setattr(module, "MOST_TAUGHT", 150)
+    monkeypatch.setattr(
+        module, "explained", lambda *given: taught.append(~given[-1]) or original(*given)
+    )
+    some = np.arange(200) < 40
+
+    def asked(around, probability, explained_without, level) -> pd.DataFrame:
+        assert explained_without(some).shape == probability.shape
+        return weigh_openings(around, probability, explained_without, level)
+
+    monkeypatch.setattr(module, "weigh_openings", asked)
+    gather(written(200), encoder, audit, 0)
+    first, again = taught
+    assert first.all()
+    assert not again[some].any()
+    assert 90 < again.sum() < 150
 
 
 def test_a_word_that_texts_hold_by_nature_too(encoder, audit) -> None:

@@ -105,9 +105,11 @@ def gather(
     ask = encode is not None and bool(comparable(rows["label"][alone & ~active]))
     shares = SHARES_WITH_TRUSTED if ask else SHARES
     risks = {kind: params.risk * share for kind, share in shares.items()}
-    idle = np.random.default_rng(seed).permutation(len(rows)) >= MOST_TAUGHT
-    again = (around, probability, lambda told: explain(told | idle))
-    openings = weigh_openings(*again, risks["opening"])
+
+    def explain_without(some: np.ndarray) -> np.ndarray:
+        return explain(some | (np.random.default_rng(seed).permutation(len(rows)) >= MOST_TAUGHT))
+
+    openings = weigh_openings(around, probability, explain_without, risks["opening"])
     phrases = _flagged(phrases, "phrase", risks["phrase"], rows["text"])
     openings = _flagged(openings, "opening", risks["opening"], rows["text"])
     told = reasons_by_words(words, labels, phrases, openings)

@@ -43,9 +43,8 @@ COLUMNS = ["opening", "label", "texts", "hits", "elsewhere", "expected", "z"]
 
 
 class _Opening(NamedTuple):
-    """A word, the texts that begin with it, and those that hold it elsewhere."""
+    """The texts that begin with a word, and those that hold it elsewhere."""
 
-    word: str
     begins: np.ndarray
     elsewhere: np.ndarray
 
@@ -71,7 +70,7 @@ def weigh_openings(
         further one was. A q-value is at least that of the openings told before.
     """
     labels = surroundings.labels
-    openings = {one.word: one for one in _openings(surroundings)}
+    openings = _openings(surroundings)
     left = [(word, label) for word in openings for label in range(probability.shape[1])]
     told, without, largest = [], np.zeros(len(labels), dtype=bool), 0.0
     table = _tested(openings, left, labels, probability)
@@ -87,20 +86,21 @@ def weigh_openings(
     return pd.concat([*told, rest], ignore_index=True)
 
 
-def _openings(surroundings: Surroundings) -> list[_Opening]:
+def _openings(surroundings: Surroundings) -> dict[str, _Opening]:
+    """The words that enough texts begin with, and enough others hold elsewhere."""
     words, active = surroundings.words, surroundings.active
     begin = np.flatnonzero(words.ids == START) + 1
     first, second = words.ids[begin], words.ids[np.minimum(begin + 1, len(words.ids) - 1)]
     counts = np.bincount(first[active], minlength=END + 1)
     frequent = np.flatnonzero(counts >= FEWEST_TEXTS)
-    found = []
+    found = {}
     for word in frequent[frequent > END].tolist():
         begins = np.flatnonzero(active & (first == word))
         every, _ = surroundings.occurrences((word,))
         elsewhere = np.setdiff1d(words.rows[every], begins)
         followed = np.bincount(second[begins]).max() / len(begins)
         if len(elsewhere) >= FEWEST_TEXTS and followed < FIXED_SHARE:
-            found.append(_Opening(words.spelling[word], begins, elsewhere))
+            found[words.spelling[word]] = _Opening(begins, elsewhere)
     return found
 
 
@@ -118,7 +118,7 @@ def _tested(
     variance = certain * (1 - certain)
     found = []
     for word, label in wanted:
-        _, begins, elsewhere = openings[word]
+        begins, elsewhere = openings[word]
         own, error = _mean(residual[begins, label], variance[begins, label])
         other, other_error = _mean(residual[elsewhere, label], variance[elsewhere, label])
         contrast = (own - max(other, 0.0)) / np.sqrt(error + other_error)
