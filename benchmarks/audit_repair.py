@@ -24,15 +24,15 @@ but the audited one is trained. Needs BACKDOOR_DATA; two to three minutes a cell
 from __future__ import annotations
 
 import argparse
-import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from audit_study import ATTACKS, MODES, ROWS, SETS, base_model, parameters, table
+from audit_study import ATTACKS, MODES, ROWS, SETS, Row, base_model, parameters, table
 from backdoor_pipeline.modelling.bundle import ModelBundle, NoModel
 from backdoor_pipeline.parameters import Parameters
 from backdoor_pipeline.pipelines.audit import nodes as audit
@@ -200,65 +200,27 @@ def main() -> None:
     rates = [float(rate) for rate in given.rates.split(",")]
     if not {*rates} <= {*RATES}:
         parser.error(f"--rates: some of {RATES}")
-    if given.references:
-        with Table(given.to / "references.csv", REFERENCE) as rows:
-            for seed in seeds:
-                for name in names:
-                    references(rows, name, seed, given.references)
-        return
-    with Table(given.to / "repair.csv", COLUMNS) as rows:
-        for seed in seeds:
-            for name in names:
-                for attack in WORDS:
-                    for rate in rates:
-                        mode = MODES[(seed + RATES.index(rate)) % len(MODES)]
-                        which = (SETS[name], attack, rate, mode, seed, given.trainings)
-                        key = dict(zip(KEY, which, strict=True))
-                        if key not in rows:
-                            cell = one_cell(name, attack, rate, mode, seed, given.trainings)
-                            rows.write(key | cell)
+    for seed, name in product(seeds, names):
+        if given.references:
+            references(given.to, name, seed, given.references)
+            continue
+        for attack, rate in product(WORDS, rates):
+            mode = MODES[(seed + RATES.index(rate)) % len(MODES)]
+            which = (SETS[name], attack, rate, mode, seed, given.trainings)
+            row = Row(given.to / "repair.csv", COLUMNS, dict(zip(KEY, which, strict=True)))
+            if row.missing:
+                row.write(one_cell(name, attack, rate, mode, seed, given.trainings))
 
 
-def references(rows: Table, name: str, seed: int, trainings: int) -> None:
+def references(folder: Path, name: str, seed: int, trainings: int) -> None:
     case = prepared(name, "cf", max(RATES), "dirty", seed)
     for training in apart(seed, trainings):
         key = {"data": SETS[name], "seed": seed, "training": training}
-        if key not in rows:
+        row = Row(folder / "references.csv", REFERENCE, key)
+        if row.missing:
             models = case.trained(parted(case.given, seed), "reference", [training])
             success, accuracy = case.hits(models, case.triggered_test), case.hits(models, case.test)
-            rows.write({**key, "attack_success": success, "accuracy": accuracy})
-
-
-class Table:
-    """A csv file that gets a row as it comes, and the rows that it had before.
-
-    Raises:
-        SystemExit: Its columns are others.
-    """
-
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
-        self._done = pd.DataFrame(columns=list(columns)) if is_new else pd.read_csv(path)
-        if list(self._done) != list(columns):
-            raise SystemExit(f"{path}: its columns are others; remove it, or choose another folder")
-        self._file = path.open("a", newline="", encoding="utf-8")
-        self._rows = csv.DictWriter(self._file, columns, lineterminator="\n")
-        if is_new:
-            self._rows.writeheader()
-
-    def __contains__(self, key: Mapping[str, Any]) -> bool:
-        return bool((self._done[list(key)] == list(key.values())).all(axis=1).any())
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        self._rows.writerow(row)
-        self._file.flush()
-
-    def __enter__(self) -> Table:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+            row.write({"attack_success": success, "accuracy": accuracy})
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ def alarms(name: str, kind: str, folder: Path) -> None:
     """The audits of clean tables of one kind."""
     params = parameters().audit
     for cell, rows, clean in clean_subsets(name, kind):
-        row = Row(folder, kind, cell, name)
+        row = row_of(folder, kind, cell, name)
         if row.missing:
             trusted = clean if kind == "trusted_alarms" else None
             began = time.perf_counter()
@@ -248,7 +248,7 @@ def one_cell(
     cell = {"data": SETS[name], "attack": attack, "rate": rate, "mode": mode, "seed": seed}
     if kind == "edges":
         cell["position"] = position
-    row = Row(folder, kind, cell, name)
+    row = row_of(folder, kind, cell, name)
     if not row.missing:
         return
     n_trusted = TRUSTED if kind == "trusted" else 0
@@ -263,21 +263,28 @@ def one_cell(
     row.write({"poisoned": int(rows["is_poisoned"].sum()), **values})
 
 
+def row_of(folder: Path, kind: str, cell: dict[str, Any], name: str) -> Row:
+    """Each data set has a file of its own, so that processes do not get into each other's way."""
+    return Row(folder / kind / f"{SETS[name].replace(' ', '_')}.csv", COLUMNS[kind], cell)
+
+
 class Row:
     """A cell of a table, which may have been written before.
 
-    Each data set has a file of its own, so that processes do not get into each other's way.
+    Raises:
+        SystemExit: The table has other columns.
     """
 
-    def __init__(self, folder: Path, kind: str, cell: dict[str, Any], name: str) -> None:
-        self.path = folder / kind / f"{SETS[name].replace(' ', '_')}.csv"
-        self.kind, self.cell = kind, cell
+    def __init__(self, path: Path, columns: Sequence[str], cell: dict[str, Any]) -> None:
+        self.path, self.columns, self.cell = path, columns, cell
 
     @property
     def missing(self) -> bool:
         if not self.path.exists():
             return True
         done = pd.read_csv(self.path, dtype=str)
+        if list(done) != list(self.columns):
+            raise SystemExit(f"{self.path}: its columns are others; remove it, or give --to")
         same = [done[column] == str(value) for column, value in self.cell.items()]
         return not np.logical_and.reduce(same).any()
 
@@ -285,7 +292,7 @@ class Row:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not self.path.exists()
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS[self.kind], extrasaction="ignore")
+            writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
             if is_new:
                 writer.writeheader()
             writer.writerow({**self.cell, **values})
